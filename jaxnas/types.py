@@ -1,0 +1,137 @@
+"""The few types that every floor knows: architectures, networks, scores and strategies.
+
+Letters in shapes, everywhere in jaxnas: `A` architectures, `D` decisions, `B` examples of a batch,
+`K` classes, `L` parameter tensors, `S` seeds, `T` evaluations of a search.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jax.typing import ArrayLike
+
+Array = jax.Array
+Params = Any
+"""A pytree of arrays."""
+
+
+class Batch(NamedTuple):
+    """Labelled examples.
+
+    Attributes:
+        inputs: `[B, ...]`; images are `[B, H, W, C]`, already normalised.
+        labels: `int32[B]`, in `[0, K)`.
+    """
+
+    inputs: Array
+    labels: Array
+
+
+class Outputs(NamedTuple):
+    """What a network gives for a batch; fields that nobody reads vanish under `jax.jit`.
+
+    Attributes:
+        logits: `[B, K]`, before any softmax.
+        features: `[B, F]`, the input of the classifier, or None.
+        statistics: a pytree of the batch statistics of the normalisation layers, or ().
+    """
+
+    logits: Array
+    features: Array | None = None
+    statistics: Any = ()
+
+
+ApplyFn = Callable[[Params, Array], Outputs | Array]
+"""`apply_fn(params, inputs)`: `Outputs`, or the bare logits `[B, K]`."""
+
+Reading = Callable[[Array], Any]
+"""What to keep of one tensor's per-example gradients `[B, *shape]`: a pytree of arrays."""
+
+Pullback = Callable[[Array, Reading], Any]
+"""`pullback(cotangent, reading)`: for each parameter tensor, the reading of its per-example
+gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`."""
+
+
+@runtime_checkable
+class PerExampleDifferentiable(Protocol):
+    """An `ApplyFn` that brings its own per-example backward pass.
+
+    A reading is taken layer by layer during the pass, so the per-example gradients of the whole
+    network never exist at the same time. `gradients.per_example_vjp` uses it where it is offered.
+    """
+
+    def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
+        """Return the outputs for `inputs` `[B, ...]`."""
+
+    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
+        """Return the outputs and the pullback to the per-example gradients."""
+
+
+class SearchSpace(NamedTuple):
+    """A set of architectures, and one network that can be any of them.
+
+    Attributes:
+        name: the field's name of the space.
+        num_choices: decision `i` of an architecture is in `[0, num_choices[i])`.
+        init: `init(key, inputs) -> params`, for the whole space at once.
+        bind: `bind(arch, params) -> (apply_fn, params)`: one architecture `int32[D]` as a network,
+            and the parameters that it reads. A concrete architecture reads only its live tensors; a
+            traced one reads them all and switches inside the compiled program.
+        to_string: the space's own notation of a concrete architecture.
+        from_string: its inverse; raises `ValueError` for anything else.
+        is_connected: whether a gradient can pass from the output to the input; for one concrete
+            architecture.
+        num_params: exact number of trainable parameters of a concrete architecture.
+        options: everything else that determines a score (width, depth, normalisation, ...).
+    """
+
+    name: str
+    num_choices: tuple[int, ...]
+    init: Callable[[Array, Array], Params]
+    bind: Callable[[ArrayLike, Params], tuple[ApplyFn, Params]]
+    to_string: Callable[[ArrayLike], str]
+    from_string: Callable[[str], Any]
+    is_connected: Callable[[ArrayLike], bool]
+    num_params: Callable[[ArrayLike], int]
+    options: Mapping[str, Any]
+
+
+class Proxy(NamedTuple):
+    """A training-free score, in two steps; larger is better, always.
+
+    Attributes:
+        name: as in flags, tables and plots.
+        measure: `measure(apply_fn, params, batch, key)`: the expensive step, a pytree of arrays.
+            Proxies that share a measure share its cost.
+        reduce: `reduce(measurement) -> float[]`: the mathematics. `-inf` says that there is nothing
+            to score (no gradient reaches any tensor); `nan` that the network is not finite.
+    """
+
+    name: str
+    measure: Callable[[ApplyFn, Params, Batch, Array], Any]
+    reduce: Callable[[Any], Array]
+
+    def __call__(
+        self, apply_fn: ApplyFn, params: Params, batch: Batch, *, key: Array | None = None
+    ) -> Array:
+        """Return the score of one network, `float[]`."""
+        key = jax.random.key(0) if key is None else key
+        return self.reduce(self.measure(apply_fn, params, batch, key))
+
+
+class SearchStrategy(NamedTuple):
+    """A black-box maximiser over architectures, as three pure functions.
+
+    Attributes:
+        init: `init(key) -> state`.
+        ask: `ask(key, state) -> int32[D]`, the architecture to evaluate next.
+        tell: `tell(state, arch, score) -> state`; a `-inf` score is legal and worst.
+    """
+
+    init: Callable[[Array], Any]
+    ask: Callable[[Array, Any], Array]
+    tell: Callable[[Any, Array, Array], Any]
+
+
+ScoreFn = Callable[[Any], Any]
+"""`score_fn(archs)`: scores `[A]` of the architectures `int32[A, D]`; larger is better."""

@@ -47,9 +47,10 @@ ApplyFn = Callable[[Params, Array], Outputs | Array]
 Reading = Callable[[Array], Any]
 """What to keep of one tensor's per-example gradients `[B, *shape]`: a pytree of arrays."""
 
-Pullback = Callable[[Array, Reading], Any]
+Pullback = Callable[[Array, Reading | None], Any]
 """`pullback(cotangent, reading)`: for each parameter tensor, the reading of its per-example
-gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`."""
+gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`. `None` sums over the examples: the
+ordinary gradient. A reading is a static argument of jitted kernels: use module-level functions."""
 
 
 @runtime_checkable

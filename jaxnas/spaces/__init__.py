@@ -1,0 +1,8 @@
+"""Search spaces: what can be chosen, and one network that is any of the choices."""
+
+from jaxnas.spaces.nasbench201 import nasbench201
+
+BY_NAME = {"nasbench201": nasbench201}
+"""Factories of `SearchSpace`, by the name that flags use."""
+
+__all__ = ["BY_NAME", "nasbench201"]

@@ -1,0 +1,89 @@
+"""The wiring of a NAS-Bench-201 cell and of the residual reduction between two stages."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxnas.spaces import normalization, operations, plans
+from jaxnas.spaces.nasbench201 import cell as facts
+from jaxnas.types import Array, Params, Reading
+
+
+def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Block:
+    """Return the cell: node `t` is the sum of the operations on the edges `s -> t`."""
+    by_name = {
+        "none": operations.zero(),
+        "skip_connect": operations.skip_connect(),
+        "nor_conv_1x1": operations.convolution_norm(mode),
+        "nor_conv_3x3": operations.convolution_norm(mode),
+        "avg_pool_3x3": operations.average_pool(),
+    }
+    live = facts.live_edges(arch) if isinstance(arch, plans.StaticArch) else range(len(facts.EDGES))
+    edges = {edge: plans.block(plans.choose(by_name, arch[edge])) for edge in live}
+
+    def forward(weights: Params, inputs: Array, statistics: Any) -> tuple[Array, Any]:
+        into: dict[int, list[Array]] = {node: [] for node in range(1, facts.NUM_NODES)}
+        nodes, saved = {0: inputs}, {}
+        for edge, block in edges.items():
+            source, target = facts.EDGES[edge]
+            if source not in nodes:
+                nodes[source] = plans.add(*into[source])
+            name = f"edge_{edge}"
+            outputs, saved[name] = block.forward(
+                weights.get(name, {}), nodes[source], (statistics or {}).get(name)
+            )
+            into[target].append(outputs)
+        last = into[facts.NUM_NODES - 1]
+        return plans.add(*last) if last else jnp.zeros_like(inputs), saved
+
+    def backward(
+        saved: Any, cotangent: Array, reading: Reading | None
+    ) -> tuple[Array, dict[str, Any]]:
+        into = {node: [] for node in range(facts.NUM_NODES - 1)} | {
+            facts.NUM_NODES - 1: [cotangent]
+        }
+        readings = {}
+        for edge, block in reversed(edges.items()):
+            source, target = facts.EDGES[edge]
+            into[target] = [plans.add(*into[target])]
+            name = f"edge_{edge}"
+            gradient, readings[name] = block.backward(saved[name], into[target][0], reading)
+            into[source].append(gradient)
+        return plans.add(*into[0]) if into[0] else jnp.zeros_like(cotangent), readings
+
+    return plans.Block(forward, backward)
+
+
+def reduction(mode: normalization.Mode) -> plans.Block:
+    """Return the residual block that halves the image and doubles the channels."""
+    parts = {
+        "conv_a": plans.block(operations.convolution_norm(mode, stride=2)),
+        "conv_b": plans.block(operations.convolution_norm(mode)),
+        "shortcut": plans.block(operations.average_pool_convolution()),
+    }
+
+    def forward(weights: Params, inputs: Array, statistics: Any) -> tuple[Array, Any]:
+        saved = {}
+
+        def run(name: str, x: Array) -> Array:
+            outputs, saved[name] = parts[name].forward(
+                weights[name], x, (statistics or {}).get(name)
+            )
+            return outputs
+
+        outputs = plans.add(run("conv_b", run("conv_a", inputs)), run("shortcut", inputs))
+        return outputs, saved
+
+    def backward(
+        saved: Any, cotangent: Array, reading: Reading | None
+    ) -> tuple[Array, dict[str, Any]]:
+        readings = {}
+
+        def run(name: str, g: Array) -> Array:
+            gradient, readings[name] = parts[name].backward(saved[name], g, reading)
+            return gradient
+
+        gradient = plans.add(run("conv_a", run("conv_b", cotangent)), run("shortcut", cotangent))
+        return gradient, readings
+
+    return plans.Block(forward, backward)

@@ -1,0 +1,196 @@
+"""The facts of a NAS-Bench-201 cell: notation, order, isomorphism class, cost.
+
+An architecture is `int32[6]`: one of five operations on each edge of a complete directed graph of
+four nodes, edges in the order of the official string. Source: Dong and Yang, "NAS-Bench-201:
+Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXiv 2001.00326.
+"""
+
+import functools
+import itertools
+import random
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas import encoding
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NONE, SKIP_CONNECT, NOR_CONV_1X1, NOR_CONV_3X3, AVG_POOL_3X3 = range(5)
+NUM_NODES = 4
+EDGES = tuple((source, target) for target in range(1, NUM_NODES) for source in range(target))
+"""`(source, target)` of each decision: (0,1), (0,2), (1,2), (0,3), (1,3), (2,3)."""
+NUM_CHOICES = (len(OPERATIONS),) * len(EDGES)
+
+
+def to_string(arch: ArrayLike) -> str:
+    """Return the official notation, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`.
+
+    Raises:
+        ValueError: not an architecture of this space.
+    """
+    decisions = _one(arch)
+    nodes = [
+        "|".join(
+            f"{OPERATIONS[decision]}~{source}"
+            for decision, (source, into) in zip(decisions, EDGES, strict=True)
+            if into == target
+        )
+        for target in range(1, NUM_NODES)
+    ]
+    return "+".join(f"|{node}|" for node in nodes)
+
+
+def from_string(string: str) -> np.ndarray:
+    """Return the architecture `int32[6]` of the official notation.
+
+    Raises:
+        ValueError: anything but the official notation of a cell with four nodes.
+    """
+    names = [token.partition("~")[0] for token in string.replace("+", "").split("|") if token]
+    if len(names) == len(EDGES) and set(names) <= set(OPERATIONS):
+        arch = np.array([OPERATIONS.index(name) for name in names], np.int32)
+        if to_string(arch) == string:
+            return arch
+    raise ValueError(
+        f"Not the notation of a NAS-Bench-201 cell: got {string!r}; "
+        f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op from {', '.join(OPERATIONS)}."
+    )
+
+
+def index(arch: ArrayLike) -> int:
+    """Return the official index in `[0, 15625)`; see `from_index`."""
+    return int(_index_of_code()[encoding.encode(_one(arch), NUM_CHOICES)])
+
+
+def from_index(position: int) -> np.ndarray:
+    """Return the architecture `int32[6]` at an official index.
+
+    The benchmark's authors shuffled the lexicographic order with Python's `random.seed(88)`.
+
+    Raises:
+        ValueError: no such index.
+    """
+    order = _official_order()
+    if not 0 <= position < len(order):
+        raise ValueError(
+            f"A NAS-Bench-201 index is in [0, {len(order)}): got {position}; "
+            "there are 15,625 cells."
+        )
+    return encoding.decode(order[position], NUM_CHOICES)
+
+
+def isomorphism_class(arch: ArrayLike) -> str:
+    """Return the benchmark's unique string; 6,466 classes in all.
+
+    The published notion: skip connections vanish, cut edges stay as `#`, terms of a sum are sorted.
+    It separates some cells that are the same function (`#` terms, nested sums).
+    """
+    return _expression(_one(arch), keep_cut_edges=True)
+
+
+def is_connected(arch: ArrayLike) -> bool:
+    """Return whether the output depends on the input; not so for 341 of the 15,625 cells."""
+    return _expression(_one(arch), keep_cut_edges=False) != "#"
+
+
+@functools.cache
+def live_edges(decisions: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the edges that lie on a path from input to output, in order."""
+    present = [(s, t) for d, (s, t) in zip(decisions, EDGES, strict=True) if d != NONE]
+    fed, useful = {0}, {NUM_NODES - 1}
+    for source, target in present:  # edges are ordered by target
+        if source in fed:
+            fed.add(target)
+    for source, target in reversed(present):
+        if target in useful:
+            useful.add(source)
+    return tuple(
+        edge
+        for edge, (source, target) in enumerate(EDGES)
+        if (source, target) in present and source in fed and target in useful
+    )
+
+
+def num_params(
+    arch: ArrayLike, *, channels: int = 16, cells: int = 5, classes: int = 10, colours: int = 3
+) -> int:
+    """Return the exact number of trainable parameters of the network of `arch`.
+
+    Counts, as the benchmark does, every chosen operation, also those on edges that are not live.
+    """
+    decisions = _one(arch)
+    widths = (channels, 2 * channels, 4 * channels)
+    total = _conv_norm(3, colours, channels)
+    for width in widths:
+        per_cell = {NOR_CONV_1X1: _conv_norm(1, width, width)}
+        per_cell[NOR_CONV_3X3] = _conv_norm(3, width, width)
+        total += cells * sum(per_cell.get(decision, 0) for decision in decisions)
+    for narrow, wide in itertools.pairwise(widths):
+        total += _conv_norm(3, narrow, wide) + _conv_norm(3, wide, wide) + narrow * wide
+    return total + 2 * widths[-1] + widths[-1] * classes + classes
+
+
+def num_macs(
+    arch: ArrayLike,
+    *,
+    channels: int = 16,
+    cells: int = 5,
+    classes: int = 10,
+    colours: int = 3,
+    image_size: int = 32,
+) -> int:
+    """Return the multiply-accumulates for one image: what the benchmark's table calls FLOPs.
+
+    Convolutions and the linear layer (with its bias) count; normalisation and pooling do not.
+    """
+    decisions = _one(arch)
+    total = 9 * colours * channels * image_size**2
+    for stage in range(3):
+        width, pixels = channels << stage, (image_size >> stage) ** 2
+        per_cell = {NOR_CONV_1X1: width**2 * pixels, NOR_CONV_3X3: 9 * width**2 * pixels}
+        total += cells * sum(per_cell.get(decision, 0) for decision in decisions)
+        if stage:
+            total += pixels * (9 * (width // 2) * width + 9 * width**2 + (width // 2) * width)
+    return total + (4 * channels + 1) * classes
+
+
+def _conv_norm(size: int, inputs: int, outputs: int) -> int:
+    return size**2 * inputs * outputs + 2 * outputs
+
+
+def _one(arch: ArrayLike) -> tuple[int, ...]:
+    array = encoding.validate_archs(arch, NUM_CHOICES)
+    if array.ndim != 1:
+        raise ValueError(f"One architecture at a time: got shape {array.shape}; pass [6].")
+    return tuple(int(decision) for decision in array)
+
+
+def _expression(decisions: tuple[int, ...], *, keep_cut_edges: bool) -> str:
+    nodes = ["0"]
+    for target in range(1, NUM_NODES):
+        terms = []
+        for decision, (source, into) in zip(decisions, EDGES, strict=True):
+            if into != target:
+                continue
+            if decision == NONE or nodes[source] == "#":
+                terms.append("#")
+            elif decision == SKIP_CONNECT:
+                terms.append(nodes[source])
+            else:
+                terms.append(f"({nodes[source]})@{OPERATIONS[decision]}")
+        if not keep_cut_edges:
+            terms = [term for term in terms if term != "#"] or ["#"]
+        nodes.append("+".join(sorted(terms)))
+    return nodes[-1]
+
+
+@functools.cache
+def _official_order() -> np.ndarray:
+    order = list(range(5**6))
+    random.Random(88).shuffle(order)
+    return np.array(order)
+
+
+@functools.cache
+def _index_of_code() -> np.ndarray:
+    return np.argsort(_official_order())

@@ -1,0 +1,212 @@
+"""The macro network of NAS-Bench-201 as a Flax module that takes the architecture as data.
+
+Stem - N cells - residual reduction - N cells - residual reduction - N cells - classifier, at C, 2C
+and 4C channels. Source: Dong and Yang, ICLR 2020, arXiv 2001.00326, figure 1.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxnas.spaces import normalization, operations, plans
+from jaxnas.spaces.nasbench201 import blocks, parameters
+from jaxnas.types import Array, Outputs, Params, Pullback, Reading
+
+Arch = plans.StaticArch | Array
+
+
+class NASBench201(nn.Module):
+    """Any NAS-Bench-201 network.
+
+    Attributes:
+        channels: width of the stem, C.
+        cells: number of cells in each of the three stages, N.
+        classes: number of logits, K.
+        norm: mode of the normalisation layers.
+    """
+
+    channels: int = 16
+    cells: int = 5
+    classes: int = 10
+    norm: normalization.Mode = "batch"
+
+    @nn.compact
+    def __call__(self, arch: Arch, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs of architecture `arch` for `inputs` `[B, H, W, colours]`.
+
+        Args:
+            arch: a `StaticArch`, which reads only the parameters of its own operations, or a traced
+                `int32[6]`, which reads those of all.
+            inputs: images; H and W divisible by 4.
+            statistics: running statistics (as in `Outputs.statistics`) for the `eval` mode of a
+                `StaticArch`; mean 0 and variance 1 if None.
+        """
+        if self.is_initializing():
+            for name, init in self._inits(inputs.shape[-1]):
+                self.param(name, init)
+        return _network(self._wiring(), arch, self.variables["params"], inputs, statistics)
+
+    def per_example_vjp(
+        self, arch: Arch, params: Params, inputs: Array
+    ) -> tuple[Outputs, Pullback]:
+        """Return the outputs and the pullback to per-example gradients; see `types.Pullback`.
+
+        In the modes that couple examples (`batch`) these are the contributions of each example to
+        the gradient of the batch, input times back-propagated error layer by layer; in all others
+        they are what a loop over the examples gives.
+        """
+        wiring = self._wiring()
+        outputs, saved = _forward(wiring, arch, params, inputs, None)
+
+        def pullback(cotangent: Array, reading: Reading | None) -> Params:
+            readings = _backward(wiring, arch, saved, cotangent, None, reading)[1]
+            nothing = functools.partial(_read_zeros, reading=reading, batch=inputs.shape[0])
+            return _complete(params, readings, nothing)
+
+        return outputs, pullback
+
+    def _wiring(self) -> "_Wiring":
+        return _Wiring(self.cells, self.norm)
+
+    def _inits(self, colours: int) -> Iterator[tuple[str, Callable[[Array], Params]]]:
+        """Yield the name and the initialiser of each block's parameters."""
+        widths = (self.channels, 2 * self.channels, 4 * self.channels)
+        normalised = self.norm != "none"
+        reductions = itertools.pairwise(widths)
+        stage = 0
+        for name in _names(self.cells):
+            kind = name[3:]
+            if kind == "stem":
+                yield name, functools.partial(parameters.conv, (3, colours, widths[0]), normalised)
+            elif kind == "cell":
+                yield name, functools.partial(parameters.cell, widths[stage], normalised)
+            elif kind == "reduction":
+                stage += 1
+                yield name, functools.partial(parameters.reduction, *next(reductions), normalised)
+            elif kind == "norm":
+                yield name, functools.partial(parameters.norm, widths[-1], normalised)
+            else:
+                yield name, functools.partial(parameters.linear, widths[-1], self.classes)
+
+
+class _Wiring(NamedTuple):
+    """What decides how the blocks are put together."""
+
+    cells: int
+    norm: normalization.Mode
+
+
+def _names(cells: int) -> list[str]:
+    """Return the names of all blocks; sorted, they are in the order of the network."""
+    stage = ["cell"] * cells
+    kinds = ["stem", *stage, "reduction", *stage, "reduction", *stage, "norm", "classifier"]
+    return [f"{position:02d}_{kind}" for position, kind in enumerate(kinds)]
+
+
+def _groups(wiring: _Wiring, arch: Arch) -> list[tuple[list[str], plans.Block]]:
+    """Return runs of blocks that repeat, in order, with their names."""
+    mode = wiring.norm
+    by_kind = {
+        "stem": plans.block(operations.convolution_norm(mode, relu=False)),
+        "cell": blocks.cell(arch, mode),
+        "reduction": blocks.reduction(mode),
+        "norm": plans.block(operations.norm_relu_pool(mode)),
+        "classifier": plans.block(operations.linear()),
+    }
+    groups: list[tuple[list[str], plans.Block]] = []
+    previous = None
+    for name in _names(wiring.cells):
+        kind = name[3:]
+        if kind == previous:
+            groups[-1][0].append(name)
+        else:
+            groups.append(([name], by_kind[kind]))
+        previous = kind
+    return groups
+
+
+def _forward(
+    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+) -> tuple[Outputs, Any]:
+    x, saved = inputs, []
+    walk = isinstance(arch, plans.StaticArch)
+    for names, block in _groups(wiring, arch):
+        own = [(statistics or {}).get(name) for name in names]
+        x, saved_by_group = plans.repeat_forward(
+            block, [params.get(n, {}) for n in names], x, own, walk
+        )
+        saved.append(saved_by_group)
+    features = saved[-1][0].inputs
+    return Outputs(x, features, _statistics(wiring, saved) if walk else ()), saved
+
+
+def _backward(
+    wiring: _Wiring,
+    arch: Arch,
+    saved: Any,
+    logits_cotangent: Array,
+    features_cotangent: Array | None,
+    reading: Reading | None,
+) -> tuple[Array, dict[str, Any]]:
+    groups = _groups(wiring, arch)
+    cotangent, readings = logits_cotangent, {}
+    for (names, block), saved_by_group in reversed(list(zip(groups, saved, strict=True))):
+        cotangent, by_name = plans.repeat_backward(block, saved_by_group, cotangent, reading)
+        readings |= dict(zip(names, by_name, strict=True))
+        if names[-1].endswith("classifier") and features_cotangent is not None:
+            cotangent = cotangent + features_cotangent
+    return cotangent, readings
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _network(
+    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+) -> Outputs:
+    return _forward(wiring, arch, params, inputs, statistics)[0]
+
+
+def _network_forward(
+    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+) -> tuple[Outputs, Any]:
+    outputs, saved = _forward(wiring, arch, params, inputs, statistics)
+    return outputs, (arch, params, saved)
+
+
+def _network_backward(wiring: _Wiring, kept: Any, cotangent: Outputs) -> tuple[Any, ...]:
+    arch, params, saved = kept
+    inputs_gradient, gradients = _backward(
+        wiring, arch, saved, cotangent.logits, cotangent.features, None
+    )
+    return None, _complete(params, gradients, jnp.zeros_like), inputs_gradient, None
+
+
+_network.defvjp(_network_forward, _network_backward)
+
+
+def _statistics(wiring: _Wiring, saved: list[Any]) -> dict[str, Any]:
+    """Return the batch statistics of each normalisation layer, named as the parameters are."""
+    names = iter(_names(wiring.cells))
+    by_name = {next(names): own for group in saved for own in group}
+    return jax.tree.map(
+        lambda residuals: residuals.normalized and residuals.normalized.statistics,
+        by_name,
+        is_leaf=lambda node: isinstance(node, operations.Residuals),
+    )
+
+
+def _complete(params: Params, partial: Any, nothing: Callable[[Array], Any]) -> Any:
+    """Return `partial` with `nothing(tensor)` for each tensor that no gradient reaches."""
+    if not isinstance(params, dict):
+        return nothing(params) if partial is None else partial
+    found = {} if partial is None else partial
+    return {name: _complete(own, found.get(name), nothing) for name, own in params.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("reading", "batch"))
+def _read_zeros(tensor: Array, *, reading: Reading | None, batch: int) -> Any:
+    return operations.read(jnp.zeros((batch, *tensor.shape), tensor.dtype), reading)

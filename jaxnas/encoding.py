@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 
-def validate_archs(archs: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
+def validate_archs(archs: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> np.ndarray:
     """Return concrete architectures as `int32[..., D]`, checked decision by decision.
 
     Args:
@@ -39,7 +39,7 @@ def validate_archs(archs: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def encode(archs: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
+def encode(archs: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> np.ndarray:
     """Return the rank of each architecture in lexicographic order, `int64[...]`.
 
     Raises:

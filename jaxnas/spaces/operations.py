@@ -60,7 +60,7 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
 
     def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
         weights, inputs, normalized = residuals
-        readings = {}
+        readings: dict[str, Any] = {}
         if normalized is not None:
             readings, cotangent = _affine_backward(residuals, cotangent, reading, mode)
         activated = jax.nn.relu(inputs) if relu else inputs

@@ -79,7 +79,9 @@ class BoundNetwork:
     def __call__(self, params: Params, inputs: Array, statistics: Params = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""
         _validate_images(inputs)
-        return self.module.apply({"params": params}, self.arch, inputs, statistics)
+        outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)
+        assert isinstance(outputs, Outputs)
+        return outputs
 
     def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""

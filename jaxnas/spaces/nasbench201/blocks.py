@@ -21,27 +21,28 @@ def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Bloc
     live = facts.live_edges(arch) if isinstance(arch, plans.StaticArch) else range(len(facts.EDGES))
     edges = {edge: plans.block(plans.choose(by_name, arch[edge])) for edge in live}
 
+    def total(terms: list[Array], like: Array) -> Array:
+        return plans.add(*terms) if terms else jnp.zeros_like(like)
+
     def forward(weights: Params, inputs: Array, statistics: Any) -> tuple[Array, Any]:
         into: dict[int, list[Array]] = {node: [] for node in range(1, facts.NUM_NODES)}
         nodes, saved = {0: inputs}, {}
         for edge, block in edges.items():
             source, target = facts.EDGES[edge]
             if source not in nodes:
-                nodes[source] = plans.add(*into[source])
+                nodes[source] = total(into[source], inputs)
             name = f"edge_{edge}"
             outputs, saved[name] = block.forward(
                 weights.get(name, {}), nodes[source], (statistics or {}).get(name)
             )
             into[target].append(outputs)
-        last = into[facts.NUM_NODES - 1]
-        return plans.add(*last) if last else jnp.zeros_like(inputs), saved
+        return total(into[facts.NUM_NODES - 1], inputs), saved
 
     def backward(
         saved: Any, cotangent: Array, reading: Reading | None
     ) -> tuple[Array, dict[str, Any]]:
-        into = {node: [] for node in range(facts.NUM_NODES - 1)} | {
-            facts.NUM_NODES - 1: [cotangent]
-        }
+        into: dict[int, list[Array]] = {node: [] for node in range(facts.NUM_NODES)}
+        into[facts.NUM_NODES - 1].append(cotangent)
         readings = {}
         for edge, block in reversed(edges.items()):
             source, target = facts.EDGES[edge]
@@ -49,7 +50,7 @@ def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Bloc
             name = f"edge_{edge}"
             gradient, readings[name] = block.backward(saved[name], into[target][0], reading)
             into[source].append(gradient)
-        return plans.add(*into[0]) if into[0] else jnp.zeros_like(cotangent), readings
+        return total(into[0], cotangent), readings
 
     return plans.Block(forward, backward)
 

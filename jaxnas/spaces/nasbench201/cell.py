@@ -95,20 +95,24 @@ def is_connected(arch: ArrayLike) -> bool:
 
 @functools.cache
 def live_edges(decisions: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the edges that lie on a path from input to output, in order."""
-    present = [(s, t) for d, (s, t) in zip(decisions, EDGES, strict=True) if d != NONE]
+    """Return the edges that have a say in the output, in order.
+
+    A convolution on an edge that carries nothing has one too: the bias of its normalisation.
+    """
     fed, useful = {0}, {NUM_NODES - 1}
-    for source, target in present:  # edges are ordered by target
-        if source in fed:
+    carrying = []
+    for edge, (decision, (source, target)) in enumerate(zip(decisions, EDGES, strict=True)):
+        convolves = decision in (NOR_CONV_1X1, NOR_CONV_3X3)
+        if decision != NONE and (convolves or source in fed):  # edges are ordered by target
             fed.add(target)
-    for source, target in reversed(present):
+            carrying.append(edge)
+    live = []
+    for edge in reversed(carrying):
+        source, target = EDGES[edge]
         if target in useful:
             useful.add(source)
-    return tuple(
-        edge
-        for edge, (source, target) in enumerate(EDGES)
-        if (source, target) in present and source in fed and target in useful
-    )
+            live.append(edge)
+    return tuple(reversed(live))
 
 
 def num_params(

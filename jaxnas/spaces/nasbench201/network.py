@@ -154,7 +154,8 @@ def _backward(
     reading: Reading | None,
 ) -> tuple[Array, dict[str, Any]]:
     groups = _groups(wiring, arch)
-    cotangent, readings = logits_cotangent, {}
+    cotangent = logits_cotangent
+    readings: dict[str, Any] = {}
     for (names, block), saved_by_group in reversed(list(zip(groups, saved, strict=True))):
         cotangent, by_name = plans.repeat_backward(block, saved_by_group, cotangent, reading)
         readings |= dict(zip(names, by_name, strict=True))

@@ -1,0 +1,19 @@
+"""jaxnas: training-free neural architecture search in JAX."""
+
+from jaxnas.scoring import score, score_space
+from jaxnas.spaces import nasbench201
+from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Outputs",
+    "Proxy",
+    "SearchSpace",
+    "SearchStrategy",
+    "__version__",
+    "nasbench201",
+    "score",
+    "score_space",
+]

@@ -1,0 +1,1 @@
+"""Kernels of networks: empirical ones of finite width, analytic ones of infinite width."""

@@ -1,0 +1,162 @@
+"""Finite-width kernels: Gram matrices `[B, B]` of per-example gradients, tensor by tensor.
+
+Exact, and never through a matrix of all examples by all parameters: `gradients.per_example_vjp`
+contracts the gradients of one tensor (or of a bounded group) and drops them.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import gradients
+from jaxnas.types import ApplyFn, Array, Batch, Params
+
+Of = Literal["loss", "label", "sum"]
+
+
+class GramReading(NamedTuple):
+    """What is kept of a tensor: `gram` `[B, B]`, and `coordinate_sum` `[B]` of each gradient."""
+
+    gram: Array
+    coordinate_sum: Array
+
+
+class TensorGrams(NamedTuple):
+    """Gram matrices of all parameter tensors; those that no gradient reaches are zero.
+
+    Attributes:
+        gram: `[L, B, B]`, inner products of per-example gradients.
+        coordinate_sum: `[L, B]`, sums of the coordinates of each gradient.
+        size: `[L]`, number of coordinates.
+        is_weight: `bool[L]`, whether the tensor is a matrix or a filter (not a scale or a bias).
+    """
+
+    gram: Array
+    coordinate_sum: Array
+    size: Array
+    is_weight: Array
+
+
+def gradient_grams(
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    *,
+    of: Of = "loss",
+    max_bytes: int = gradients.MAX_BYTES,
+) -> Params:
+    """Return the Gram matrix of each tensor's per-example gradients, a pytree of `[B, B]`.
+
+    Args:
+        apply_fn: any network.
+        params: its parameters.
+        batch: `B` labelled examples.
+        of: what is differentiated for each example: its cross-entropy (`loss`), the logit of its
+            label (`label`), or the sum of its logits (`sum`); the last two give the NTK features.
+        max_bytes: see `gradients.per_example_vjp`.
+    """
+    readings = _read_per_example(apply_fn, params, batch, of, max_bytes)
+    return jax.tree.map(lambda own: own.gram, readings, is_leaf=_is_reading)
+
+
+def gradient_gram(
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    *,
+    of: Of = "loss",
+    max_bytes: int = gradients.MAX_BYTES,
+) -> Array:
+    """Return the Gram matrix `[B, B]` of whole per-example gradients: the sum over all tensors."""
+    grams = gradient_grams(apply_fn, params, batch, of=of, max_bytes=max_bytes)
+    return sum(jax.tree.leaves(grams), start=jnp.zeros(()))
+
+
+def tensor_grams(
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    *,
+    of: Of = "loss",
+    max_bytes: int = gradients.MAX_BYTES,
+) -> TensorGrams:
+    """Return `gradient_grams` stacked, with what scores need to know of the tensors."""
+    readings = _read_per_example(apply_fn, params, batch, of, max_bytes)
+    by_tensor = jax.tree.leaves(readings, is_leaf=_is_reading)
+    leaves = jax.tree.leaves(params)
+    return TensorGrams(
+        gram=stack([own.gram for own in by_tensor]),
+        coordinate_sum=stack([own.coordinate_sum for own in by_tensor]),
+        size=jnp.asarray([leaf.size for leaf in leaves], jnp.float32),
+        is_weight=jnp.asarray([leaf.ndim > 1 for leaf in leaves]),
+    )
+
+
+def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
+    """Return the empirical neural tangent kernel averaged over the logits, `[B, B]`.
+
+    `(1/K) sum_k <d f_k(x_i)/d theta, d f_k(x_j)/d theta>` (Jacot et al., 2018, arXiv 1806.07572).
+    """
+    out, pullback = gradients.per_example_vjp(apply_fn, params, inputs)
+    classes = out.logits.shape[-1]
+    total = jnp.zeros((inputs.shape[0],) * 2, out.logits.dtype)
+    for cotangent in jnp.eye(classes, dtype=out.logits.dtype):
+        rows = jnp.broadcast_to(cotangent[None], out.logits.shape)
+        for own in jax.tree.leaves(pullback(rows, read_gram), is_leaf=_is_reading):
+            total = total + own.gram
+    return total / classes
+
+
+def nngp(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
+    """Return the Gram matrix `[B, B]` of the classifier's input, divided by its width.
+
+    Raises:
+        ValueError: the network gives no `Outputs.features`.
+    """
+    features = gradients.outputs(apply_fn, params, inputs).features
+    if features is None:
+        raise ValueError(
+            "The NNGP kernel needs Outputs.features: got bare logits; "
+            "return jaxnas.Outputs(logits, features) from apply_fn."
+        )
+    return jnp.matmul(features, features.T, precision="highest") / features.shape[-1]
+
+
+def read_gram(per_example: Array) -> GramReading:
+    """Return the Gram matrix and the coordinate sums of per-example gradients `[B, *shape]`."""
+    rows = per_example.reshape(per_example.shape[0], -1)
+    # GPUs and TPUs round the factors of a product unless told otherwise.
+    return GramReading(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
+
+
+def stack(arrays: list[Any]) -> Any:
+    """Return arrays of one shape stacked; concrete ones on the host.
+
+    A walk gives hundreds of little arrays: as many dispatches, if they were stacked on the device.
+    """
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return jnp.stack(arrays)
+    return np.stack(jax.device_get(arrays))
+
+
+def _read_per_example(
+    apply_fn: ApplyFn, params: Params, batch: Batch, of: Of, max_bytes: int
+) -> Params:
+    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs, max_bytes=max_bytes)
+    return pullback(_cotangent(out.logits, batch.labels, of), read_gram)
+
+
+def _cotangent(logits: Array, labels: Array, of: Of) -> Array:
+    if of == "loss":
+        return gradients.cross_entropy_cotangent(logits, labels)
+    if of == "label":
+        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if of == "sum":
+        return jnp.ones_like(logits)
+    raise ValueError(f"Unknown function to differentiate: got {of!r}; use loss, label or sum.")
+
+
+def _is_reading(node: Any) -> bool:
+    return isinstance(node, GramReading)

@@ -1,0 +1,76 @@
+"""What KNAS' released code computes: kept beside the paper's score to show the difference.
+
+Source: `procedure()` of the authors' release of Xu et al., ICML 2021, arXiv 2111.13293.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas import gradients
+from jaxnas.kernels import empirical
+from jaxnas.proxies.measures import or_nothing
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+
+
+def knas_published(*, aliased: bool = False) -> Proxy:
+    """Return what the released code computes, not what the paper says.
+
+    `procedure()` keeps the first 50 coordinates of the first 11 tensors with at least 50, and sums
+    `(1/n^2) <a - mean(a), b - mean(b)>` over coordinates, where `a` and `b` `[n/2]` are a
+    coordinate's gradients in the two halves of the batch: a covariance of unrelated examples after
+    the mean, which MGM measures, is taken out. Its expectation is about zero.
+
+    Args:
+        aliased: on PyTorch before 2.0 all kept slices share the memory of the last example, so that
+            `a` and `b` are constants and the score is what rounding leaves of `a - mean(a)` in
+            float32. Its value depends on the order of summation; here one by one.
+    """
+    name = "knas_published_aliased" if aliased else "knas_published"
+    return Proxy(name, _leading_coordinates, _residue if aliased else _centred_split_half)
+
+
+def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    """Measure the first 50 coordinates of the first 11 tensors for each example, `[11, B, 50]`."""
+    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
+    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    readings = jax.tree_util.tree_leaves_with_path(pullback(cotangent, _first_50))
+    kept = [leaf for path, leaf in sorted(readings, key=_registration) if leaf.shape[1] == 50]
+    if not kept:
+        raise ValueError("knas_published reads tensors of 50 coordinates or more: got none.")
+    return empirical.stack(kept[:11])
+
+
+def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
+    """Order tensors as PyTorch registers them: by layer, and in it weight, scale, bias."""
+    names = [str(getattr(part, "key", part)) for part in path_and_leaf[0]]
+    order = {"kernel": 0, "scale": 1, "bias": 2}
+    return *names[:-1], order.get(names[-1], 3), names[-1]
+
+
+def _first_50(per_example: Array) -> Array:
+    """Return the first 50 flat coordinates in PyTorch's layout (outputs first), `[B, 50]`."""
+    axes = tuple(range(1, per_example.ndim))
+    if len(axes) == 4:  # rows, columns, inputs, outputs
+        axes = (4, 3, 1, 2)
+    elif len(axes) == 2:
+        axes = (2, 1)
+    return per_example.transpose(0, *axes).reshape(per_example.shape[0], -1)[:, :50]
+
+
+def _centred_split_half(coordinates: Array) -> Array:
+    half = coordinates.shape[1] // 2
+    first, second = coordinates[:, :half], coordinates[:, half : 2 * half]
+    first = first - first.mean(1, keepdims=True)
+    second = second - second.mean(1, keepdims=True)
+    return or_nothing((first * second).sum() / coordinates.shape[1] ** 2, coordinates != 0)
+
+
+def _residue(coordinates: Array) -> Array:
+    half = coordinates.shape[1] // 2
+    last = coordinates[:, -1].astype(jnp.float32)
+    total = jax.lax.fori_loop(0, half, lambda _, own: own + last, jnp.zeros_like(last))
+    residue = last - total / jnp.float32(half)
+    square = half * jnp.square(residue.astype(coordinates.dtype)).sum() / coordinates.shape[1] ** 2
+    return or_nothing(square, coordinates != 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 Statistic = Callable[[ArrayLike, ArrayLike], float]
 """`statistic(scores, accuracies)`: one number from two arrays `[A]`."""

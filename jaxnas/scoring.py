@@ -174,7 +174,8 @@ def _score_space(
         _validate_logits(*space.bind(archs[todo[0]], params), examples)
         connected = {position for position in todo if space.is_connected(archs[position])}
         networked = tuple(proxy for proxy in chosen if proxy.name != "params")
-        results = runner(space, archs[sorted(connected)], params, examples, key, _measures(networked))
+        running = archs[sorted(connected)]
+        results = runner(space, running, params, examples, key, _measures(networked))
         for position in todo:
             start = time.process_time()
             measured = next(results) if networked and position in connected else "disconnected"

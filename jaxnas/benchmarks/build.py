@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnas.benchmarks.tabular import NUM_CHOICES, SCALES, TABLE, from_string
+from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
+from jaxnas.benchmarks.tabular import SCALES, TABLE
 
 _SOURCES = {
     "cifar10/test": "c10_test",

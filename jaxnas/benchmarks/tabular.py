@@ -1,8 +1,6 @@
 """NAS-Bench-201: what all 15,625 cells reach when they are trained, as a table to look up.
 
-An architecture is `int32[6]`: the operation, a position in `OPERATIONS`, on each edge in the order
-(1<-0), (2<-0), (2<-1), (3<-0), (3<-1), (3<-2), which is the order of the official string
-`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`. Rows stand in the official index order.
+An architecture is `int32[6]`, see `notation`; rows stand in the official index order.
 
 The `test` columns are for reporting only; a search looks at the `valid_12ep` columns.
 
@@ -15,7 +13,6 @@ hzf1174/RoBoT and tiga1231/nasbench-vis, and agree with the official records tha
 
 import functools
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +23,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import encoding
+from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
 from jaxnas.types import Array, ScoreFn
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NUM_CHOICES = (len(OPERATIONS),) * 6
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 SPLITS = ("test", "valid_12ep")
 TABLE = Path(__file__).with_name("nasbench201.npz")
@@ -41,36 +38,6 @@ SCALES: Mapping[str, int] = {
     "mflops": 10**5,
 }
 """Columns of the table; each is stored as `int32` after this scaling, which loses no decimal."""
-
-_EDGE = f"({'|'.join(OPERATIONS)})"
-_CELL = re.compile(rf"\|{_EDGE}~0\|\+\|{_EDGE}~0\|{_EDGE}~1\|\+\|{_EDGE}~0\|{_EDGE}~1\|{_EDGE}~2\|")
-
-
-def from_string(string: str) -> NDArray[np.int32]:
-    """Return the architecture `int32[6]` of an official cell string.
-
-    Raises:
-        ValueError: If `string` is not the string of a cell.
-    """
-    match = _CELL.fullmatch(string)
-    if match is None:
-        raise ValueError(
-            f"A cell is written |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op in "
-            f"{', '.join(OPERATIONS)}: got {string!r}."
-        )
-    return np.array([OPERATIONS.index(operation) for operation in match.groups()], np.int32)
-
-
-def to_string(arch: ArrayLike) -> str:
-    """Return the official cell string of one architecture `int32[6]`.
-
-    Raises:
-        ValueError: If `arch` is not an architecture of the benchmark.
-    """
-    a, b, c, d, e, f = (
-        OPERATIONS[choice] for choice in _checked(np.asarray(arch).reshape(1, -1))[0]
-    )
-    return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +80,10 @@ class TabularBenchmark:
             archs = from_string(archs)
         array = np.asarray(archs)
         if array.ndim > 0:
-            return self.positions[tuple(np.moveaxis(_checked(array), -1, 0))]
+            if array.ndim > 2:
+                raise ValueError(f"Pass architectures as [6] or [A, 6]: got {list(array.shape)}.")
+            archs = encoding.validate_archs(array, NUM_CHOICES)
+            return self.positions[tuple(np.moveaxis(archs, -1, 0))]
         if array.dtype.kind not in "iu" or not 0 <= array < len(self.archs):
             raise ValueError(
                 f"An official index is an integer from 0 to {len(self.archs) - 1}: got {archs!r}."
@@ -190,22 +160,6 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
     for array in (archs, classes, positions, *columns.values()):
         array.flags.writeable = False
     return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))
-
-
-def _checked(archs: NDArray) -> NDArray[np.int32]:
-    if archs.ndim > 2 or archs.shape[-1] != len(NUM_CHOICES):
-        raise ValueError(
-            f"Architectures must have shape [6] or [A, 6], one operation an edge: got "
-            f"{list(archs.shape)}."
-        )
-    integral = archs.dtype.kind in "iu"
-    outside = archs[(archs < 0) | (archs >= len(OPERATIONS))] if integral else archs
-    if outside.size:
-        raise ValueError(
-            f"Operations must be integers from 0 to {len(OPERATIONS) - 1}, for "
-            f"{', '.join(OPERATIONS)}: got {outside.ravel()[:6].tolist()}."
-        )
-    return archs.astype(np.int32)
 
 
 def _look_up(table: Array, archs: Array) -> Array:

@@ -6,7 +6,8 @@ import pytest
 
 from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.build import _SOURCES, build
-from jaxnas.benchmarks.tabular import SCALES, TABLE, to_string
+from jaxnas.benchmarks.notation import to_string
+from jaxnas.benchmarks.tabular import SCALES, TABLE
 
 
 @pytest.fixture(scope="module")

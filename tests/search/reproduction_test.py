@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.tabular import DATASETS, NUM_CHOICES
+from jaxnas.benchmarks.notation import NUM_CHOICES
+from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.search import BY_NAME, controls, run, sample_distinct
 
 BENCHMARK = nasbench201()

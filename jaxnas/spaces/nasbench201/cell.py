@@ -1,4 +1,4 @@
-"""The facts of a NAS-Bench-201 cell: notation, order, isomorphism class, cost.
+"""The facts of a NAS-Bench-201 cell: order, isomorphism class, connectedness, cost.
 
 An architecture is `int32[6]`: one of five operations on each edge of a complete directed graph of
 four nodes, edges in the order of the official string. Source: Dong and Yang, "NAS-Bench-201:
@@ -13,53 +13,32 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
+from jaxnas.benchmarks.notation import NUM_CHOICES, OPERATIONS, from_string, one, to_string
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+__all__ = [
+    "EDGES",
+    "NUM_CHOICES",
+    "OPERATIONS",
+    "from_index",
+    "from_string",
+    "index",
+    "is_connected",
+    "isomorphism_class",
+    "live_edges",
+    "num_macs",
+    "num_params",
+    "to_string",
+]
+
 NONE, SKIP_CONNECT, NOR_CONV_1X1, NOR_CONV_3X3, AVG_POOL_3X3 = range(5)
 NUM_NODES = 4
 EDGES = tuple((source, target) for target in range(1, NUM_NODES) for source in range(target))
 """`(source, target)` of each decision: (0,1), (0,2), (1,2), (0,3), (1,3), (2,3)."""
-NUM_CHOICES = (len(OPERATIONS),) * len(EDGES)
-
-
-def to_string(arch: ArrayLike) -> str:
-    """Return the official notation, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`.
-
-    Raises:
-        ValueError: not an architecture of this space.
-    """
-    decisions = _one(arch)
-    nodes = [
-        "|".join(
-            f"{OPERATIONS[decision]}~{source}"
-            for decision, (source, into) in zip(decisions, EDGES, strict=True)
-            if into == target
-        )
-        for target in range(1, NUM_NODES)
-    ]
-    return "+".join(f"|{node}|" for node in nodes)
-
-
-def from_string(string: str) -> np.ndarray:
-    """Return the architecture `int32[6]` of the official notation.
-
-    Raises:
-        ValueError: anything but the official notation of a cell with four nodes.
-    """
-    names = [token.partition("~")[0] for token in string.replace("+", "").split("|") if token]
-    if len(names) == len(EDGES) and set(names) <= set(OPERATIONS):
-        arch = np.array([OPERATIONS.index(name) for name in names], np.int32)
-        if to_string(arch) == string:
-            return arch
-    raise ValueError(
-        f"Not the notation of a NAS-Bench-201 cell: got {string!r}; "
-        f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op from {', '.join(OPERATIONS)}."
-    )
 
 
 def index(arch: ArrayLike) -> int:
     """Return the official index in `[0, 15625)`; see `from_index`."""
-    return int(_index_of_code()[encoding.encode(_one(arch), NUM_CHOICES)])
+    return int(_index_of_code()[encoding.encode(one(arch), NUM_CHOICES)])
 
 
 def from_index(position: int) -> np.ndarray:
@@ -85,12 +64,12 @@ def isomorphism_class(arch: ArrayLike) -> str:
     The published notion: skip connections vanish, cut edges stay as `#`, terms of a sum are sorted.
     It separates some cells that are the same function (`#` terms, nested sums).
     """
-    return _expression(_one(arch), keep_cut_edges=True)
+    return _expression(one(arch), keep_cut_edges=True)
 
 
 def is_connected(arch: ArrayLike) -> bool:
     """Return whether the output depends on the input; not so for 341 of the 15,625 cells."""
-    return _expression(_one(arch), keep_cut_edges=False) != "#"
+    return _expression(one(arch), keep_cut_edges=False) != "#"
 
 
 @functools.cache
@@ -122,7 +101,7 @@ def num_params(
 
     Counts, as the benchmark does, every chosen operation, also those on edges that are not live.
     """
-    decisions = _one(arch)
+    decisions = one(arch)
     widths = (channels, 2 * channels, 4 * channels)
     total = _conv_norm(3, colours, channels)
     for width in widths:
@@ -147,7 +126,7 @@ def num_macs(
 
     Convolutions and the linear layer (with its bias) count; normalisation and pooling do not.
     """
-    decisions = _one(arch)
+    decisions = one(arch)
     total = 9 * colours * channels * image_size**2
     for stage in range(3):
         width, pixels = channels << stage, (image_size >> stage) ** 2
@@ -160,13 +139,6 @@ def num_macs(
 
 def _conv_norm(size: int, inputs: int, outputs: int) -> int:
     return size**2 * inputs * outputs + 2 * outputs
-
-
-def _one(arch: ArrayLike) -> tuple[int, ...]:
-    array = encoding.validate_archs(arch, NUM_CHOICES)
-    if array.ndim != 1:
-        raise ValueError(f"One architecture at a time: got shape {array.shape}; pass [6].")
-    return tuple(int(decision) for decision in array)
 
 
 def _expression(decisions: tuple[int, ...], *, keep_cut_edges: bool) -> str:

@@ -1,0 +1,213 @@
+"""The pictures of a run, as matplotlib figures without any global state, and cells as SVG."""
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from jaxnas import correlation
+
+# Those of Okabe and Ito (2008) that show on black and on white, told apart under every common
+# colour blindness; then purple and brown.
+PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#7a5195", "#8c564b"),
+)
+_GREY = "#8a8a8a"
+
+
+def score_versus_accuracy(
+    scores: ArrayLike,
+    accuracies: ArrayLike,
+    *,
+    score_name: str,
+    accuracy_name: str,
+    by_rank: bool = False,
+    highlight: Sequence[int] | None = None,
+) -> Figure:
+    """Return a scatter plot of accuracies over scores, with their Spearman correlation.
+
+    Scores of `-inf` have no place on the axis: they are drawn as ticks at its left end and counted.
+
+    Args:
+        scores: `[A]`, larger is predicted to be better.
+        accuracies: `[A]`, finite.
+        score_name: label of the scores.
+        accuracy_name: label of the accuracies, with their unit.
+        by_rank: place by rank instead of value, for scores that span decades.
+        highlight: indices of architectures to ring, such as those chosen for training.
+
+    Raises:
+        ValueError: the arrays differ in length, or hold values without an order.
+    """
+    spearman = correlation.spearman(scores, accuracies)
+    score, accuracy = np.asarray(scores, np.float64), np.asarray(accuracies, np.float64)
+    place = pd.Series(score).rank().to_numpy() if by_rank else score
+    shown = np.isfinite(score)
+    figure, axes = _axes(f"{score_name}, rank" if by_rank else score_name, accuracy_name)
+    size = float(np.clip(4000 / max(len(score), 1), 4, 30))
+    axes.scatter(place[shown], accuracy[shown], s=size, alpha=0.5, linewidths=0, color=PALETTE[0])
+    if highlight is not None:
+        ringed = np.intersect1d(np.asarray(highlight, np.int64), np.flatnonzero(shown))
+        axes.scatter(place[ringed], accuracy[ringed], s=60, facecolors="none", edgecolors="black")
+    if not shown.all():
+        left = np.full((~shown).sum(), 0.012)
+        transform = axes.get_yaxis_transform()
+        axes.plot(left, accuracy[~shown], "_", color=PALETTE[1], alpha=0.6, transform=transform)
+        # On the right the ticks cannot reach the text.
+        note = f"{(~shown).sum()} without a finite score, at the left edge"
+        axes.text(0.98, 0.02, note, transform=axes.transAxes, ha="right", color=PALETTE[1])
+    axes.set_title(f"Spearman {spearman:.3f}, {len(score):,} architectures", loc="left")
+    return figure
+
+
+def correlation_bars(frame: pd.DataFrame, *, controls: Collection[str] = ()) -> Figure:
+    """Return bars of rank correlations with their intervals, best on top.
+
+    Args:
+        frame: columns `score` (its name), `spearman`, `low` and `high` (ends of the interval).
+        controls: names of the scores that know nothing of training, such as a random score or the
+            number of parameters; drawn grey.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    missing = {"score", "spearman", "low", "high"} - set(frame.columns)
+    if missing:
+        raise ValueError(
+            f"The frame of correlations must have columns score, spearman, low and high: got "
+            f"{', '.join(map(str, frame.columns))}; add {', '.join(sorted(missing))}."
+        )
+    ordered = frame.sort_values("spearman", kind="stable", na_position="first")
+    figure, axes = _axes("Spearman's rank correlation with accuracy", "", rows=len(frame))
+    places = np.arange(len(ordered))
+    value = ordered["spearman"].to_numpy(np.float64)
+    colours = [_GREY if name in controls else PALETTE[0] for name in ordered["score"]]
+    axes.barh(places, value, color=colours, height=0.62)
+    ends = ordered[["low", "high"]].to_numpy(np.float64)
+    known = ~np.isnan(ends).any(axis=1)
+    axes.hlines(places[known], ends[known, 0], ends[known, 1], color="black", linewidth=1.2)
+    # Beyond the end of bar and interval, on the side that the bar points to.
+    for place, number, (low, high) in zip(places, value, ends, strict=True):
+        if np.isnan(number):
+            axes.annotate(" undefined", (0.0, place), va="center", color=_GREY)
+            continue
+        end = np.nanmin([number, low]) if number < 0 else np.nanmax([number, high])
+        axes.annotate(
+            f"{number:.3f}",
+            (end, place),
+            xytext=(-5 if number < 0 else 5, 0),
+            textcoords="offset points",
+            ha="right" if number < 0 else "left",
+            va="center",
+        )
+    axes.set_yticks(places, ordered["score"].tolist())
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.margins(x=0.16)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def recall_curve(scores: Mapping[str, ArrayLike], accuracies: ArrayLike) -> Figure:
+    """Return the top-k recall of some scores over k, beside that of a random order.
+
+    Args:
+        scores: name to `[A]`, larger is predicted to be better; at most eight.
+        accuracies: `[A]`, finite.
+
+    Raises:
+        ValueError: there are no scores or more than colours, or for bad arrays.
+    """
+    if not 1 <= len(scores) <= len(PALETTE):
+        raise ValueError(
+            f"A recall curve must show from 1 to {len(PALETTE)} scores: got {len(scores)}; "
+            "choose the most telling ones."
+        )
+    count = np.size(accuracies)
+    ks = np.unique(np.geomspace(1, max(count, 1), 60).round().astype(int))
+    figure, axes = _axes("k best scored, and k most accurate", "top-k recall")
+    for colour, (name, values) in zip(PALETTE, scores.items(), strict=False):
+        recalls = [correlation.top_k_recall(values, accuracies, int(k)) for k in ks]
+        axes.plot(ks, recalls, color=colour, label=name)
+    axes.plot(ks, ks / count, color=_GREY, linestyle="--", label="random order")
+    axes.set_xscale("log")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def cell_svg(
+    edges: Sequence[tuple[int, int, str]],
+    num_nodes: int,
+    *,
+    operations: Sequence[str] = (),
+) -> str:
+    """Return a small inline SVG of a cell: nodes in a row, edges as arcs labelled by operation.
+
+    Text and nodes take the colour of the text around them, so the drawing suits any page.
+
+    Args:
+        edges: `(source, target, operation)` with `0 <= source < target < num_nodes`; leave out
+            the edges that carry nothing.
+        num_nodes: at least 1.
+        operations: all operations of the space, so that each keeps its colour from cell to cell;
+            without them, colours follow the cell's own operations in alphabetical order.
+
+    Raises:
+        ValueError: an edge does not lead forward between the nodes, or has an unknown operation.
+    """
+    order = list(operations) or sorted({operation for *_, operation in edges})
+    gap, rise, radius = 96, 34, 8
+    base = rise * max([target - source for source, target, _ in edges] or [0]) + 12
+    arcs, labels = [], []
+    for number, (source, target, operation) in enumerate(edges):
+        if not 0 <= source < target < num_nodes or operation not in order:
+            raise ValueError(
+                f"An edge must lead forward between {num_nodes} nodes with a known operation: got "
+                f"({source}, {target}, {operation!r}); number the nodes along the flow."
+            )
+        parallel = sum(edge[:2] == (source, target) for edge in edges[:number])
+        height = rise * (target - source) - rise // 2 + 14 * parallel
+        left, right = gap * source + gap // 2, gap * target + gap // 2
+        middle, colour = (left + right) // 2, PALETTE[order.index(operation) % len(PALETTE)]
+        # A quadratic curve reaches half the height of its control point.
+        arcs.append(
+            f'<path d="M{left} {base} Q{middle} {base - 2 * height} {right} {base}" '
+            f'fill="none" stroke="{colour}" stroke-width="2">'
+            f"<title>{source} to {target}: {escape(operation)}</title></path>"
+        )
+        labels.append(
+            f'<text x="{middle}" y="{base - height - 4}" fill="{colour}">{escape(operation)}</text>'
+        )
+    nodes = [
+        f'<circle cx="{gap * node + gap // 2}" cy="{base}" r="{radius}" fill="currentColor"/>'
+        for node in range(num_nodes)
+    ]
+    summary = escape("; ".join(f"{source} to {target}: {name}" for source, target, name in edges))
+    # Labels come last, with a rim of the page's colour that parts them from the arcs they cross.
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {gap * num_nodes} {base + 10}" '
+        f'width="{gap * num_nodes}" role="img" aria-label="Cell of {num_nodes} nodes. {summary}">'
+        f"{''.join(arcs)}{''.join(nodes)}"
+        f'<g font-family="sans-serif" font-size="11" text-anchor="middle" '
+        f'style="paint-order:stroke;stroke:var(--paper,#fff);stroke-width:4px">'
+        f"{''.join(labels)}</g></svg>"
+    )
+
+
+def _axes(x_label: str, y_label: str, *, rows: int | None = None) -> tuple[Figure, Axes]:
+    """Return a figure and its only axes; `rows` makes it as high as a list of bars needs."""
+    height = 4.2 if rows is None else 1.1 + 0.34 * max(rows, 1)
+    figure = Figure(figsize=(7.0, height), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes

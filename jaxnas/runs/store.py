@@ -1,0 +1,305 @@
+"""Scores on disk, in SQLite, keyed by everything that determines them.
+
+The store is written as a run goes. A `kill -9` at any moment loses at most the batch that was
+being written, and a resumed run asks `done` for what need not be repeated. SQLite's plain rollback
+journal keeps it to one file between batches, which may be copied or lie on a network drive. pandas
+reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path))`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pandas as pd
+
+from jaxnas.runs.files import output_folder
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "disconnected", "no gradient", "not finite")
+"""What became of a score; besides these, "failed: " and the reason."""
+
+_APPLICATION_ID = 0x6A786E73  # "jxns": tells our files from those of other programs
+_SCHEMA = """
+CREATE TABLE runs (run INTEGER PRIMARY KEY, context TEXT NOT NULL UNIQUE);
+CREATE TABLE scores (
+  run INTEGER NOT NULL REFERENCES runs,
+  arch TEXT NOT NULL,
+  proxy TEXT NOT NULL,
+  seed INTEGER NOT NULL,
+  score REAL, -- NULL is nan: SQLite has no other
+  status TEXT NOT NULL,
+  PRIMARY KEY (run, arch, proxy, seed)
+) WITHOUT ROWID;
+CREATE TABLE work (run INTEGER NOT NULL REFERENCES runs, cpu_seconds REAL NOT NULL);
+"""
+_DAMAGED = (
+    "The score store must be a whole SQLite file: got {path} ('{reason}'); "
+    "restore it from a copy, or move it away to begin anew."
+)
+_LOCKED = (
+    "The score store must not be held by another process: got {path} ('{reason}'); "
+    "wait for the other run to end, or name another file."
+)
+_FORBIDDEN = (
+    "The score store must be readable and writable: got {path} ('{reason}'); "
+    "name another file, or change its permissions."
+)
+_FAILING = (
+    "The score store needs a disk that works and has room: got {path} ('{reason}'); "
+    "free some space, or name a file on another disk."
+)
+_ERRORS: dict[int, tuple[type[Exception], str]] = {
+    sqlite3.SQLITE_NOTADB: (ValueError, _DAMAGED),
+    sqlite3.SQLITE_CORRUPT: (ValueError, _DAMAGED),
+    sqlite3.SQLITE_ERROR: (ValueError, _DAMAGED),
+    sqlite3.SQLITE_BUSY: (TimeoutError, _LOCKED),
+    sqlite3.SQLITE_LOCKED: (TimeoutError, _LOCKED),
+    sqlite3.SQLITE_CANTOPEN: (PermissionError, _FORBIDDEN),
+    sqlite3.SQLITE_READONLY: (PermissionError, _FORBIDDEN),
+    sqlite3.SQLITE_PERM: (PermissionError, _FORBIDDEN),
+    sqlite3.SQLITE_FULL: (OSError, _FAILING),
+    sqlite3.SQLITE_IOERR: (OSError, _FAILING),
+}
+
+
+class ScoreRow(NamedTuple):
+    """One score of one architecture.
+
+    Attributes:
+        arch: in the space's own notation.
+        proxy: name of the score.
+        seed: of the initialisation (and of the batch, where that is drawn).
+        score: larger is better; finite where the status is "ok", `-inf` and `nan` are kept as such.
+        status: one of `STATUSES`, or "failed: " and the reason.
+    """
+
+    arch: str
+    proxy: str
+    seed: int
+    score: float
+    status: str = "ok"
+
+
+class ScoreStore:
+    """A file of scores; a context manager that closes it."""
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout_seconds: float = 10.0):
+        """Open the store at `path`, made new where there is none.
+
+        Args:
+            path: of the SQLite file; its folder is made where needed.
+            timeout_seconds: how long to wait for another process that is writing.
+
+        Raises:
+            ValueError: the file is damaged, not SQLite, of another program or of another version.
+            IsADirectoryError: `path` is a folder.
+            NotADirectoryError: the folder of `path` is a file.
+            PermissionError: the file cannot be read or written.
+            TimeoutError: another process holds the file.
+        """
+        self._path = Path(path)
+        if self._path.is_dir():
+            raise IsADirectoryError(
+                f"The score store must be a file: got the folder {self._path}; "
+                "name a file in it, such as scores.sqlite."
+            )
+        output_folder(self._path.parent)
+        with self._plain_errors():
+            self._connection = sqlite3.connect(
+                self._path, timeout=timeout_seconds, isolation_level=None
+            )
+        try:
+            self._prepare()
+        except Exception:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was added is already on disk."""
+        self._connection.close()
+
+    def open_run(self, context: Mapping[str, Any]) -> int:
+        """Return the id of the run with this context, begun now or resumed.
+
+        Args:
+            context: everything that determines the scores apart from architecture, proxy and seed:
+                space and its options, data digest, batch size, versions. Any JSON.
+
+        Returns:
+            An id that depends on the context alone, so it is the same in every file.
+
+        Raises:
+            ValueError: `context` is not JSON.
+        """
+        text = _canonical_json(context)
+        # 48 bits: exact as a float64, should a table of ids meet a missing value.
+        run = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text))
+        return run
+
+    def add(self, run: int, rows: Iterable[ScoreRow], *, cpu_seconds: float = 0.0) -> None:
+        """Write a batch of rows, all or none; a key that is there already keeps its first row.
+
+        Args:
+            run: from `open_run`.
+            rows: the batch; one transaction costs some milliseconds, so batch what is quick.
+            cpu_seconds: work behind the batch, kept apart from the scores.
+
+        Raises:
+            ValueError: for an unknown run, status, or an "ok" score that is not finite.
+        """
+        values = [(run, *_checked(row)) for row in rows]
+        with self._transaction() as connection:
+            self._require(run)
+            connection.executemany(
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (run, arch, proxy, seed) DO NOTHING",
+                values,
+            )
+            if cpu_seconds > 0.0:
+                connection.execute("INSERT INTO work VALUES (?, ?)", (run, cpu_seconds))
+
+    def done(self, run: int) -> set[tuple[str, str, int]]:
+        """Return the `(arch, proxy, seed)` of a run that have a row, whatever their status."""
+        query = "SELECT arch, proxy, seed FROM scores WHERE run = ?"
+        with self._plain_errors():
+            return set(self._connection.execute(query, (self._require(run),)))
+
+    def frame(self, run: int | None = None) -> pd.DataFrame:
+        """Return the scores as a table whose order depends on its content alone.
+
+        Args:
+            run: one run, or None for all of them, told apart by a first column `run`.
+
+        Returns:
+            Columns `arch`, `proxy`, `seed`, `score` and `status`, ordered by the first three. Two
+            runs that scored the same have bit-identical tables, however often they were resumed.
+        """
+        columns = ["run"] * (run is None) + list(ScoreRow._fields)
+        query = f"SELECT {', '.join(columns)} FROM scores {'' if run is None else 'WHERE run = ?'}"
+        with self._plain_errors():
+            known = () if run is None else (self._require(run),)
+            rows = self._connection.execute(f"{query} ORDER BY run, arch, proxy, seed", known)
+            frame = pd.DataFrame(rows.fetchall(), columns=columns)
+        # A table without rows, or of nan alone, would come without types.
+        types = {"run": "int64", "seed": "int64", "score": "float64"}
+        return frame.astype({name: types.get(name, "str") for name in columns})
+
+    def contexts(self) -> dict[int, dict[str, Any]]:
+        """Return the context of every run, by id."""
+        with self._plain_errors():
+            rows = self._connection.execute("SELECT run, context FROM runs ORDER BY run")
+            return {run: json.loads(context) for run, context in rows}
+
+    def cpu_seconds(self, run: int) -> float:
+        """Return the CPU seconds that all sessions of a run reported together."""
+        query = "SELECT total(cpu_seconds) FROM work WHERE run = ?"
+        with self._plain_errors():
+            return float(self._connection.execute(query, (self._require(run),)).fetchone()[0])
+
+    def _prepare(self) -> None:
+        with self._transaction() as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables == 0:
+                for statement in _SCHEMA.split(";")[:-1]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            (owner,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if owner != _APPLICATION_ID:
+            raise ValueError(
+                f"The score store must be a file of jaxnas: got {self._path}, an SQLite file of "
+                "another program; name another file."
+            )
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"The score store must have schema version {SCHEMA_VERSION}: got {self._path} with "
+                f"version {version}; name another file, or use the jaxnas that wrote it."
+            )
+        if health != "ok":
+            raise ValueError(_DAMAGED.format(path=self._path, reason=health.splitlines()[-1]))
+
+    def _require(self, run: int) -> int:
+        query = "SELECT 1 FROM runs WHERE run = ?"
+        if self._connection.execute(query, (run,)).fetchone() is None:
+            raise ValueError(
+                f"The run must be one of {self._path}: got {run}; get its id from open_run."
+            )
+        return run
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection inside a transaction: written whole, or not at all."""
+        with self._plain_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """Turn what SQLite says into one sentence of the matching type."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            # The low byte is the kind of error, the rest its variety.
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code not in _ERRORS:
+                raise
+            kind, sentence = _ERRORS[code]
+            raise kind(sentence.format(path=self._path, reason=error)) from error
+
+
+def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
+    if not isinstance(row.arch, str):
+        raise ValueError(
+            f"The architecture of a row must be text: got {type(row.arch).__name__}; "
+            "write it with the to_string of its space."
+        )
+    score = float(row.score)
+    if row.status not in STATUSES and not row.status.startswith("failed: "):
+        raise ValueError(
+            f"A status must be one of {', '.join(STATUSES)}, or 'failed: ' and the reason: "
+            f"got {row.status!r} for {row.arch}; choose one of them."
+        )
+    if row.status == "ok" and not math.isfinite(score):
+        raise ValueError(
+            f"A score with status 'ok' must be finite: got {score} for {row.proxy} of {row.arch}; "
+            "give it the status that says why."
+        )
+    return row.arch, row.proxy, int(row.seed), None if math.isnan(score) else score, row.status
+
+
+def _canonical_json(context: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(context), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The context of a run must be finite JSON: got '{error}'; use str, int, float, bool, "
+            "None, lists and dicts."
+        ) from error

@@ -1,0 +1,159 @@
+"""The page is whole, escaped and self-contained; the text says the same."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from jaxnas.runs.report import Plot, Report, Table, Text, save, to_html, to_text
+from jaxnas.runs.tables import Svg
+
+VOID = {"meta", "img", "br", "link", "input"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def drawing():
+    figure = Figure(figsize=(2.0, 1.0))
+    figure.subplots().plot([1, 2])
+    return figure
+
+
+@pytest.fixture
+def report():
+    frame = pd.DataFrame(
+        {
+            "cell": [Svg('<svg viewBox="0 0 1 1"><title>cell</title></svg>'), Svg("<svg></svg>")],
+            "notation": ["|<script>alert(1)</script>~0|", "a & b " * 10],
+            "rho": [0.5, -0.25],
+        }
+    )
+    return Report(
+        "Scores <& more>",
+        "two cells",
+        [
+            Text("In short", "First paragraph\ngoes on.\n\nSecond <b>paragraph</b>."),
+            Table("Cells", frame, "A note & more."),
+            Plot("Recall, top-k", drawing(), 'The "curve" rises.', "Read from the left."),
+            Plot("Recall, top-k", drawing(), "Another."),
+        ],
+    )
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects what the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_page_is_whole_and_escaped(report):
+    page = Page(to_html(report))
+    assert page.all("html") == [{"lang": "en"}]
+    assert "Scores <& more>" in page.text
+    assert "|<script>alert(1)</script>~0|" in page.text
+    assert "Second <b>paragraph</b>." in page.text
+    assert "A note & more." in page.text
+    assert not page.all("script")
+    assert not page.all("b")
+    assert len(page.all("svg")) == 2
+    assert len(page.all("h1")) == 1
+    assert len(page.all("h2")) == 4
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all(
+        "meta"
+    )
+
+
+def test_page_asks_nothing_of_a_network(report):
+    text = to_html(report)
+    page = Page(text)
+    assert not {"link", "script", "iframe", "object", "a", "base"} & {n for n, _ in page.elements}
+    sources = [attributes["src"] for _, attributes in page.elements if "src" in attributes]
+    assert len(sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?:|@import|url\(", text)
+    (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy
+
+
+def test_figures_are_embedded_with_their_description(report):
+    one, other = Page(to_html(report)).all("img")
+    assert one["alt"] == 'The "curve" rises.'
+    assert other["alt"] == "Another."
+    assert (one["width"], one["height"]) == ("192", "96")
+    assert base64.b64decode(one["src"].split(",")[1]).startswith(PNG)
+
+
+def test_table_is_accessible_and_aligned(report):
+    page = Page(to_html(report))
+    assert [head["scope"] for head in page.all("th")] == ["col"] * 3
+    assert [head.get("class") for head in page.all("th")] == [None, "long", "number"]
+    assert {"role": "region", "aria-label": "Cells"}.items() <= page.all("div")[0].items()
+    assert "0.500" in page.text
+    assert "-0.250" in page.text
+
+
+def test_empty_table(report):
+    empty = Report("t", "s", [Table("none", pd.DataFrame({"a": []})), Table("x", pd.DataFrame())])
+    assert Page(to_html(empty)).text.count("nothing to show") == 2
+    assert to_text(empty, 80).count("(nothing to show)") == 2
+
+
+def test_text_by_hand(report):
+    report = Report("Scores", "two", [*report.parts[:1], report.parts[2]])
+    assert to_text(report, 30) == (
+        "Scores\n======\n\ntwo\n\n"
+        "In short\n--------\n\nFirst paragraph goes on.\n\nSecond <b>paragraph</b>.\n\n"
+        'Recall, top-k\n-------------\n\nThe "curve" rises.\n\nRead from the left.\n'
+    )
+
+
+def test_text_takes_the_width_of_the_terminal(report, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "37")
+    text = to_text(report)
+    assert text == to_text(report, 37)
+    assert max(map(len, text.splitlines())) <= 37
+    assert "svg" not in text
+    assert "A note & more." in text
+
+
+def test_save_writes_page_and_figures(report, tmp_path):
+    page = save(report, tmp_path / "out")
+    assert page == tmp_path / "out" / "report.html"
+    assert page.read_text(encoding="utf-8") == to_html(report)
+    names = sorted(path.name for path in page.parent.iterdir())
+    assert names == ["recall_top_k.png", "recall_top_k_2.png", "report.html"]
+    image = (page.parent / "recall_top_k.png").read_bytes()
+    assert image.startswith(PNG)
+    assert base64.b64encode(image).decode() in page.read_text(encoding="utf-8")
+
+
+def test_saving_twice_gives_equal_files(report, tmp_path):
+    first = save(report, tmp_path / "1").read_bytes()
+    assert save(report, tmp_path / "2").read_bytes() == first
+
+
+@pytest.mark.parametrize("write", [to_html, lambda report: to_text(report, 80)])
+def test_a_plot_needs_a_description(write):
+    with pytest.raises(ValueError, match="must have a description: got none for 'P'"):
+        write(Report("t", "s", [Plot("P", drawing(), " ")]))

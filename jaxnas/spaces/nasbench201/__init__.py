@@ -88,10 +88,6 @@ class BoundNetwork:
         _validate_images(inputs)
         return self.module.per_example_vjp(self.arch, params, inputs)
 
-    def with_norm(self, norm: normalization.Mode) -> "BoundNetwork":
-        """Return the same network in another normalisation mode."""
-        return dataclasses.replace(self, module=self.module.clone(norm=norm))
-
 
 def _own(arch: plans.StaticArch, params: Params) -> Params:
     """Return the parameters of the chosen operations only: those of the static network."""

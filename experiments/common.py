@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, pool, proxies, spaces
@@ -187,17 +187,3 @@ def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any
     summary = write_summary(folder, figures, options, meter.usage)
     print(to_text(report))
     print(f"Report: {page}\nSummary: {summary}")
-
-
-def launch(main: Callable[[], None]) -> None:
-    """Run an experiment under absl; what is wrong with the input is said in one line."""
-
-    def guarded(arguments: list[str]) -> None:
-        if len(arguments) > 1:
-            raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}.")
-        try:
-            main()
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
-
-    app.run(guarded)

@@ -2,9 +2,9 @@ r"""Rank correlations of any set of scores with the accuracies of NAS-Bench-201.
 
     python -m experiments.correlations --num_archs=1000 --output_dir=results/correlations
 
-Scores random cells (or all: --num_archs=15625) and prints, for each score and each of the three test
-accuracies, Spearman's and Kendall's correlation with a bootstrap interval, the top-k recall and the
-partial correlation given log #params; and for --num_seeds > 1 how well two draws of weights and
+Scores random cells (or all: --num_archs=15625) and prints, for each score and each of the three
+test accuracies, Spearman's and Kendall's correlation with a bootstrap interval, top-k recall and
+the partial correlation given log #params; and for --num_seeds > 1 how well two draws of weights and
 images agree. #params and a random score stand beside them.
 """
 
@@ -19,6 +19,7 @@ from experiments import common
 from jaxnas import correlation, pool, proxies
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.search import sample_distinct
 
@@ -61,7 +62,7 @@ def _table(
     benchmark: TabularBenchmark, archs: np.ndarray, scored: pool.PoolScores, names: list[str]
 ) -> pd.DataFrame:
     params = benchmark.params[benchmark.index(archs)]
-    ranked = {name: scored.mean(name) for name in names}
+    ranked: dict[str, np.ndarray] = {name: scored.mean(name) for name in names}
     ranked |= {"#params": params, "random": common.random_scores(len(archs))}
     k = max(1, len(archs) // 10)
     rows = []
@@ -82,7 +83,7 @@ def _report(
     archs: np.ndarray, scored: pool.PoolScores, names: list[str], table: pd.DataFrame
 ) -> Report:
     first = table[table["accuracy"] == _ACCURACIES.value[0]]
-    parts = [
+    parts: list[Text | Table | Plot] = [
         Text(
             "The pool",
             f"{len(archs)} of 15,625 cells, drawn without replacement. "
@@ -104,4 +105,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    launch(main)

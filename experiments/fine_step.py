@@ -59,7 +59,7 @@ class Trainer:
         judged = self._judging.bind(arch, everything)[0]
 
         def evaluate(params: Params, statistics: Params, inputs: Array) -> Outputs:
-            return judged(params, inputs, statistics)  # type: ignore[call-arg]
+            return judged(params, inputs, statistics)
 
         result = train(
             network,

@@ -20,6 +20,7 @@ from experiments.fine_step import Trainer, from_table
 from jaxnas import pool, proxies
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
 from jaxnas.search import sample_distinct, two_step
 from jaxnas.spaces.nasbench201 import cell
@@ -91,7 +92,7 @@ def _outcome(benchmark: TabularBenchmark, kept: np.ndarray, winner: np.ndarray) 
 
 
 def _random_row(benchmark: TabularBenchmark, archs: np.ndarray, fine_fn: ScoreFn) -> dict[str, Any]:
-    """Return the random control: the mean over many draws, or one draw where each costs training."""
+    """Return the random control: the mean of many draws, or one where each costs training."""
     draws = _RANDOM_DRAWS if _FINE_STEP.value == "table" else 1
     rng = np.random.default_rng(common.seed())
     outcomes = []
@@ -102,7 +103,8 @@ def _random_row(benchmark: TabularBenchmark, archs: np.ndarray, fine_fn: ScoreFn
     frame = pd.DataFrame(outcomes).drop(columns="winner")
     spread = frame["cifar10 test %"].std(ddof=0)
     label = f"{draws} draws, cifar10 sd {spread:.2f}" if draws > 1 else outcomes[0]["winner"]
-    return {"kept by": "random", "winner": label, **frame.mean().to_dict()}
+    means = {str(name): float(value) for name, value in frame.mean().items()}
+    return {"kept by": "random", "winner": label, **means}
 
 
 def _report(
@@ -132,7 +134,7 @@ def _report(
     order = np.argsort(-scored.mean(chosen), kind="stable")
     winner = searches.iloc[0]
     verdict = _verdict(searches)
-    parts = [
+    parts: list[Text | Table | Plot] = [
         Text("The outcome", f"{verdict}\n\n{common.failures(scored, names)}"),
         Table(
             "Two-step search beside its controls",
@@ -149,7 +151,7 @@ def _report(
                 score_name=chosen,
                 accuracy_name="CIFAR-10 test accuracy (%)",
                 by_rank=True,
-                highlight=order[: _K.value],
+                highlight=order[: _K.value].tolist(),
             ),
             f"CIFAR-10 test accuracy over the rank by {chosen}; the kept {_K.value} are ringed.",
         ),
@@ -226,4 +228,4 @@ def _drawing(arch: np.ndarray) -> Svg:
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    launch(main)

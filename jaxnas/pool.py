@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jaxnas import encoding, proxies
 from jaxnas.runs import ScoreRow, ScoreStore, track
-from jaxnas.scoring import Plan, score_space
+from jaxnas.scoring import score_space
 from jaxnas.types import Batch, Proxy, SearchSpace
 
 _FLUSH_SECONDS = 2.0
@@ -58,7 +58,7 @@ def score_pool(
     store: ScoreStore,
     context: Mapping[str, Any],
     seeds: Sequence[int] = (0,),
-    plan: Plan = "auto",
+    plan: str = "auto",
 ) -> PoolScores:
     """Return the scores of the pool, computing those that the store does not hold yet.
 
@@ -129,10 +129,11 @@ def run_context(**determining: Any) -> dict[str, Any]:
 def _collect(
     store: ScoreStore, run: int, strings: list[str], names: list[str], seeds: Sequence[int]
 ) -> PoolScores:
-    frame = store.frame(run).set_index(["proxy", "seed", "arch"])
+    frame = store.frame(run)
     scores, status = {}, {}
     for name in names:
-        by_seed = [frame.loc[(name, seed)].loc[strings] for seed in seeds]
+        of_name = frame[frame["proxy"] == name].set_index("arch")
+        by_seed = [of_name[of_name["seed"] == seed].loc[strings] for seed in seeds]
         scores[name] = np.stack([own["score"].to_numpy(np.float64) for own in by_seed])
         status[name] = np.stack([own["status"].to_numpy(object) for own in by_seed])
     return PoolScores(scores, status, store.cpu_seconds(run))

@@ -4,16 +4,15 @@ import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding, gradients, proxies
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, SearchSpace
+from jaxnas.types import ApplyFn, Array, Batch, Network, Params, Proxy, SearchSpace
 
-Plan = Literal["auto", "walk", "traced"]
 _CHUNK = 16
 
 
@@ -76,7 +75,7 @@ def score_space(
     proxies: Iterable[str | Proxy],
     *,
     seeds: Sequence[int] = (0,),
-    plan: Plan = "auto",
+    plan: str = "auto",
     skip: Callable[[int, int], bool] = lambda position, seed: False,
 ) -> Iterator[Scored]:
     """Yield the scores of many architectures, seed by seed, in order.
@@ -146,7 +145,7 @@ def _validate_logits(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
 Runner = Callable[[SearchSpace, np.ndarray, Params, Batch, Array, tuple[Any, ...]], Iterator[Any]]
 
 
-def _runner(plan: Plan) -> Runner:
+def _runner(plan: str) -> Runner:
     if plan == "auto":
         plan = "walk" if jax.default_backend() == "cpu" else "traced"
     runners: dict[str, Runner] = {"walk": _walk, "traced": _traced}
@@ -242,7 +241,7 @@ def _traced(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measure_chunk(
-    bind: Callable[[Array, Params], tuple[ApplyFn, Params]],
+    bind: Callable[[Array, Params], tuple[Network, Params]],
     measures: tuple[Any, ...],
     archs: Array,
     params: Params,

@@ -68,6 +68,13 @@ class PerExampleDifferentiable(Protocol):
         """Return the outputs and the pullback to the per-example gradients."""
 
 
+class Network(Protocol):
+    """One architecture of a search space as an `ApplyFn`, which can also be trained and judged."""
+
+    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs; `statistics` are running ones (as in `Outputs`) for evaluation."""
+
+
 class SearchSpace(NamedTuple):
     """A set of architectures, and one network that can be any of them.
 
@@ -75,7 +82,7 @@ class SearchSpace(NamedTuple):
         name: the field's name of the space.
         num_choices: decision `i` of an architecture is in `[0, num_choices[i])`.
         init: `init(key, inputs) -> params`, for the whole space at once.
-        bind: `bind(arch, params) -> (apply_fn, params)`: one architecture `int32[D]` as a network,
+        bind: `bind(arch, params) -> (network, params)`: one architecture `int32[D]` as a network,
             and the parameters that it reads. A concrete architecture reads only its live tensors; a
             traced one reads them all and switches inside the compiled program.
         to_string: the space's own notation of a concrete architecture.
@@ -89,7 +96,7 @@ class SearchSpace(NamedTuple):
     name: str
     num_choices: tuple[int, ...]
     init: Callable[[Array, Array], Params]
-    bind: Callable[[ArrayLike, Params], tuple[ApplyFn, Params]]
+    bind: Callable[[ArrayLike, Params], tuple[Network, Params]]
     to_string: Callable[[ArrayLike], str]
     from_string: Callable[[str], Any]
     is_connected: Callable[[ArrayLike], bool]

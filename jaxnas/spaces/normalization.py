@@ -17,7 +17,7 @@ from jax import lax
 from jaxnas.types import Array
 
 Mode = Literal["batch", "instance", "eval", "none"]
-MODES: tuple[str, ...] = get_args(Mode)
+MODES: tuple[Mode, ...] = get_args(Mode)
 EPSILON = 1e-5
 
 _AXES = {"batch": (0, 1, 2), "instance": (1, 2)}
@@ -37,10 +37,16 @@ class Normalized(NamedTuple):
     statistics: dict[str, Array]
 
 
-def validate_mode(mode: str) -> None:
-    """Raise `ValueError` unless `mode` names a normalisation mode."""
-    if mode not in MODES:
-        raise ValueError(f"Unknown normalisation mode {mode!r}: use one of {', '.join(MODES)}.")
+def checked_mode(name: str) -> Mode:
+    """Return the normalisation mode of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for mode in MODES:
+        if mode == name:
+            return mode
+    raise ValueError(f"Unknown normalisation mode {name!r}: use one of {', '.join(MODES)}.")
 
 
 def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) -> Normalized:

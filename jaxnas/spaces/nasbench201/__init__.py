@@ -1,6 +1,7 @@
 """NAS-Bench-201: 15,625 cells of four nodes, one network that is any of them."""
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
@@ -9,7 +10,7 @@ from jaxnas import encoding
 from jaxnas.spaces import normalization, plans
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.spaces.nasbench201.network import NASBench201
-from jaxnas.types import ApplyFn, Array, Outputs, Params, Pullback, SearchSpace
+from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
 
 __all__ = ["NASBench201", "cell", "nasbench201"]
 
@@ -19,7 +20,7 @@ def nasbench201(
     channels: int = 16,
     cells: int = 5,
     classes: int = 10,
-    norm: normalization.Mode = "batch",
+    norm: str = "batch",
 ) -> SearchSpace:
     """Return the NAS-Bench-201 search space.
 
@@ -40,15 +41,16 @@ def nasbench201(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}: got {value}; the default is fine.")
-    normalization.validate_mode(norm)
-    module = NASBench201(channels=channels, cells=cells, classes=classes, norm=norm)
+    module = NASBench201(
+        channels=channels, cells=cells, classes=classes, norm=normalization.checked_mode(norm)
+    )
 
     def init(key: Array, inputs: Array) -> Params:
         _validate_images(inputs)
         nothing = plans.StaticArch([cell.NONE] * len(cell.EDGES))
         return module.init(key, nothing, inputs[:1])["params"]
 
-    def bind(arch: ArrayLike, params: Params) -> tuple[ApplyFn, Params]:
+    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, jax.core.Tracer):
             return BoundNetwork(module, arch), params
         decisions = plans.StaticArch(encoding.validate_archs(arch, cell.NUM_CHOICES).tolist())
@@ -76,7 +78,7 @@ class BoundNetwork:
     module: NASBench201
     arch: plans.StaticArch | Array
 
-    def __call__(self, params: Params, inputs: Array, statistics: Params = None) -> Outputs:
+    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""
         _validate_images(inputs)
         outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)

@@ -1,0 +1,113 @@
+"""What a score or a training run takes from a data set: normalised images, batches of examples."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas.datasets.dataset import Dataset
+from jaxnas.types import Array, Batch
+
+
+def normalize(dataset: Dataset, images: ArrayLike) -> Array:
+    """Return `images` `[B, H, W, C]` with mean 0 and standard deviation 1, `float32`.
+
+    Computes `(images / 255 - mean) / std` for uint8 images, `(images - mean) / std` for others.
+
+    Raises:
+        ValueError: if `images` has another rank or number of channels than the data set.
+    """
+    pixels = jnp.asarray(images)
+    channels = dataset.mean.shape[0]
+    if pixels.ndim != 4 or pixels.shape[-1] != channels:
+        raise ValueError(
+            f"images must be [B, H, W, {channels}] for {dataset.name}: got shape "
+            f"{list(pixels.shape)}; put the channels last."
+        )
+    scale = 255.0 if pixels.dtype == jnp.uint8 else 1.0
+    mean, std = (values.reshape(1, 1, 1, channels) for values in (dataset.mean, dataset.std))
+    return (pixels.astype(jnp.float32) / scale - mean) / std
+
+
+def resize(images: ArrayLike, size: int) -> Array:
+    """Return `images` `[B, H, W, C]` as `float32[B, size, size, C]`.
+
+    Uses bilinear interpolation, widened to the average of an area where it shrinks the image
+    (`antialias`). Images that have the size already keep their values.
+
+    Raises:
+        ValueError: if `images` is not of rank 4 or `size` is below 1.
+    """
+    pixels = jnp.asarray(images).astype(jnp.float32)
+    if pixels.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C]: got shape {list(pixels.shape)}.")
+    if size < 1:
+        raise ValueError(f"The image size must be at least 1: got {size}.")
+    shape = (pixels.shape[0], size, size, pixels.shape[3])
+    if pixels.shape == shape:
+        return pixels
+    return jax.image.resize(pixels, shape, method="linear", antialias=True)
+
+
+def batch(
+    dataset: Dataset,
+    size: int,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    class_balanced: bool = True,
+    split: Literal["train", "test"] = "train",
+) -> Batch:
+    """Return `size` normalised examples, drawn without replacement.
+
+    The draw depends on `seed` alone, and a smaller batch of the same seed is the beginning of a
+    larger one.
+
+    Args:
+        dataset: where to draw from.
+        size: number of examples `B`.
+        seed: of the draw.
+        image_size: height and width to resize to; None keeps the data set's.
+        class_balanced: draw from the classes in turn, so that their numbers differ by at most one
+            until a class is exhausted; otherwise draw uniformly.
+        split: "train" or "test".
+
+    Returns:
+        Inputs `float32[B, H, W, C]` and labels `int32[B]`.
+
+    Raises:
+        ValueError: if `size` is below 1 or above the size of the split, `seed` is negative, or the
+            split is unknown.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f'split must be "train" or "test": got "{split}".')
+    train = split == "train"
+    images = dataset.x_train if train else dataset.x_test
+    labels = dataset.y_train if train else dataset.y_test
+    if not 1 <= size <= len(labels):
+        raise ValueError(
+            f"The batch size must be between 1 and the {len(labels)} {split} examples of "
+            f"{dataset.name}: got {size}."
+        )
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0: got {seed}.")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    if class_balanced:
+        order = order[_turns(rng, labels[order], dataset.num_classes)]
+    chosen = order[:size]
+    inputs = normalize(dataset, images[chosen])
+    if image_size is not None:
+        inputs = resize(inputs, image_size)
+    return Batch(inputs, jnp.asarray(labels[chosen]))
+
+
+def _turns(rng: np.random.Generator, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the order `int[N]` in which classes take turns, in a random but fixed rotation."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=num_classes)
+    rank = np.empty_like(by_class)
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.lexsort((rng.permutation(num_classes)[labels], rank))

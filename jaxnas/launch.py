@@ -1,0 +1,21 @@
+"""How every command of jaxnas starts: under absl, and with errors in one line."""
+
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Parse the flags and run `main`; wrong input ends the process with one line and status 1."""
+    # JAX says through absl which accelerators are not there: nothing that a user asked for.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+
+    def guarded(arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}.")
+        try:
+            main()
+        except (ValueError, ImportError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+
+    app.run(guarded)

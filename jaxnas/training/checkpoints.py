@@ -1,0 +1,91 @@
+"""The folder of an interrupted training, and how to go on from it."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+
+def open_folder(
+    folder: str | os.PathLike[str] | None,
+) -> AbstractContextManager[ocp.CheckpointManager | None]:
+    """Return a context with the folder's manager, or with None if nothing is to be saved."""
+    if folder is None:
+        return nullcontext()
+    # Synchronous, so that a report of an epoch means that the epoch is on disk.
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager | None,
+    state: Any,
+    history: Sequence[tuple[float, ...]],
+    run: dict[str, Any],
+) -> None:
+    """Write the state after an epoch, then drop the one before; a kill leaves one of them whole.
+
+    Args:
+        manager: from `open_folder`; None saves nothing.
+        state: pytree of arrays.
+        history: one record an epoch.
+        run: what the run depends on, as JSON values.
+    """
+    if manager is None:
+        return
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        report=ocp.args.JsonSave({"run": run, "history": history}),
+    )
+    manager.save(len(history), args=items)
+
+
+def restore(
+    manager: ocp.CheckpointManager | None, state: Any, run: dict[str, Any]
+) -> tuple[Any, list[list[Any]]]:
+    """Return the last saved state and history; `state` and no history if there are none.
+
+    Raises:
+        ValueError: if the folder holds a run that depended on anything else than `run` says, or no
+            run at all.
+    """
+    epoch = None if manager is None else manager.latest_step()
+    if manager is None or epoch is None:
+        return state, []
+    try:
+        items = ocp.args.Composite(report=ocp.args.JsonRestore())
+        report = manager.restore(epoch, args=items).report
+    except (KeyError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{manager.directory / str(epoch)} is no checkpoint of a training; choose another "
+            "checkpoint_dir."
+        ) from error
+    different = [name for name in run if run[name] != report["run"].get(name)]
+    if different:
+        saved, ours = (
+            ", ".join(f"{name}={values.get(name)}" for name in different)
+            for values in (report["run"], run)
+        )
+        raise ValueError(
+            f"{manager.directory} holds another run, with {saved}: got {ours}; choose another "
+            "checkpoint_dir."
+        )
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(state))
+    return manager.restore(epoch, args=items).state, report["history"]
+
+
+def digest(tree: Any) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a pytree of arrays and its structure."""
+    leaves, structure = jax.tree.flatten(tree)
+    sha = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        array = np.asarray(leaf)
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""How to train: the options, their checks, the learning rate and the optimiser they stand for."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxnas.types import Params
+
+
+class TrainingOptions(NamedTuple):
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: examples a step; a smaller training set is one batch.
+        learning_rate: the highest of the schedule.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty, added to the gradient as `weight_decay * weight`, of tensors of
+            rank 2 and more: biases and scales of normalisation are left alone.
+        warmup_epochs: epochs of linear rise from 0 to `learning_rate`, before the cosine to 0.
+        label_smoothing: share of the target that is spread over all classes.
+        crop_padding: pixels of zeros around an image before a random crop of its own size; inputs
+            are normalised, so zero is the mean colour.
+        flip: mirror half of the images left to right.
+        statistics_momentum: share of the running statistics that survives a step.
+        seed: of the order of examples and of the augmentation.
+    """
+
+    epochs: int = 12
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 0
+    label_smoothing: float = 0.0
+    crop_padding: int = 4
+    flip: bool = True
+    statistics_momentum: float = 0.9
+    seed: int = 0
+
+
+def check_options(options: TrainingOptions) -> None:
+    """Check every option.
+
+    Raises:
+        ValueError: if one is out of its range; the message names it.
+    """
+    for name, value in options._asdict().items():
+        if not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a plain Python number: got {value!r}.")
+    least = {"epochs": 1, "batch_size": 1, "warmup_epochs": 0, "crop_padding": 0, "seed": 0}
+    for name, lowest in least.items():
+        value = getattr(options, name)
+        if not isinstance(value, int) or value < lowest:
+            raise ValueError(f"{name} must be an int of at least {lowest}: got {value!r}.")
+    for name in ("momentum", "label_smoothing", "statistics_momentum"):
+        value = getattr(options, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1: got {value}.")
+    if not 0 < options.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be above 0 and finite: got {options.learning_rate}.")
+    if not 0 <= options.weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0 and finite: got {options.weight_decay}.")
+    if options.warmup_epochs >= options.epochs:
+        raise ValueError(
+            f"warmup_epochs must be below epochs={options.epochs}: got {options.warmup_epochs}."
+        )
+
+
+def learning_rate_schedule(options: TrainingOptions, steps_per_epoch: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step.
+
+    It rises linearly from 0 at step 0 to `learning_rate` at the end of the warm-up, and falls along
+    half a cosine (Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5) to 0 after the last step.
+    """
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=options.learning_rate,
+        warmup_steps=options.warmup_epochs * steps_per_epoch,
+        decay_steps=options.epochs * steps_per_epoch,
+    )
+
+
+def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Return stochastic gradient descent with Nesterov momentum, weight decay and schedule."""
+
+    def is_weight(params: Params) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+    return optax.chain(
+        optax.add_decayed_weights(options.weight_decay, mask=is_weight),
+        optax.sgd(
+            learning_rate_schedule(options, steps_per_epoch), options.momentum, nesterov=True
+        ),
+    )

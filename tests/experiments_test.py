@@ -1,0 +1,136 @@
+"""Every experiment runs with small flags, leaves what it promises, resumes, and fails in one line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jaxnas.runs import ScoreStore
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    *("--channels=2", "--cells=1", "--batch_size=4", "--image_size=8"),
+    "--proxies=mgm,gradient_values,layer_balance",
+]
+SIZES = {"knas_nasbench201": ["--num_candidates=6", "--k=2"], "correlations": ["--num_archs=6"]}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return f"--compilation_cache={tmp_path_factory.mktemp('xla')}"
+
+
+def _command(name, output_dir, *arguments):
+    return [sys.executable, "-m", f"experiments.{name}", f"--output_dir={output_dir}", *arguments]
+
+
+def _run(name, output_dir, *arguments):
+    return subprocess.run(
+        _command(name, output_dir, *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _table(folder):
+    with ScoreStore(folder / "scores.sqlite") as store:
+        return store.frame()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_experiment(name, tmp_path, cache):
+    first = _run(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2", cache)
+    assert first.returncode == 0, first.stderr
+    assert "#params" in first.stdout
+    assert "random" in first.stdout
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert list(tmp_path.glob("*.png"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert not any(isinstance(value, dict | list) for value in summary.values())
+    assert summary["option_num_seeds"] == 2
+    assert {"version_jax", "cpu_seconds", "peak_memory_bytes", "energy_kwh"} <= summary.keys()
+    table = _table(tmp_path)
+    assert len(table) == 6 * 2 * 3
+
+    again = _run(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2", cache)
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(_table(tmp_path), table, check_exact=True)
+    figures = {key: value for key, value in summary.items() if key.startswith("spearman")}
+    assert figures
+    assert figures.items() <= json.loads((tmp_path / "summary.json").read_text()).items()
+
+
+def test_training_as_the_fine_step(tmp_path, cache):
+    sizes = ["--num_candidates=3", "--k=1", "--fine_step=train", "--epochs=1"]
+    run = _run("knas_nasbench201", tmp_path, *SMALL, *sizes, cache)
+    assert run.returncode == 0, run.stderr
+    assert list((tmp_path / "training").iterdir())
+
+
+def test_killed_three_times(tmp_path, cache):
+    arguments = [*SMALL, "--num_archs=60", "--num_seeds=3", cache]
+    undisturbed = _run("correlations", tmp_path / "undisturbed", *arguments)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    whole = _table(tmp_path / "undisturbed")
+    folder = tmp_path / "killed"
+    for _ in range(3):
+        before = len(_table(folder)) if (folder / "scores.sqlite").exists() else 0
+        process = subprocess.Popen(
+            _command("correlations", folder, *arguments),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait_for_progress(process, folder, before)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(_table(folder)) <= len(whole)
+    last = _run("correlations", folder, *arguments)
+    assert last.returncode == 0, last.stderr
+    pd.testing.assert_frame_equal(_table(folder), whole, check_exact=True)
+
+
+def _wait_for_progress(process, folder, before):
+    """Wait until there are more rows than `before`, or until the process ends by itself."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "scores.sqlite").exists() and len(_table(folder)) > before:
+            return
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("knas_nasbench201", ["--num_candidates=3", "--k=4"], "got k=4 with 3 candidates"),
+        ("knas_nasbench201", ["--proxies=nothing"], "Unknown proxy 'nothing'"),
+        ("correlations", ["--dataset=cifar10:/nowhere"], "/nowhere"),
+        ("correlations", ["--dataset=cinic"], "data set must be one of"),
+        ("correlations", ["--batch_size=100000"], "100000"),
+        ("correlations", ["--image_size=10"], "divisible by 4"),
+        ("correlations", ["--output_dir=/proc/nowhere"], "/proc/nowhere"),
+        ("correlations", ["--norm=layer"], "--norm"),
+        ("correlations", ["--num_archs=20000"], "num_archs"),
+        ("correlations", ["stray"], "stray"),
+    ],
+)
+def test_wrong_input(name, arguments, message, tmp_path, cache):
+    run = _run(name, tmp_path, *SMALL, *SIZES[name], *arguments, cache)
+    assert run.returncode != 0
+    assert message in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_corrupt_store(tmp_path, cache):
+    (tmp_path / "scores.sqlite").write_bytes(b"not a database" * 100)
+    run = _run("correlations", tmp_path, *SMALL, *SIZES["correlations"], cache)
+    assert run.returncode != 0
+    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in run.stderr

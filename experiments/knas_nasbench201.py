@@ -37,6 +37,8 @@ _FINE_STEP = flags.DEFINE_enum(
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Of --fine_step=train.", lower_bound=1)
 _RANDOM_DRAWS = 1000
 
+flags.adopt_module_key_flags(common)  # so that --help shows them
+
 
 def main() -> None:
     """Search and report."""

@@ -27,7 +27,11 @@ MAX_BYTES = 2**28
 
 def outputs(apply_fn: ApplyFn, params: Params, inputs: Array) -> Outputs:
     """Return `Outputs`, also from a network that gives bare logits `[B, K]`."""
-    result = apply_fn(params, inputs)
+    return as_outputs(apply_fn(params, inputs))
+
+
+def as_outputs(result: Outputs | Array) -> Outputs:
+    """Return what a network gave as `Outputs`, be it bare logits."""
     return result if isinstance(result, Outputs) else Outputs(result)
 
 

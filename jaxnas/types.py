@@ -87,8 +87,8 @@ class SearchSpace(NamedTuple):
             traced one reads them all and switches inside the compiled program.
         to_string: the space's own notation of a concrete architecture.
         from_string: its inverse; raises `ValueError` for anything else.
-        is_connected: whether a gradient can pass from the output to the input; for one concrete
-            architecture.
+        is_connected: whether a gradient can pass from the output to the input; of one architecture,
+            concrete or traced.
         num_params: exact number of trainable parameters of a concrete architecture.
         options: everything else that determines a score (width, depth, normalisation, ...).
     """
@@ -99,7 +99,7 @@ class SearchSpace(NamedTuple):
     bind: Callable[[ArrayLike, Params], tuple[Network, Params]]
     to_string: Callable[[ArrayLike], str]
     from_string: Callable[[str], Any]
-    is_connected: Callable[[ArrayLike], bool]
+    is_connected: Callable[[ArrayLike], ArrayLike]
     num_params: Callable[[ArrayLike], int]
     options: Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnas.training.evaluation import as_outputs
+from jaxnas.gradients import as_outputs
 from jaxnas.training.options import TrainingOptions, make_optimizer
 from jaxnas.types import ApplyFn, Array, Params
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnas.gradients import as_outputs
 from jaxnas.types import Array, Outputs, Params
 
 EvalFn = Callable[[Params, Any, Array], Outputs | Array]
@@ -67,8 +68,3 @@ def _count_correct(
         return jnp.sum((logits.argmax(-1) == labels[present]) & (chosen < count))
 
     return jax.lax.map(correct, positions).sum()
-
-
-def as_outputs(outputs: Any) -> Outputs:
-    """Return `outputs`, or bare logits `[B, K]` as `Outputs`."""
-    return outputs if isinstance(outputs, Outputs) else Outputs(outputs)

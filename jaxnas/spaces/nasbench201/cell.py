@@ -7,8 +7,10 @@ Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXi
 
 import functools
 import itertools
+import operator
 import random
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -64,12 +66,34 @@ def isomorphism_class(arch: ArrayLike) -> str:
     The published notion: skip connections vanish, cut edges stay as `#`, terms of a sum are sorted.
     It separates some cells that are the same function (`#` terms, nested sums).
     """
-    return _expression(one(arch), keep_cut_edges=True)
+    decisions = one(arch)
+    nodes = ["0"]
+    for target in range(1, NUM_NODES):
+        terms = []
+        for decision, (source, into) in zip(decisions, EDGES, strict=True):
+            if into != target:
+                continue
+            if decision == NONE or nodes[source] == "#":
+                terms.append("#")
+            elif decision == SKIP_CONNECT:
+                terms.append(nodes[source])
+            else:
+                terms.append(f"({nodes[source]})@{OPERATIONS[decision]}")
+        nodes.append("+".join(sorted(terms)))
+    return nodes[-1]
 
 
-def is_connected(arch: ArrayLike) -> bool:
-    """Return whether the output depends on the input; not so for 341 of the 15,625 cells."""
-    return _expression(one(arch), keep_cut_edges=False) != "#"
+def is_connected(arch: ArrayLike) -> ArrayLike:
+    """Return whether the output depends on the input; not so for 341 of the 15,625 cells.
+
+    Works on a traced architecture too, and gives a traced `bool[]` then.
+    """
+    present = (arch if isinstance(arch, jax.Array) else np.asarray(one(arch))) != NONE
+    fed = [present[0] | True]
+    for target in range(1, NUM_NODES):
+        edges = [(edge, source) for edge, (source, into) in enumerate(EDGES) if into == target]
+        fed.append(functools.reduce(operator.or_, (present[e] & fed[s] for e, s in edges)))
+    return fed[-1]
 
 
 @functools.cache
@@ -139,25 +163,6 @@ def num_macs(
 
 def _conv_norm(size: int, inputs: int, outputs: int) -> int:
     return size**2 * inputs * outputs + 2 * outputs
-
-
-def _expression(decisions: tuple[int, ...], *, keep_cut_edges: bool) -> str:
-    nodes = ["0"]
-    for target in range(1, NUM_NODES):
-        terms = []
-        for decision, (source, into) in zip(decisions, EDGES, strict=True):
-            if into != target:
-                continue
-            if decision == NONE or nodes[source] == "#":
-                terms.append("#")
-            elif decision == SKIP_CONNECT:
-                terms.append(nodes[source])
-            else:
-                terms.append(f"({nodes[source]})@{OPERATIONS[decision]}")
-        if not keep_cut_edges:
-            terms = [term for term in terms if term != "#"] or ["#"]
-        nodes.append("+".join(sorted(terms)))
-    return nodes[-1]
 
 
 @functools.cache

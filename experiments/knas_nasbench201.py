@@ -19,10 +19,9 @@ from experiments import common
 from experiments.fine_step import Trainer, from_table
 from jaxnas import pool, proxies
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
-from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
-from jaxnas.search import sample_distinct, two_step
+from jaxnas.search import TwoStepResult, sample_distinct, two_step
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.training import TrainingOptions
 from jaxnas.types import ScoreFn
@@ -36,6 +35,11 @@ _FINE_STEP = flags.DEFINE_enum(
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Of --fine_step=train.", lower_bound=1)
 _RANDOM_DRAWS = 1000
+_TEST_COLUMNS = {
+    "cifar10": "C10 test %",
+    "cifar100": "C100 test %",
+    "imagenet16-120": "IN16 test %",
+}
 
 flags.adopt_module_key_flags(common)  # so that --help shows them
 
@@ -77,20 +81,27 @@ def _searches(
     rows = []
     for name, coarse in {**{n: scored.mean(n) for n in names}, "#params": params}.items():
         result = two_step(archs, coarse, fine_fn, _K.value)
-        rows.append({"kept by": name, **_outcome(benchmark, archs[result.kept], result.arch)})
-        rows[-1]["fine score %"] = float(result.fine_scores.max())
+        rows.append({"kept by": name, **_outcome(benchmark, archs, result)})
     rows.append(_random_row(benchmark, archs, fine_fn))
     return pd.DataFrame(rows)
 
 
-def _outcome(benchmark: TabularBenchmark, kept: np.ndarray, winner: np.ndarray) -> dict[str, Any]:
-    """Return what a search found; simulated seconds are those of 12 epochs of each kept one."""
+def _outcome(
+    benchmark: TabularBenchmark, archs: np.ndarray, result: TwoStepResult
+) -> dict[str, Any]:
+    """Return what a search found; GPU seconds are those of 12 epochs of each kept candidate."""
+    kept = archs[result.kept]
     return {
-        "winner": cell.to_string(winner),
-        **{f"{data} test %": float(benchmark.accuracy(winner, data)) for data in DATASETS},
-        "mean of kept, cifar10 %": float(benchmark.accuracy(kept, "cifar10").mean()),
-        "simulated GPU s": float(benchmark.seconds(kept).sum()),
+        **_test_accuracies(benchmark, result.arch),
+        "mean of kept C10 %": float(benchmark.accuracy(kept, "cifar10").mean()),
+        "fine score %": float(result.fine_scores.max()),
+        "GPU s": float(benchmark.seconds(kept).sum()),
+        "winner": cell.to_string(result.arch),
     }
+
+
+def _test_accuracies(benchmark: TabularBenchmark, arch: np.ndarray) -> dict[str, float]:
+    return {label: float(benchmark.accuracy(arch, data)) for data, label in _TEST_COLUMNS.items()}
 
 
 def _random_row(benchmark: TabularBenchmark, archs: np.ndarray, fine_fn: ScoreFn) -> dict[str, Any]:
@@ -100,13 +111,12 @@ def _random_row(benchmark: TabularBenchmark, archs: np.ndarray, fine_fn: ScoreFn
     outcomes = []
     for _ in range(draws):
         result = two_step(archs, rng.permutation(len(archs)), fine_fn, _K.value)
-        outcome = _outcome(benchmark, archs[result.kept], result.arch)
-        outcomes.append(outcome | {"fine score %": float(result.fine_scores.max())})
+        outcomes.append(_outcome(benchmark, archs, result))
     frame = pd.DataFrame(outcomes).drop(columns="winner")
-    spread = frame["cifar10 test %"].std(ddof=0)
-    label = f"{draws} draws, cifar10 sd {spread:.2f}" if draws > 1 else outcomes[0]["winner"]
+    spread = frame["C10 test %"].std(ddof=0)
+    label = f"{draws} draws, C10 sd {spread:.2f}" if draws > 1 else outcomes[0]["winner"]
     means = {str(name): float(value) for name, value in frame.mean().items()}
-    return {"kept by": "random", "winner": label, **means}
+    return {"kept by": "random", **means, "winner": label}
 
 
 def _report(
@@ -172,14 +182,14 @@ def _report(
             "Cost",
             f"Scoring took {scored.cpu_seconds:.0f} CPU seconds for {len(archs)} networks "
             f"({scored.cpu_seconds / len(archs):.2f} each, compilation included); validating the "
-            f"kept {_K.value} would take {winner['simulated GPU s']:.0f} GPU seconds.",
+            f"kept {_K.value} would take {winner['GPU s']:.0f} GPU seconds.",
         ),
     ]
     report = Report(f"KNAS: {chosen} on NAS-Bench-201", common.describe(), parts)
     summary = {
-        f"{row['kept by']}_{data}_test": row[f"{data} test %"]
+        f"{row['kept by']}_{data}_test": row[label]
         for _, row in searches.iterrows()
-        for data in DATASETS
+        for data, label in _TEST_COLUMNS.items()
     }
     summary |= {f"spearman_{row['score']}": row["spearman"] for _, row in correlations.iterrows()}
     return report, summary | {
@@ -191,11 +201,11 @@ def _report(
 
 def _verdict(searches: pd.DataFrame) -> str:
     """Return in words whether the score beat its controls."""
-    by_name = searches.set_index("kept by")["cifar10 test %"]
+    by_name = searches.set_index("kept by")["C10 test %"]
     found = searches.iloc[0]
     return (
         f"{found['kept by']} finds {found['winner']}: {by_name.iloc[0]:.2f} % on CIFAR-10, "
-        f"{found['cifar100 test %']:.2f} % on CIFAR-100, {found['imagenet16-120 test %']:.2f} % on "
+        f"{found['C100 test %']:.2f} % on CIFAR-100, {found['IN16 test %']:.2f} % on "
         f"ImageNet16-120. Against the controls with the same fine step on CIFAR-10: "
         f"{by_name.iloc[0] - by_name['random']:+.2f} points to random, "
         f"{by_name.iloc[0] - by_name['#params']:+.2f} to #params."
@@ -208,15 +218,13 @@ def _ranking(
     rows = []
     for rank, position in enumerate(order[: _K.value], 1):
         arch = archs[position]
-        row: dict[str, Any] = {"rank": rank, "cell": _drawing(arch), "string": cell.to_string(arch)}
+        row: dict[str, Any] = {"rank": rank, "cell": _drawing(arch)}
         row[_PROXY.value] = scored.mean(_PROXY.value)[position]
         if len(scored.scores[_PROXY.value]) > 1:
             row["sd"] = scored.sd(_PROXY.value)[position]
         row["params"] = cell.num_params(arch)
         row["12-epoch valid %"] = float(benchmark.accuracy(arch, "cifar10", "valid_12ep"))
-        for data in DATASETS:
-            row[f"{data} test %"] = float(benchmark.accuracy(arch, data))
-        rows.append(row)
+        rows.append(row | _test_accuracies(benchmark, arch) | {"string": cell.to_string(arch)})
     return pd.DataFrame(rows)
 
 

@@ -7,10 +7,11 @@ from absl import app, flags, logging
 
 def launch(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; wrong input ends the process with one line and status 1."""
-    # JAX says through absl which accelerators are not there: nothing that a user asked for.
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
 
     def guarded(arguments: Sequence[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            # JAX logs which accelerators are not there: nothing that a user asked for.
+            logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1:
             raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}.")
         try:

@@ -26,6 +26,9 @@ _DATASET = flags.DEFINE_string(
     "dataset", "cifar10-sample", f"Images to score on: {', '.join(datasets.FORMS)}."
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images for each score.", lower_bound=1)
+_CLASS_BALANCED = flags.DEFINE_bool(
+    "class_balanced", True, "As many images of each class, instead of a purely random batch."
+)
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the images in pixels, divisible by 4. [that of the data set]"
 )
@@ -79,11 +82,18 @@ def setting() -> Setting:
     )
 
     def batch(seed: int) -> Batch:
-        return datasets.batch(dataset, _BATCH_SIZE.value, seed=seed, image_size=_IMAGE_SIZE.value)
+        return datasets.batch(
+            dataset,
+            _BATCH_SIZE.value,
+            seed=seed,
+            image_size=_IMAGE_SIZE.value,
+            class_balanced=_CLASS_BALANCED.value,
+        )
 
     context = pool.run_context(
         data=datasets.digest(dataset),
         batch_size=_BATCH_SIZE.value,
+        class_balanced=_CLASS_BALANCED.value,
         image_size=_IMAGE_SIZE.value,
     )
     seeds = tuple(range(_SEED.value, _SEED.value + _NUM_SEEDS.value))
@@ -110,7 +120,8 @@ def describe() -> str:
     size = _IMAGE_SIZE.value or "full"
     return (
         f"NAS-Bench-201 networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
-        f"{_BATCH_SIZE.value} images at {size} size, {_NORM.value} normalisation, "
+        f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images at "
+        f"{size} size, {_NORM.value} normalisation, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
     )
 

@@ -1,6 +1,7 @@
 """jaxnas: training-free neural architecture search in JAX."""
 
-from jaxnas.scoring import score, score_space
+from jaxnas.population import score_fn, score_space
+from jaxnas.scoring import score
 from jaxnas.spaces import nasbench201
 from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
 
@@ -15,5 +16,6 @@ __all__ = [
     "__version__",
     "nasbench201",
     "score",
+    "score_fn",
     "score_space",
 ]

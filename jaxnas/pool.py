@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding, proxies
+from jaxnas.population import score_space
 from jaxnas.runs import ScoreRow, ScoreStore, track
-from jaxnas.scoring import score_space
 from jaxnas.types import Batch, Proxy, SearchSpace
 
 _FLUSH_SECONDS = 2.0

@@ -15,6 +15,9 @@ from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
 __all__ = ["NASBench201", "cell", "nasbench201"]
 
 
+_MOST_CELLS = 30  # the names of the blocks have two digits
+
+
 def nasbench201(
     *,
     channels: int = 16,
@@ -34,6 +37,8 @@ def nasbench201(
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
     """
+    if cells > _MOST_CELLS:
+        raise ValueError(f"cells must be at most {_MOST_CELLS}: got {cells}; 5 is the benchmark's.")
     for name, value, least in (
         ("channels", channels, 1),
         ("cells", cells, 1),

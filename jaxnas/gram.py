@@ -5,6 +5,7 @@ The dtype of the input is kept. Differences of large sums (`offdiagonal_mean`) a
 """
 
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 from jaxnas.types import Array
 
@@ -89,8 +90,7 @@ def condition_number(gram: Array) -> Array:
 def spectral_entropy(gram: Array) -> Array:
     """Return the entropy of the eigenvalues as shares of the trace, in nats; 0 for zeros."""
     values = eigenvalues(gram)
-    shares = values / jnp.where(values.sum() > 0, values.sum(), 1)
-    return -jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0).sum()
+    return entr(values / jnp.where(values.sum() == 0, 1, values.sum())).sum()
 
 
 def effective_rank(gram: Array) -> Array:

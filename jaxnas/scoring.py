@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -53,7 +54,10 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
         ValueError: no example, another number of labels, labels that are not integers `[B]` from 0,
             or inputs that are not finite numbers.
     """
-    inputs, labels = (jax.numpy.asarray(part) for part in batch)
+    inputs, labels = batch
+    if not isinstance(labels, jax.Array):
+        labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
+    inputs = jnp.asarray(inputs)
     if inputs.ndim < 2 or not inputs.shape[0]:
         raise ValueError(f"A batch needs examples [B, ...]: got inputs {inputs.shape}; pass B > 0.")
     if labels.shape != inputs.shape[:1] or labels.dtype.kind not in "iu":
@@ -63,13 +67,17 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
         )
     if int(labels.min()) < 0:
         raise ValueError(f"Labels count from 0: got {int(labels.min())}; shift or drop them.")
-    if inputs.dtype.kind == "f" and not bool(jax.numpy.isfinite(inputs).all()):
+    if int(labels.max()) >= 2**31:
+        raise ValueError(f"Labels are class numbers: got {int(labels.max())}; count from 0.")
+    if inputs.dtype.kind == "f" and not bool(jnp.isfinite(inputs).all()):
         raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
-    return Batch(inputs, labels)
+    return Batch(inputs, jnp.asarray(labels, jnp.int32))
 
 
 def validate_logits(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
     """Raise `ValueError` unless the network gives logits `[B, K]` that the labels fit."""
+    if not jax.tree.leaves(params):
+        raise ValueError("A score needs parameters: got none; pass a pytree of arrays as params.")
     shape = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, batch.inputs)
     logits = shape.logits.shape
     if len(logits) != 2 or logits[0] != batch.labels.size:
@@ -93,7 +101,10 @@ def reduce_scores(chosen: tuple[Proxy, ...], measured: Any) -> np.ndarray:
     """Return the scores in float64: differences and small eigenvalues are lost in float32."""
     with jax.enable_x64(True):
         wide = jax.tree.map(
-            lambda leaf: leaf.astype(np.float64) if leaf.dtype.kind == "f" else leaf, measured
+            lambda leaf: (
+                leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            ),
+            measured,
         )
         return np.asarray(_reduce_wide(chosen, wide))
 
@@ -102,7 +113,7 @@ def reduce_scores(chosen: tuple[Proxy, ...], measured: Any) -> np.ndarray:
 def _reduce_wide(chosen: tuple[Proxy, ...], measured: Any) -> Array:
     by_measure = dict(zip(measures_of(chosen), measured, strict=True))
     scores = [proxy.reduce(by_measure[proxy.measure]) for proxy in chosen]
-    return jax.numpy.stack([jax.numpy.asarray(own, jax.numpy.float64) for own in scores])
+    return jnp.stack([jnp.asarray(own, jnp.float64) for own in scores])
 
 
 def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:

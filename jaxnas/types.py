@@ -33,7 +33,8 @@ class Outputs(NamedTuple):
     Attributes:
         logits: `[B, K]`, before any softmax.
         features: `[B, F]`, the input of the classifier, or None.
-        statistics: a pytree of the batch statistics of the normalisation layers, or ().
+        statistics: a pytree of the batch statistics of the normalisation layers, or (); no
+            gradient passes through it.
     """
 
     logits: Array

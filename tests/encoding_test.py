@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,9 +90,8 @@ def test_codes_of_the_largest_space():
     ],
 )
 def test_bad_architectures(function, archs, words):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, words))):
         function(archs, CHOICES)
-    assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize("codes", [-1, 24, [0, 24], [-1, 3], 1.0, [True], "0"])

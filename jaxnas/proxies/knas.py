@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 from jaxnas import gram
 from jaxnas.kernels.empirical import TensorGrams
@@ -163,7 +164,7 @@ def _combine(values: Array, alive: Array, how: Aggregate) -> Array:
 
 def _correlation(grams: TensorGrams, *, pearson: bool, per_tensor: bool) -> Array:
     alive = _alive(jax.vmap(jnp.trace)(grams.gram))
-    products, sums, sizes = grams.gram, grams.coordinate_sum, grams.size
+    products, sums, sizes = grams.gram, grams.coordinate_sum, jnp.where(alive, grams.size, 0)
     if not per_tensor:
         products, sums, sizes = products.sum(0)[None], sums.sum(0)[None], sizes.sum()[None]
     if pearson:
@@ -193,14 +194,17 @@ def _balance(grams: TensorGrams) -> Array:
     traces = jax.vmap(jnp.trace)(grams.gram)
     alive = _alive(traces) & grams.is_weight
     norms = jnp.where(alive, jnp.sqrt(traces), 0)
-    shares = norms / jnp.where(norms.sum() > 0, norms.sum(), 1)
-    entropy = -jnp.where(alive, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0).sum()
-    return or_nothing(entropy, alive)
+    shares = norms / jnp.where(norms.sum() == 0, 1, norms.sum())
+    return or_nothing(entr(shares).sum(), alive)
 
 
 def _alive(traces: Array) -> Array:
-    """Return which tensors a gradient reaches, given their squared gradient norms `[L]`."""
-    return traces > _NEGLIGIBLE * traces.max()
+    """Return which tensors a gradient reaches, given their squared gradient norms `[L]`.
+
+    What is not finite counts as alive, so that the score is not finite either.
+    """
+    finite = jnp.isfinite(traces)
+    return ~finite | (traces > _NEGLIGIBLE * jnp.where(finite, traces, 0).max())
 
 
 def _checked(aggregate: Aggregate) -> Aggregate:

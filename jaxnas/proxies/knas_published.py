@@ -20,7 +20,8 @@ def knas_published(*, aliased: bool = False) -> Proxy:
     `procedure()` keeps the first 50 coordinates of the first 11 tensors with at least 50, and sums
     `(1/n^2) <a - mean(a), b - mean(b)>` over coordinates, where `a` and `b` `[n/2]` are a
     coordinate's gradients in the two halves of the batch: a covariance of unrelated examples after
-    the mean, which MGM measures, is taken out. Its expectation is about zero.
+    the mean, which MGM measures, is taken out. Its expectation is about zero. Differs from the
+    code: a tensor that no gradient reaches is not one of the 11.
 
     Args:
         aliased: on PyTorch before 2.0 all kept slices share the memory of the last example, so that
@@ -32,21 +33,20 @@ def knas_published(*, aliased: bool = False) -> Proxy:
 
 
 def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    """Measure the first 50 coordinates of the first 11 tensors for each example, `[11, B, 50]`."""
+    """Measure the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
     out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     readings = jax.tree_util.tree_leaves_with_path(pullback(cotangent, _first_50))
     kept = [leaf for path, leaf in sorted(readings, key=_registration) if leaf.shape[1] == 50]
     if not kept:
         raise ValueError("knas_published reads tensors of 50 coordinates or more: got none.")
-    return empirical.stack(kept[:11])
+    return empirical.stack(kept)
 
 
 def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
     """Order tensors as PyTorch registers them: by layer, and in it weight, scale, bias."""
-    names = [str(getattr(part, "key", part)) for part in path_and_leaf[0]]
-    order = {"kernel": 0, "scale": 1, "bias": 2}
-    return *names[:-1], order.get(names[-1], 3), names[-1]
+    *layer, name = [str(getattr(part, "key", part)) for part in path_and_leaf[0]] or [""]
+    return layer, {"kernel": 0, "scale": 1, "bias": 2}.get(name, 3), name
 
 
 def _first_50(per_example: Array) -> Array:
@@ -59,7 +59,14 @@ def _first_50(per_example: Array) -> Array:
     return per_example.transpose(0, *axes).reshape(per_example.shape[0], -1)[:, :50]
 
 
+def _first_11(coordinates: Array) -> Array:
+    """Return `[L, B, 50]` with zeros but for the first 11 tensors that a gradient reaches."""
+    alive = (coordinates != 0).any((1, 2))
+    return jnp.where((alive & (jnp.cumsum(alive) <= 11))[:, None, None], coordinates, 0)
+
+
 def _centred_split_half(coordinates: Array) -> Array:
+    coordinates = _first_11(coordinates)
     half = coordinates.shape[1] // 2
     first, second = coordinates[:, :half], coordinates[:, half : 2 * half]
     first = first - first.mean(1, keepdims=True)
@@ -68,9 +75,11 @@ def _centred_split_half(coordinates: Array) -> Array:
 
 
 def _residue(coordinates: Array) -> Array:
+    coordinates = _first_11(coordinates)
     half = coordinates.shape[1] // 2
     last = coordinates[:, -1].astype(jnp.float32)
     total = jax.lax.fori_loop(0, half, lambda _, own: own + last, jnp.zeros_like(last))
-    residue = last - total / jnp.float32(half)
+    # Of a constant divisor XLA makes a factor, which rounds differently.
+    residue = last - total / jax.lax.optimization_barrier(jnp.float32(half))
     square = half * jnp.square(residue.astype(coordinates.dtype)).sum() / coordinates.shape[1] ** 2
     return or_nothing(square, coordinates != 0)

@@ -4,18 +4,15 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
 from jaxnas.spaces import normalization, plans
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.spaces.nasbench201.network import NASBench201
 from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
 
 __all__ = ["NASBench201", "cell", "nasbench201"]
-
-
-_MOST_CELLS = 30  # the names of the blocks have two digits
 
 
 def nasbench201(
@@ -37,28 +34,33 @@ def nasbench201(
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
     """
-    if cells > _MOST_CELLS:
-        raise ValueError(f"cells must be at most {_MOST_CELLS}: got {cells}; 5 is the benchmark's.")
-    for name, value, least in (
-        ("channels", channels, 1),
-        ("cells", cells, 1),
-        ("classes", classes, 2),
+    for name, value, least, most in (
+        ("channels", channels, 1, 2**16),
+        ("cells", cells, 1, 30),  # the names of the blocks have two digits
+        ("classes", classes, 2, 2**31),
     ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}: got {value}; the default is fine.")
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be an integer from {least} to {most}: got {value!r}; "
+                "the default is the benchmark's."
+            )
     module = NASBench201(
         channels=channels, cells=cells, classes=classes, norm=normalization.checked_mode(norm)
     )
 
     def init(key: Array, inputs: Array) -> Params:
         _validate_images(inputs)
-        nothing = plans.StaticArch([cell.NONE] * len(cell.EDGES))
-        return module.init(key, nothing, inputs[:1])["params"]
+        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
     def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, jax.core.Tracer):
+            if arch.shape != (len(cell.EDGES),) or arch.dtype.kind not in "iu":
+                raise ValueError(
+                    f"An architecture of this space is int32[{len(cell.EDGES)}]: got "
+                    f"{arch.dtype}{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
+                )
             return BoundNetwork(module, arch), params
-        decisions = plans.StaticArch(encoding.validate_archs(arch, cell.NUM_CHOICES).tolist())
+        decisions = plans.StaticArch(cell.one(arch))
         return BoundNetwork(module, decisions), _own(decisions, params)
 
     return SearchSpace(
@@ -70,7 +72,11 @@ def nasbench201(
         from_string=cell.from_string,
         is_connected=cell.is_connected,
         num_params=lambda arch: cell.num_params(
-            arch, channels=channels, cells=cells, classes=classes
+            arch,
+            channels=channels,
+            cells=cells,
+            classes=classes,
+            normalised=norm != "none",
         ),
         options={"channels": channels, "cells": cells, "classes": classes, "norm": norm},
     )
@@ -85,14 +91,14 @@ class BoundNetwork:
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        _validate_images(inputs)
+        _validate_images(inputs, params)
         outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)
         assert isinstance(outputs, Outputs)
         return outputs
 
     def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
-        _validate_images(inputs)
+        _validate_images(inputs, params)
         return self.module.per_example_vjp(self.arch, params, inputs)
 
 
@@ -113,9 +119,19 @@ def _own(arch: plans.StaticArch, params: Params) -> Params:
     }
 
 
-def _validate_images(inputs: Array) -> None:
+def _validate_images(inputs: Array, params: Params = None) -> None:
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(
+            f"NAS-Bench-201 reads normalised images: got dtype {inputs.dtype}; "
+            "use datasets.normalize, or convert them to float32."
+        )
     if inputs.ndim != 4 or inputs.shape[1] % 4 or inputs.shape[2] % 4 or not inputs.shape[0]:
         raise ValueError(
             "NAS-Bench-201 reads images [B, H, W, colours] with H and W divisible by 4: "
             f"got shape {inputs.shape}; resize or pad them."
+        )
+    if params is not None and params["00_stem"]["kernel"].shape[2] != inputs.shape[-1]:
+        raise ValueError(
+            f"The parameters are for images of {params['00_stem']['kernel'].shape[2]} colours: got "
+            f"{inputs.shape[-1]}; init them with images like these."
         )

@@ -29,6 +29,7 @@ __all__ = [
     "live_edges",
     "num_macs",
     "num_params",
+    "one",
     "to_string",
 ]
 
@@ -52,7 +53,7 @@ def from_index(position: int) -> np.ndarray:
         ValueError: no such index.
     """
     order = _official_order()
-    if not 0 <= position < len(order):
+    if not isinstance(position, int | np.integer) or not 0 <= position < len(order):
         raise ValueError(
             f"A NAS-Bench-201 index is in [0, {len(order)}): got {position}; "
             "there are 15,625 cells."
@@ -88,7 +89,7 @@ def is_connected(arch: ArrayLike) -> ArrayLike:
 
     Works on a traced architecture too, and gives a traced `bool[]` then.
     """
-    present = (arch if isinstance(arch, jax.Array) else np.asarray(one(arch))) != NONE
+    present = (arch if isinstance(arch, jax.core.Tracer) else np.asarray(one(arch))) != NONE
     fed = [present[0] | True]
     for target in range(1, NUM_NODES):
         edges = [(edge, source) for edge, (source, into) in enumerate(EDGES) if into == target]
@@ -119,7 +120,13 @@ def live_edges(decisions: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def num_params(
-    arch: ArrayLike, *, channels: int = 16, cells: int = 5, classes: int = 10, colours: int = 3
+    arch: ArrayLike,
+    *,
+    channels: int = 16,
+    cells: int = 5,
+    classes: int = 10,
+    colours: int = 3,
+    normalised: bool = True,
 ) -> int:
     """Return the exact number of trainable parameters of the network of `arch`.
 
@@ -127,14 +134,18 @@ def num_params(
     """
     decisions = one(arch)
     widths = (channels, 2 * channels, 4 * channels)
-    total = _conv_norm(3, colours, channels)
+
+    def conv_norm(size: int, inputs: int, outputs: int) -> int:
+        return size**2 * inputs * outputs + 2 * outputs * normalised
+
+    total = conv_norm(3, colours, channels)
     for width in widths:
-        per_cell = {NOR_CONV_1X1: _conv_norm(1, width, width)}
-        per_cell[NOR_CONV_3X3] = _conv_norm(3, width, width)
+        per_cell = {NOR_CONV_1X1: conv_norm(1, width, width)}
+        per_cell[NOR_CONV_3X3] = conv_norm(3, width, width)
         total += cells * sum(per_cell.get(decision, 0) for decision in decisions)
     for narrow, wide in itertools.pairwise(widths):
-        total += _conv_norm(3, narrow, wide) + _conv_norm(3, wide, wide) + narrow * wide
-    return total + 2 * widths[-1] + widths[-1] * classes + classes
+        total += conv_norm(3, narrow, wide) + conv_norm(3, wide, wide) + narrow * wide
+    return total + 2 * widths[-1] * normalised + widths[-1] * classes + classes
 
 
 def num_macs(
@@ -159,10 +170,6 @@ def num_macs(
         if stage:
             total += pixels * (9 * (width // 2) * width + 9 * width**2 + (width // 2) * width)
     return total + (4 * channels + 1) * classes
-
-
-def _conv_norm(size: int, inputs: int, outputs: int) -> int:
-    return size**2 * inputs * outputs + 2 * outputs
 
 
 @functools.cache

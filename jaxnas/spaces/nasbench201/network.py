@@ -5,8 +5,7 @@ and 4C channels. Source: Dong and Yang, ICLR 2020, arXiv 2001.00326, figure 1.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,6 @@ class NASBench201(nn.Module):
     classes: int = 10
     norm: normalization.Mode = "batch"
 
-    @nn.compact
     def __call__(self, arch: Arch, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs of architecture `arch` for `inputs` `[B, H, W, colours]`.
 
@@ -45,11 +43,26 @@ class NASBench201(nn.Module):
             inputs: images; H and W divisible by 4.
             statistics: running statistics (as in `Outputs.statistics`) for the `eval` mode of a
                 `StaticArch`; mean 0 and variance 1 if None.
+
+        Raises:
+            ValueError: `statistics` in another mode, or for a traced architecture.
         """
         if self.is_initializing():
-            for name, init in self._inits(inputs.shape[-1]):
-                self.param(name, init)
+            self.declare(inputs.shape[-1], inputs.dtype)
+        if statistics is not None and not (
+            self.norm == "eval" and isinstance(arch, plans.StaticArch)
+        ):
+            raise ValueError(
+                "Running statistics belong to one trained network in eval mode: got them in mode "
+                f"{self.norm!r} for a {type(arch).__name__}; bind a concrete architecture."
+            )
         return _network(self._wiring(), arch, self.variables["params"], inputs, statistics)
+
+    @nn.compact
+    def declare(self, colours: int, dtype: jnp.dtype) -> None:
+        """Declare the parameters of all operations, for images of so many colours."""
+        for name, block in self._parameters(colours).items():
+            self.param(name, functools.partial(parameters.initialise, block, dtype))
 
     def per_example_vjp(
         self, arch: Arch, params: Params, inputs: Array
@@ -73,25 +86,25 @@ class NASBench201(nn.Module):
     def _wiring(self) -> "_Wiring":
         return _Wiring(self.cells, self.norm)
 
-    def _inits(self, colours: int) -> Iterator[tuple[str, Callable[[Array], Params]]]:
-        """Yield the name and the initialiser of each block's parameters."""
-        widths = (self.channels, 2 * self.channels, 4 * self.channels)
-        normalised = self.norm != "none"
-        reductions = itertools.pairwise(widths)
-        stage = 0
+    def _parameters(self, colours: int) -> dict[str, parameters.Block]:
+        """Return the parameter tensors of each block, by name."""
+        width, normalised = self.channels, self.norm != "none"
+        blocks_by_name = {}
         for name in _names(self.cells):
             kind = name[3:]
             if kind == "stem":
-                yield name, functools.partial(parameters.conv, (3, colours, widths[0]), normalised)
+                block = parameters.conv(3, colours, width, normalised)
             elif kind == "cell":
-                yield name, functools.partial(parameters.cell, widths[stage], normalised)
+                block = parameters.cell(width, normalised)
             elif kind == "reduction":
-                stage += 1
-                yield name, functools.partial(parameters.reduction, *next(reductions), normalised)
+                block = parameters.reduction(width, 2 * width, normalised)
+                width *= 2
             elif kind == "norm":
-                yield name, functools.partial(parameters.norm, widths[-1], normalised)
+                block = parameters.norm(width, normalised)
             else:
-                yield name, functools.partial(parameters.linear, widths[-1], self.classes)
+                block = parameters.linear(width, self.classes)
+            blocks_by_name[name] = block
+        return blocks_by_name
 
 
 class _Wiring(NamedTuple):

@@ -1,0 +1,295 @@
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from jaxnas import Batch, Outputs, gradients
+
+COUNT, FEATURES, CLASSES = 4, 5, 3
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.normal(size=(COUNT, FEATURES)), float)
+    return Batch(inputs, jnp.array([0, 2, 1, 2]))
+
+
+def _plain_params():
+    rng = np.random.default_rng(1)
+    return {
+        "first": jnp.asarray(rng.normal(size=(FEATURES, 6)), float),
+        "second": jnp.asarray(rng.normal(size=(6, CLASSES)), float),
+        "shift": jnp.asarray(rng.normal(size=CLASSES), float),
+    }
+
+
+def _plain(params, inputs):
+    return jnp.tanh(inputs @ params["first"]) @ params["second"] + params["shift"][None]
+
+
+class _Linen(nn.Module):
+    widths: list[int]
+
+    @nn.compact
+    def __call__(self, inputs):
+        for width in self.widths:
+            inputs = nn.tanh(nn.Dense(width)(inputs))
+        return nn.Dense(CLASSES)(inputs)
+
+
+class _NNX(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(FEATURES, 6, rngs=rngs)
+        self.classifier = nnx.Linear(6, CLASSES, rngs=rngs)
+
+    def __call__(self, inputs):
+        return self.classifier(nnx.tanh(self.hidden(inputs)))
+
+
+def _linen():
+    model = _Linen([4])
+    return model.apply, model.init(jax.random.key(0), jnp.ones((1, FEATURES)))
+
+
+def _linen_in_a_lambda():
+    model = _Linen([6])
+    params = model.init(jax.random.key(0), jnp.ones((1, FEATURES)))["params"]
+    return lambda params, inputs: model.apply({"params": params}, inputs), params
+
+
+def _nnx():
+    graph, params = nnx.split(_NNX(nnx.Rngs(0)))
+    return lambda params, inputs: nnx.merge(graph, params)(inputs), params
+
+
+def _equinox():
+    model = eqx.nn.MLP(FEATURES, CLASSES, 6, 1, key=jax.random.key(0))
+    params, rest = eqx.partition(model, eqx.is_array)
+    return lambda params, inputs: jax.vmap(eqx.combine(params, rest))(inputs), params
+
+
+def _plain_jax():
+    return _plain, _plain_params()
+
+
+NETWORKS = [_linen, _linen_in_a_lambda, _nnx, _equinox, _plain_jax]
+
+
+def _loss(apply_fn, params, batch):
+    """The summed cross-entropy, from its definition."""
+    logits = apply_fn(params, batch.inputs)
+    chosen = logits[jnp.arange(batch.labels.size), batch.labels]
+    return (jax.scipy.special.logsumexp(logits, axis=1) - chosen).sum()
+
+
+def _looped(apply_fn, params, batch):
+    """The gradient of each example, one after the other."""
+    grad = jax.jit(jax.grad(functools.partial(_loss, apply_fn)))
+    single = [
+        grad(params, Batch(batch.inputs[i : i + 1], batch.labels[i : i + 1]))
+        for i in range(batch.labels.size)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *single)
+
+
+def _assert_trees_close(actual, expected, **tolerance):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for own, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(own, other, **tolerance)
+
+
+def _keep(per_example):
+    return per_example
+
+
+def _read_sizes(per_example):
+    return {"norms": jnp.square(per_example).sum(tuple(range(1, per_example.ndim)))}
+
+
+def test_cross_entropy_by_hand():
+    # softmax(0, ln 3) = (1/4, 3/4).
+    logits, labels = jnp.log(jnp.array([[1.0, 3], [1, 3]])), jnp.array([1, 0])
+    losses = gradients.cross_entropy(logits, labels)
+    np.testing.assert_allclose(losses, [np.log(4 / 3), np.log(4)], rtol=1e-6)
+    cotangent = gradients.cross_entropy_cotangent(logits, labels)
+    np.testing.assert_allclose(cotangent, [[0.25, -0.25], [-0.75, 0.75]], rtol=1e-6)
+
+
+def test_cross_entropy_of_large_logits():
+    logits = jnp.array([[1e4, 0.0]])
+    np.testing.assert_allclose(gradients.cross_entropy(logits, jnp.array([1])), [1e4])
+
+
+def test_outputs_of_bare_logits_and_of_more(batch):
+    params = _plain_params()
+    bare = gradients.outputs(_plain, params, batch.inputs)
+    assert bare.features is None
+    more = gradients.outputs(lambda p, x: Outputs(_plain(p, x), x), params, batch.inputs)
+    np.testing.assert_array_equal(more.logits, bare.logits)
+    np.testing.assert_array_equal(more.features, batch.inputs)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_per_example_gradients_are_those_of_a_loop(network, batch):
+    apply_fn, params = network()
+    expected = _looped(apply_fn, params, batch)
+    vmapped = jax.jit(functools.partial(gradients.per_example_gradients, apply_fn))(params, batch)
+    _assert_trees_close(vmapped, expected, rtol=1e-4, atol=1e-6)
+    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
+    np.testing.assert_allclose(out.logits, apply_fn(params, batch.inputs), rtol=1e-4, atol=1e-6)
+    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    _assert_trees_close(pullback(cotangent, _keep), expected, rtol=1e-4, atol=1e-6)
+    mean = jax.jit(functools.partial(gradients.loss_gradient, apply_fn))(params, batch)
+    means = jax.tree.map(lambda own: own.mean(0), expected)
+    _assert_trees_close(mean, means, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_by_hand():
+    # Linear, logits (0, 0): the gradient of example x is x (softmax - one-hot).
+    params = {"w": jnp.zeros((2, 2))}
+    batch = Batch(jnp.array([[1.0, 2], [4, 0]]), jnp.array([0, 1]))
+    expected = [[[-0.5, 0.5], [-1, 1]], [[2, -2], [0, 0]]]
+    own = gradients.per_example_gradients(_linear, params, batch)
+    np.testing.assert_allclose(own["w"], expected, rtol=1e-6)
+    mean = gradients.loss_gradient(_linear, params, batch)
+    np.testing.assert_allclose(mean["w"], [[0.75, -0.75], [-0.5, 0.5]], rtol=1e-6)
+
+
+def _linear(params, inputs):
+    return inputs @ params["w"]
+
+
+def test_a_jacobian_by_hand():
+    # d (x w)_k / d w_ij = x_i if j = k.
+    params = {"w": jnp.ones((2, 2))}
+    jacobian = gradients.jacobian(_linear, params, jnp.array([[3.0, 5]]))
+    np.testing.assert_array_equal(jacobian["w"], [[[[3, 0], [5, 0]], [[0, 3], [0, 5]]]])
+
+
+def test_the_jacobian_is_that_of_forward_differentiation(batch):
+    with jax.enable_x64(True):
+        params = _plain_params()
+        own = jax.jit(functools.partial(gradients.jacobian, _plain))(params, batch.inputs)
+        forward = jax.jit(jax.jacfwd(_plain))(params, batch.inputs)
+        _assert_trees_close(own, forward, rtol=1e-10, atol=1e-12)
+
+
+def test_the_jacobian_is_that_of_finite_differences(batch):
+    with jax.enable_x64(True):
+        params, step = _plain_params(), 1e-5
+        network = functools.partial(gradients.jacobian, lambda p, x: Outputs(_plain(p, x)))
+        own = jax.jit(network)(params, batch.inputs)
+        for name, position in {"first": (2, 3), "second": (1, 0), "shift": (2,)}.items():
+            moved = [
+                _plain(params | {name: params[name].at[position].add(own_step)}, batch.inputs)
+                for own_step in (step, -step)
+            ]
+            difference = (moved[0] - moved[1]) / (2 * step)
+            np.testing.assert_allclose(own[name][:, :, *position], difference, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "groups", "reading"),
+    [
+        (1, 3, _keep),  # each of the three tensors alone
+        (COUNT * 8 * 36, 2, _keep),  # 30 coordinates; then 18 + 3: float64, of each example
+        (COUNT * 8 * 50, 2, _read_sizes),
+        (COUNT * 8 * 51, 1, _read_sizes),
+        (gradients.MAX_BYTES, 1, _keep),
+    ],
+)
+def test_bounded_memory_changes_no_number(batch, max_bytes, groups, reading):
+    traced = []
+
+    def counted(params, inputs):
+        traced.append(None)
+        return _plain(params, inputs)
+
+    with jax.enable_x64(True):
+        params = _plain_params()
+        out, pullback = gradients.per_example_vjp(
+            counted, params, batch.inputs, max_bytes=max_bytes
+        )
+        readings = pullback(gradients.cross_entropy_cotangent(out.logits, batch.labels), reading)
+        assert len(traced) == 1 + groups
+        looped = _looped(_plain, params, batch)
+        _assert_trees_close(readings, jax.tree.map(reading, looped), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("max_bytes", [1, gradients.MAX_BYTES])
+def test_no_reading_is_the_ordinary_gradient(batch, max_bytes):
+    with jax.enable_x64(True):
+        params = _plain_params()
+        cotangent = jnp.asarray(np.random.default_rng(2).normal(size=(COUNT, CLASSES)))
+        pullback = gradients.per_example_vjp(_plain, params, batch.inputs, max_bytes=max_bytes)[1]
+        expected = jax.grad(lambda params: (_plain(params, batch.inputs) * cotangent).sum())(params)
+        _assert_trees_close(pullback(cotangent, None), expected, rtol=1e-12, atol=1e-14)
+
+
+@dataclasses.dataclass
+class _Unhashable:
+    factor: float
+
+    def __call__(self, params, inputs):
+        return self.factor * _plain(params, inputs)
+
+
+def test_a_network_that_cannot_be_hashed(batch):
+    network, params = _Unhashable(2.0), _plain_params()
+    with pytest.raises(TypeError):
+        hash(network)
+    out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
+    np.testing.assert_allclose(out.logits, 2 * _plain(params, batch.inputs), rtol=1e-5)
+    network.factor = 3.0  # must not be mistaken for what it was
+    again = gradients.per_example_vjp(network, params, batch.inputs)[0]
+    np.testing.assert_allclose(again.logits, 3 * _plain(params, batch.inputs), rtol=1e-5)
+    readings = pullback(jnp.ones((COUNT, CLASSES)), _keep)
+    np.testing.assert_allclose(readings["shift"], np.full((COUNT, CLASSES), 3), rtol=1e-6)
+
+
+class _OwnPass:
+    """A network with a backward pass of its own: a factor of 7, to be recognised."""
+
+    def __call__(self, params, inputs):
+        return _plain(params, inputs)
+
+    def per_example_vjp(self, params, inputs):
+        def pullback(cotangent, reading):
+            assert reading is None or reading is _keep
+            return {"cotangent": 7 * cotangent}
+
+        return Outputs(_plain(params, inputs)), pullback
+
+
+def test_a_backward_pass_of_ones_own_is_used(batch):
+    params = _plain_params()
+    out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs)
+    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    np.testing.assert_array_equal(pullback(cotangent, _keep)["cotangent"], 7 * cotangent)
+    own = gradients.loss_gradient(_OwnPass(), params, batch)
+    np.testing.assert_allclose(own["cotangent"], 7 * cotangent / COUNT, rtol=1e-6)
+
+
+@pytest.mark.parametrize("max_bytes", [0, -5])
+def test_no_memory_is_refused(batch, max_bytes):
+    with pytest.raises(ValueError, match=rf"^max_bytes must be positive: got {max_bytes}; .*\.$"):
+        gradients.per_example_vjp(_plain, _plain_params(), batch.inputs, max_bytes=max_bytes)
+
+
+def test_everything_works_inside_jit(batch):
+    params = _plain_params()
+
+    @jax.jit
+    def norms(params, batch):
+        out, pullback = gradients.per_example_vjp(_plain, params, batch.inputs)
+        return pullback(gradients.cross_entropy_cotangent(out.logits, batch.labels), _read_sizes)
+
+    expected = jax.tree.map(_read_sizes, _looped(_plain, params, batch))
+    _assert_trees_close(norms(params, batch), expected, rtol=1e-4)

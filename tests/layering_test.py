@@ -1,0 +1,209 @@
+"""The floors of jaxnas: who may import whom, held by reading the imports of every module.
+
+A module sees the floors below its own and the rest of its own package, never a neighbour.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import jaxnas
+
+FLOORS = {
+    0: ("types", "encoding", "gram", "correlation"),  # mathematics on arrays
+    1: ("gradients",),  # of a batch and of each example
+    2: ("kernels", "benchmarks", "datasets", "training"),  # do not see each other
+    3: ("proxies", "spaces", "search", "runs"),  # wings; do not see each other
+    # Join the wings; see everything.
+    4: ("scoring", "population", "pool", "launch", "__init__", "__main__"),
+}
+
+# Those that see less of jaxnas than their floor would let them.
+NARROW = {
+    "types": (),
+    "encoding": ("types",),
+    "gram": ("types",),
+    "correlation": ("types",),
+    "runs": ("types", "correlation"),
+}
+
+# What floor 0 may import besides jaxnas and the standard library.
+FLOOR_0_PACKAGES = ("jax", "numpy", "scipy", "chex")
+
+# Packages with a door: they are imported here and nowhere else.
+DOORS = {
+    "absl": ("launch", "__main__"),
+    "codecarbon": ("runs",),
+    "flax": ("spaces",),
+    "matplotlib": ("runs",),
+    "neural_tangents": ("kernels._neural_tangents",),
+    "optax": ("training",),
+    "orbax": ("training",),
+    "pandas": ("runs", "__main__"),
+    "pickle": ("datasets.restricted",),
+    "sklearn": ("datasets",),
+    "sqlite3": ("runs",),
+    "tensorflow": (),
+    "tensorflow_datasets": ("datasets",),
+    "tqdm": ("runs",),
+}
+
+# Extras: imported inside the function that needs them, so that jaxnas works without.
+LAZY = ("codecarbon", "sklearn", "tensorflow_datasets")
+
+# What `import jaxnas` must not drag in.
+NOT_AT_IMPORT = ("tensorflow", "pandas", "matplotlib", "orbax", "neural_tangents", *LAZY)
+
+MAX_LINES = 320
+
+ROOT = Path(jaxnas.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
+}
+FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units}
+
+
+IMPORTERS = ("importlib.import_module", "import_module", "__import__")
+
+
+class Import(NamedTuple):
+    name: str
+    lazy: bool
+
+
+def imports(module: str, source: str) -> Iterator[Import]:
+    """Yield every absolute dotted name that a module imports, also through `importlib`."""
+    pending: list[tuple[ast.AST, bool]] = [(ast.parse(source), False)]
+    while pending:
+        node, lazy = pending.pop()
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        pending += [(child, inside) for child in ast.iter_child_nodes(node)]
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["jaxnas", *module.split(".")][: -node.level] if node.level else []
+            base = ".".join([*package, *(node.module or "").split(".")]).strip(".")
+            yield from (Import(f"{base}.{alias.name}", lazy) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
+            yield from (Import(str(ast.literal_eval(name)), lazy) for name in node.args[:1])
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Return one sentence for each import of `module` (without `jaxnas.`) that breaks a rule."""
+    own = module.split(".")[0]
+    if own not in FLOOR_OF:
+        return [f"{own} is on no floor: add it to FLOORS"]
+    found = []
+    for name, lazy in imports(module, source):
+        top, *rest = name.split(".")
+        if "_src" in (top, *rest):
+            found.append(f"{module} imports {name}, which is private")
+        elif top == "jaxnas":
+            if not _sees(own, rest[0] if rest else "__init__"):
+                found.append(f"{module} (floor {FLOOR_OF[own]}) imports {name}")
+        elif FLOOR_OF[own] == 0 and top not in (*FLOOR_0_PACKAGES, *sys.stdlib_module_names):
+            found.append(f"{module} (floor 0) imports {name}")
+        elif top in DOORS and not {module, own} & set(DOORS[top]):
+            found.append(f"{module} imports {name}, whose door is {DOORS[top] or 'nowhere'}")
+        elif top in LAZY and not lazy:
+            found.append(f"{module} imports {name} before it is needed")
+    return found
+
+
+def _sees(own: str, other: str) -> bool:
+    if own == other or FLOOR_OF[own] == 4:
+        return True
+    if own in NARROW:
+        return other in NARROW[own]
+    return FLOOR_OF.get(other, 4) < FLOOR_OF[own]
+
+
+# Rules that are broken today, with what to do about it.
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_its_floor_sees(module):
+    assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_every_row_of_the_tables_is_about_something():
+    assert set(FLOOR_OF) == {module.split(".")[0] for module in MODULES}
+    assert set(NARROW) <= set(FLOOR_OF)
+    assert set(LAZY) <= set(DOORS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "rule"),
+    [
+        ("gram", "from jaxnas.encoding import encode", "floor 0"),
+        ("types", "from jaxnas import gram", "floor 0"),
+        ("correlation", "import pandas", "floor 0"),
+        ("gradients", "from jaxnas.kernels import empirical", "floor 1"),
+        ("kernels.empirical", "from jaxnas.datasets import batch", "floor 2"),
+        ("training.loop", "from jaxnas import benchmarks", "floor 2"),
+        ("search.evolution", "from jaxnas.spaces import nasbench201", "floor 3"),
+        ("search.evolution", "def f():\n    from jaxnas.spaces import nasbench201", "floor 3"),
+        ("search.evolution", "from ..spaces import nasbench201", "floor 3"),
+        ("search.evolution", "import jaxnas.spaces.plans as plans", "floor 3"),
+        ("spaces.plans", "from jaxnas import score", "floor 3"),
+        ("spaces.plans", "import jaxnas", "floor 3"),
+        ("proxies.knas", "from jaxnas.scoring import score", "floor 3"),
+        ("runs.store", "from jaxnas import gram", "floor 3"),
+        ("proxies.knas", "import flax.linen as nn", "door"),
+        ("spaces.plans", "import optax", "door"),
+        ("kernels.analytic", "from neural_tangents import stax", "door"),
+        (
+            "kernels.analytic",
+            "import importlib\nimportlib.import_module('neural_tangents')",
+            "door",
+        ),
+        ("scoring", "import sqlite3", "door"),
+        ("datasets.cifar", "import pickle", "door"),
+        ("datasets.other", "import tensorflow.io", "nowhere"),
+        ("training.options", "from absl import flags", "door"),
+        ("datasets.other", "import tensorflow_datasets as tfds", "before it is needed"),
+        ("datasets.other", "class A:\n    import sklearn", "before it is needed"),
+        ("spaces.plans", "from jax._src import core", "private"),
+        ("meters.clock", "import jax", "no floor"),
+    ],
+)
+def test_a_planted_violation_is_caught(module, source, rule):
+    (sentence,) = violations(module, source)
+    assert rule in sentence
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("gram", "import math\nimport jax.numpy as jnp\nfrom jaxnas.types import Array"),
+        ("search.evolution", "from jaxnas import benchmarks\nfrom .base import run"),
+        ("spaces.nasbench201.blocks", "from .. import plans\nfrom ...types import Array"),
+        ("datasets.other", "def load():\n    import tensorflow_datasets as tfds"),
+        ("runs.figures", "import sqlite3, pandas\nfrom jaxnas import correlation"),
+        ("scoring", "from jaxnas import proxies, search"),
+    ],
+)
+def test_what_is_allowed_passes(module, source):
+    assert violations(module, source) == []
+
+
+def test_import_is_light():
+    code = f"import sys, jaxnas; print(*sorted(set({NOT_AT_IMPORT}) & set(sys.modules)))"
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert finished.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_is_small_and_public(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    assert "_src" not in module.split(".")

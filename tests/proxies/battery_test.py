@@ -1,0 +1,140 @@
+"""What every proxy must do, on the search space and on a plain network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import Batch, proxies, score_space
+
+NAMES = list(proxies.BY_NAME)
+MEASURES = list(dict.fromkeys(proxy.measure for proxy in proxies.BY_NAME.values()))
+ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased"}
+# Of as many convolutions, because the mathematics of a walk is compiled for a number of tensors.
+CELLS = [(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2)]
+
+
+def _tolerance(name):
+    """In float64; but what rounding leaves in float32 is of an order, and not a number."""
+    return 1 if name == "knas_published_aliased" else 1e-9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_is_keyed_by_name(name):
+    assert proxies.BY_NAME[name].name == name
+    assert name.isidentifier()
+    assert proxies.resolve([name]) == [proxies.BY_NAME[name]]
+
+
+# A plain network with an architecture: which activation it has.
+
+
+def _plain(arch, params, inputs):
+    hidden = inputs @ params["first"] + params["shift"][None]
+    return jax.lax.switch(arch, [jnp.tanh, jax.nn.relu], hidden) @ params["second"]
+
+
+@pytest.fixture(scope="module")
+def plain(draw_batch):
+    """The scores of two architectures by name, eagerly and in `jit`; and how often it traced."""
+    rng = np.random.default_rng(0)
+    traces = []
+
+    def score_all(arch, params, batch):
+        def network(params, inputs):
+            return _plain(arch, params, inputs)
+
+        traces.append(None)
+        measured = {run: run(network, params, batch, jax.random.key(0)) for run in MEASURES}
+        return {name: own.reduce(measured[own.measure]) for name, own in proxies.BY_NAME.items()}
+
+    with jax.enable_x64(True):
+        params = {
+            "first": jnp.asarray(rng.normal(size=(8, 9))),
+            "second": jnp.asarray(rng.normal(size=(9, 4))),
+            "shift": jnp.asarray(rng.normal(size=9)),
+        }
+        batch = draw_batch(0, (6, 8), 4)
+        eager = [score_all(jnp.int32(arch), params, batch) for arch in (0, 1)]
+        traces.clear()
+        jitted = jax.jit(score_all)
+        return eager, [jitted(jnp.int32(arch), params, batch) for arch in (0, 1)], len(traces)
+
+
+def test_one_trace_for_two_architectures(plain):
+    assert plain[2] == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jit_changes_nothing_on_a_plain_network(plain, name):
+    eager, jitted = ([float(scores[name]) for scores in way] for way in plain[:2])
+    assert all(scores[name].shape == () for scores in plain[1])
+    assert np.isfinite(eager).all()
+    assert (eager[0] == eager[1]) == (name == "params")
+    np.testing.assert_allclose(jitted, eager, rtol=_tolerance(name))
+
+
+# The search space.
+
+
+@pytest.fixture(scope="module")
+def scored(small_space, draw_batch):
+    """`scored(plan, cells, order)`: the scores of cells by name, in float64."""
+
+    def scores(plan, cells=CELLS, order=range(6)):
+        with jax.enable_x64(True):
+            batch = Batch(*(own[jnp.array(order)] for own in draw_batch(0)))
+            return [own.scores for own in score_space(small_space, cells, batch, NAMES, plan=plan)]
+
+    return scores
+
+
+@pytest.fixture(scope="module")
+def traced(scored):
+    return scored("traced")
+
+
+@pytest.fixture(scope="module")
+def turned(scored):
+    return scored("traced", order=(5, 2, 0, 3, 1, 4))
+
+
+@pytest.fixture(scope="module")
+def walked(scored):
+    return scored("walk")
+
+
+@pytest.fixture(scope="module")
+def of_random_cells(scored, small_space):
+    cells = np.random.default_rng(0).integers(5, size=(30, 6))
+    return scored("traced", [cell for cell in cells if small_space.is_connected(cell)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_connected_cells_have_finite_scores(of_random_cells, name):
+    own = [scores[name] for scores in of_random_cells]
+    assert len(own) > 10
+    assert np.isfinite(own).all()
+    assert np.ptp(own) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trace_is_a_walk(traced, walked, name):
+    for own, other in zip(walked, traced, strict=True):
+        np.testing.assert_allclose(other[name], own[name], rtol=_tolerance(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_examples_matters_to_few(traced, turned, name):
+    own, other = ([scores[name] for scores in each] for each in (traced, turned))
+    if name in ORDER_MATTERS:
+        assert not np.isclose(own, other, rtol=1e-3, atol=0).any()
+    else:
+        np.testing.assert_allclose(other, own, rtol=_tolerance(name))
+
+
+def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced, walked):
+    # Each image is normalised by itself, so that two different backward passes must agree.
+    for scores in traced + walked:
+        mean = scores["gradient_values"] / 6 + (1 - 1 / 6) * scores["offdiagonal"]
+        np.testing.assert_allclose(mean, scores["mgm"], rtol=1e-12)

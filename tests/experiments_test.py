@@ -1,4 +1,4 @@
-"""Every experiment runs with small flags, leaves what it promises, resumes, and fails in one line."""
+"""Every experiment runs with small flags, leaves its files, resumes, and fails in one line."""
 
 import json
 import signal

@@ -628,7 +628,7 @@ def test_a_traced_architecture_of_another_length_is_refused(length):
         network, own = SPACES["none"].bind(arch, params)
         return network(own, images).logits
 
-    with pytest.raises(ValueError, match=r"int32\[6\]: got int32\[[57]\]"):
+    with pytest.raises(ValueError, match=r"int32\[6\]: got int64\[[57]\]"):
         jax.eval_shape(shape, jnp.zeros(length, int))
 
 

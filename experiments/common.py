@@ -20,7 +20,7 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the results; a run that finds its own goes on. [results/NAME]"
 )
 _NUM_SEEDS = flags.DEFINE_integer(
-    "num_seeds", 1, "Draws of weights and images for each score.", lower_bound=1
+    "num_seeds", 2, "Draws of weights and images for each score.", lower_bound=1
 )
 _DATASET = flags.DEFINE_string(
     "dataset", "cifar10-sample", f"Images to score on: {', '.join(datasets.FORMS)}."
@@ -137,23 +137,33 @@ def random_scores(num: int) -> np.ndarray:
 
 
 def correlations_row(
-    scores: ArrayLike, accuracies: ArrayLike, log_params: ArrayLike | None, k: int
+    scores: np.ndarray, accuracies: ArrayLike, log_params: ArrayLike | None, k: int
 ) -> dict[str, float | int]:
-    """Return how well one score orders the accuracies, as a row of a table."""
-    low, high = correlation.bootstrap_interval(correlation.spearman, scores, accuracies)
-    partial = (
-        correlation.partial_spearman(scores, accuracies, log_params)
-        if log_params is not None
-        else float("nan")
-    )
+    """Return how well one score orders the accuracies, as a row of a table.
+
+    Args:
+        scores: `[S, A]`, one draw a row; what is not about seeds is of their mean.
+        accuracies: `[A]`.
+        log_params: `[A]`, or None for #params itself.
+        k: of the top-k recall.
+    """
+    mean = scores.mean(0)
+    low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
+    by_seed = [correlation.spearman(own, accuracies) for own in scores]
+    several = len(scores) > 1
+    nothing = float("nan")
     return {
-        "spearman": correlation.spearman(scores, accuracies),
+        "spearman": correlation.spearman(mean, accuracies),
         "low": low,
         "high": high,
-        "kendall": correlation.kendall(scores, accuracies),
-        f"top-{k} recall": correlation.top_k_recall(scores, accuracies, k),
-        "partial | #params": partial,
-        "ties": correlation.ties(scores),
+        "sd of seeds": float(np.std(by_seed, ddof=1)) if several else nothing,
+        "seed to seed": correlation.seed_agreement(scores) if several else nothing,
+        "kendall": correlation.kendall(mean, accuracies),
+        f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
+        "partial | #params": nothing
+        if log_params is None
+        else correlation.partial_spearman(mean, accuracies, log_params),
+        "ties": correlation.ties(mean),
     }
 
 

@@ -4,8 +4,8 @@ r"""Rank correlations of any set of scores with the accuracies of NAS-Bench-201.
 
 Scores random cells (or all: --num_archs=15625) and prints, for each score and each of the three
 test accuracies, Spearman's and Kendall's correlation with a bootstrap interval, top-k recall and
-the partial correlation given log #params; and for --num_seeds > 1 how well two draws of weights and
-images agree. #params and a random score stand beside them.
+the partial correlation given log #params, and how well two draws of weights and images agree.
+#params and a random score stand beside them.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from jaxnas import correlation, pool, proxies
+from jaxnas import pool, proxies
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
@@ -32,6 +32,7 @@ _PROXIES = common.define_proxies(
         "gradient_diversity",
         "layer_balance",
         "knas_published",
+        "knas_published_aliased",
         "grad_norm",
     ]
 )
@@ -64,20 +65,16 @@ def _table(
     benchmark: TabularBenchmark, archs: np.ndarray, scored: pool.PoolScores, names: list[str]
 ) -> pd.DataFrame:
     params = benchmark.params[benchmark.index(archs)]
-    ranked: dict[str, np.ndarray] = {name: scored.mean(name) for name in names}
-    ranked |= {"#params": params, "random": common.random_scores(len(archs))}
+    ranked: dict[str, np.ndarray] = {name: scored.scores[name] for name in names}
+    ranked |= {"#params": params[None], "random": common.random_scores(len(archs))[None]}
     k = max(1, len(archs) // 10)
     rows = []
     for name, values in ranked.items():
-        seeds = scored.scores.get(name)
-        agreement = (
-            correlation.seed_agreement(seeds) if seeds is not None and len(seeds) > 1 else np.nan
-        )
         for data in _ACCURACIES.value:
             accuracy = benchmark.accuracy(archs, data)
             log_params = None if name == "#params" else np.log(params)
             row = common.correlations_row(values, accuracy, log_params, k)
-            rows.append({"score": name, "accuracy": data, **row, "seed to seed": agreement})
+            rows.append({"score": name, "accuracy": data, **row})
     return pd.DataFrame(rows)
 
 
@@ -94,8 +91,9 @@ def _report(
         Table(
             "Rank correlations",
             table,
-            "low and high: 95 % bootstrap interval over cells of Spearman's correlation. partial: "
-            "Spearman given log #params. ties: cells that share their score with another.",
+            "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's "
+            "correlation over cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two "
+            "seeds. partial: given log #params. ties: cells that share their score with another.",
         ),
         Plot(
             f"Spearman with {_ACCURACIES.value[0]}",

@@ -129,8 +129,8 @@ def _report(
     chosen = _PROXY.value
     accuracy = benchmark.accuracy(archs, "cifar10")
     params = benchmark.params[benchmark.index(archs)]
-    controls = {"#params": params, "random": common.random_scores(len(archs))}
-    ranked = {**{name: scored.mean(name) for name in names}, **controls}
+    controls = {"#params": params[None], "random": common.random_scores(len(archs))[None]}
+    ranked = {**{name: scored.scores[name] for name in names}, **controls}
     log_params = np.log(params)
     correlations = pd.DataFrame(
         [
@@ -175,7 +175,9 @@ def _report(
         Table("Rank correlations with CIFAR-10 test accuracy", correlations),
         Plot(
             "Top-k recall",
-            figures.recall_curve(dict(list(ranked.items())[:8]), accuracy),
+            figures.recall_curve(
+                {name: own.mean(0) for name, own in list(ranked.items())[:8]}, accuracy
+            ),
             "Share of the truly best k that are among the best k of each score.",
         ),
         Text(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-_SHORTEST = 12  # characters that a text column keeps, whatever the terminal
+_SHORTEST = 24  # characters that no text is cut below: names of scores stay whole
 
 
 class Svg(NamedTuple):

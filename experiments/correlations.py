@@ -92,8 +92,8 @@ def _report(
             "Rank correlations",
             table,
             "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's "
-            "correlation over cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two "
-            "seeds. partial: given log #params. ties: cells that share their score with another.",
+            "correlation over cells; sd of seeds: of that of single seeds; seed to seed: Spearman "
+            "between two seeds. partial: given log #params. ties: cells that share their score.",
         ),
         Plot(
             f"Spearman with {_ACCURACIES.value[0]}",

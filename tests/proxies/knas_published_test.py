@@ -72,7 +72,6 @@ def test_what_is_read_and_what_becomes_of_it(bound, draw_batch):
         np.testing.assert_allclose(PUBLISHED(network, params, batch), total, rtol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="XLA multiplies by 1/3 where PyTorch divides by 3")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 def test_aliased_memory_by_ieee_arithmetic(compiled):
     # All slices are the last example: NumPy sums three of it in float32, and divides.

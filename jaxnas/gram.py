@@ -84,7 +84,8 @@ def condition_number(gram: Array) -> Array:
     values = eigenvalues(gram)
     floor = gram.shape[0] * jnp.finfo(gram.dtype).eps * values[-1]
     smallest = values[0]
-    return jnp.where(smallest > floor, values[-1] / jnp.where(smallest > 0, smallest, 1), jnp.inf)
+    ratio = values[-1] / jnp.where(smallest > floor, smallest, 1)
+    return jnp.where(smallest <= floor, jnp.inf, ratio)
 
 
 def spectral_entropy(gram: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
+from jaxnas.proxies.measures import num_params
 from jaxnas.scoring import measures_of, reduce_scores, resolve, validate_batch, validate_logits
 from jaxnas.types import Array, Batch, Network, Params, Proxy, ScoreFn, SearchSpace
 
@@ -68,9 +69,10 @@ def score_space(
     archs = encoding.validate_archs(archs, space.num_choices)
     if archs.ndim != 2 or not len(archs):
         raise ValueError(f"Nothing to score: got shape {archs.shape}; pass int32[A, D] with A > 0.")
-    if not len(seeds):
-        raise ValueError("Nothing to score: got no seed; pass seeds=(0,).")
-    return _score_space(space, archs, batch, chosen, seeds, _runner(plan), skip)
+    numbers = np.atleast_1d(np.asarray(seeds))
+    if not numbers.size or numbers.dtype.kind not in "iu":
+        raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
+    return _score_space(space, archs, batch, chosen, numbers.tolist(), _runner(plan), skip)
 
 
 def score_fn(
@@ -97,7 +99,7 @@ def score_fn(
         ValueError: see `jaxnas.score`.
     """
     (chosen,) = resolve([proxy])
-    if chosen.name == "params":
+    if chosen.measure is num_params:
         raise ValueError("params is not measured in a space: use space.num_params.")
     batch = validate_batch(batch)
     key = jax.random.key(0) if key is None else key
@@ -146,15 +148,17 @@ def _score_space(
         params = space.init(jax.random.fold_in(key, 0), examples.inputs)
         validate_logits(*space.bind(archs[todo[0]], params), examples)
         connected = {position for position in todo if space.is_connected(archs[position])}
-        networked = tuple(proxy for proxy in chosen if proxy.name != "params")
+        counted = [proxy for proxy in chosen if proxy.measure is num_params]
+        networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
         running = archs[sorted(connected)]
         results = runner(space, running, params, examples, key, measures_of(networked))
         for position in todo:
             start = time.process_time()
             measured = next(results) if networked and position in connected else "disconnected"
             values, status = _judge(networked, measured)
-            if len(networked) < len(chosen):
-                values["params"], status["params"] = float(space.num_params(archs[position])), "ok"
+            for proxy in counted:
+                count = jnp.asarray(float(space.num_params(archs[position])))
+                values[proxy.name], status[proxy.name] = float(proxy.reduce(count)), "ok"
             yield Scored(position, seed, values, status, time.process_time() - start)
 
 

@@ -54,6 +54,8 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
         ValueError: no example, another number of labels, labels that are not integers `[B]` from 0,
             or inputs that are not finite numbers.
     """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ValueError(f"A batch is (inputs, labels): got {type(batch).__name__}; pass a pair.")
     inputs, labels = batch
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
@@ -69,7 +71,7 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
         raise ValueError(f"Labels count from 0: got {int(labels.min())}; shift or drop them.")
     if int(labels.max()) >= 2**31:
         raise ValueError(f"Labels are class numbers: got {int(labels.max())}; count from 0.")
-    if inputs.dtype.kind == "f" and not bool(jnp.isfinite(inputs).all()):
+    if jnp.issubdtype(inputs.dtype, jnp.floating) and not bool(jnp.isfinite(inputs).all()):
         raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
     return Batch(inputs, jnp.asarray(labels, jnp.int32))
 
@@ -79,7 +81,7 @@ def validate_logits(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
     if not jax.tree.leaves(params):
         raise ValueError("A score needs parameters: got none; pass a pytree of arrays as params.")
     shape = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, batch.inputs)
-    logits = shape.logits.shape
+    logits: tuple[int, ...] = getattr(shape.logits, "shape", ())
     if len(logits) != 2 or logits[0] != batch.labels.size:
         raise ValueError(
             f"apply_fn must give logits [{batch.labels.size}, K]: got {list(logits)}; "

@@ -584,7 +584,8 @@ BAD_POOLS = {
     "a negative operation": ([[1, 2, 3, 4, 0, -1]], {}, r"Decision 5 .* got -1"),
     "real decisions": ([[1.0] * 6], {}, r"integers: got dtype float64"),
     "strings": ([["none"] * 6], {}, r"integers: got dtype <U4"),
-    "no seed": (CELLS, {"seeds": ()}, r"got no seed"),
+    "no seed": (CELLS, {"seeds": ()}, r"one or more: got \[\]"),
+    "half a seed": (CELLS, {"seeds": 0.5}, r"got \[0.5\]"),
     "an unknown plan": (CELLS, {"plan": "jit"}, r"Unknown plan 'jit': use auto, walk or traced"),
 }
 

@@ -66,7 +66,10 @@ def _import_stax() -> Any:
         with _old_names():
             return importlib.import_module("neural_tangents.stax")
     except (AttributeError, ImportError) as error:
-        version = importlib.metadata.version("neural-tangents")
+        try:
+            version = importlib.metadata.version("neural-tangents")
+        except importlib.metadata.PackageNotFoundError:
+            raise ImportError("Analytic kernels need neural-tangents: pip install it.") from error
         raise ImportError(
             f"neural-tangents {version} does not import on JAX {jax.__version__} ({error}); "
             "analytic kernels need another pair of versions, everything else in jaxnas works."

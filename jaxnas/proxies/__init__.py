@@ -40,7 +40,7 @@ def resolve(proxies: Iterable[str | Proxy]) -> list[Proxy]:
     """
     chosen = []
     for proxy in proxies:
-        if isinstance(proxy, str) and proxy not in BY_NAME:
+        if not isinstance(proxy, Proxy) and proxy not in BY_NAME:
             raise ValueError(f"Unknown proxy {proxy!r}: use one of {', '.join(BY_NAME)}.")
         chosen.append(BY_NAME[proxy] if isinstance(proxy, str) else proxy)
     names = [proxy.name for proxy in chosen]

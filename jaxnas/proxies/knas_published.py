@@ -3,6 +3,7 @@
 Source: `procedure()` of the authors' release of Xu et al., ICML 2021, arXiv 2111.13293.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -34,6 +35,8 @@ def knas_published(*, aliased: bool = False) -> Proxy:
 
 def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     """Measure the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
+    if batch.labels.size < 2:
+        raise ValueError("knas_published compares two halves of a batch: got 1 example; use 50.")
     out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     readings = jax.tree_util.tree_leaves_with_path(pullback(cotangent, _first_50))
@@ -44,9 +47,16 @@ def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: A
 
 
 def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
-    """Order tensors as PyTorch registers them: by layer, and in it weight, scale, bias."""
+    """Order tensors as PyTorch registers them: by layer, and in it weight, scale, bias.
+
+    Layers are taken in the order of their names and numbers, which is that of Flax's linen.
+    """
     *layer, name = [str(getattr(part, "key", part)) for part in path_and_leaf[0]] or [""]
-    return layer, {"kernel": 0, "scale": 1, "bias": 2}.get(name, 3), name
+    layers = [
+        [int(own) if position % 2 else own for position, own in enumerate(re.split(r"(\d+)", part))]
+        for part in layer
+    ]
+    return layers, {"kernel": 0, "scale": 1, "bias": 2}.get(name, 3), name
 
 
 def _first_50(per_example: Array) -> Array:

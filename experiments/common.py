@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
 from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, pool, proxies, spaces
-from jaxnas.runs import Meter, Report, ScoreStore, save, to_text, write_summary
+from jaxnas.benchmarks import TabularBenchmark
+from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
+from jaxnas.runs.files import output_folder
 from jaxnas.spaces import normalization
 from jaxnas.types import Batch, SearchSpace
 
@@ -61,6 +64,7 @@ class Setting(NamedTuple):
         dataset: the images.
         batch: `batch(seed)`: the normalised examples of a seed.
         seeds: of weights and images.
+        image_size: side of the images in pixels.
         context: what else determines a score, for the store.
     """
 
@@ -68,6 +72,7 @@ class Setting(NamedTuple):
     dataset: datasets.Dataset
     batch: Callable[[int], Batch]
     seeds: tuple[int, ...]
+    image_size: int
     context: dict[str, Any]
 
 
@@ -78,15 +83,18 @@ def setting() -> Setting:
         channels=_CHANNELS.value,
         cells=_CELLS.value,
         classes=dataset.num_classes,
+        colours=dataset.x_train.shape[-1],
         norm=_NORM.value,
     )
+
+    image_size = _IMAGE_SIZE.value or dataset.x_train.shape[1]
 
     def batch(seed: int) -> Batch:
         return datasets.batch(
             dataset,
             _BATCH_SIZE.value,
             seed=seed,
-            image_size=_IMAGE_SIZE.value,
+            image_size=image_size,
             class_balanced=_CLASS_BALANCED.value,
         )
 
@@ -94,10 +102,10 @@ def setting() -> Setting:
         data=datasets.digest(dataset),
         batch_size=_BATCH_SIZE.value,
         class_balanced=_CLASS_BALANCED.value,
-        image_size=_IMAGE_SIZE.value,
+        image_size=image_size,
     )
     seeds = tuple(range(_SEED.value, _SEED.value + _NUM_SEEDS.value))
-    return Setting(space, dataset, batch, seeds, context)
+    return Setting(space, dataset, batch, seeds, image_size, context)
 
 
 def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> pool.PoolScores:
@@ -115,13 +123,13 @@ def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> poo
         )
 
 
-def describe() -> str:
+def describe(own: Setting) -> str:
     """Return the setting in words, for the subtitle of a report."""
-    size = _IMAGE_SIZE.value or "full"
+    size = own.image_size
     return (
         f"NAS-Bench-201 networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
-        f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images at "
-        f"{size} size, {_NORM.value} normalisation, "
+        f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images of "
+        f"{size}x{size} pixels, {_NORM.value} normalisation, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
     )
 
@@ -131,50 +139,124 @@ def seed() -> int:
     return int(_SEED.value)
 
 
-def random_scores(num: int) -> np.ndarray:
-    """Return the random control: `num` scores that know nothing."""
-    return np.random.default_rng(_SEED.value).random(num)
+class Findings(NamedTuple):
+    """A scored pool beside what is known of its networks.
+
+    Attributes:
+        benchmark: the trained accuracies.
+        archs: `int32[A, 6]`.
+        scored: the scores.
+    """
+
+    benchmark: TabularBenchmark
+    archs: np.ndarray
+    scored: pool.PoolScores
+
+    @property
+    def params(self) -> np.ndarray:
+        """The number of parameters of the benchmark's networks, `[A]`."""
+        return self.benchmark.params[self.benchmark.index(self.archs)]
+
+    @property
+    def ranked(self) -> dict[str, np.ndarray]:
+        """All scores `[S, A]` by name, the controls first."""
+        random = np.random.default_rng(_SEED.value).random((1, len(self.archs)))
+        return {"#params": self.params[None].astype(float), "random": random} | self.scored.scores
 
 
-def correlations_row(
-    scores: np.ndarray, accuracies: ArrayLike, log_params: ArrayLike | None, k: int
-) -> dict[str, float | int]:
-    """Return how well one score orders the accuracies, as a row of a table.
+def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
+    """Return how well each score orders the test accuracies on `data`, a row for each.
+
+    `spearman` to `ties` are of the mean over seeds; `k` is that of the top-k recall.
+    """
+    accuracies = found.benchmark.accuracy(found.archs, data)
+    rows = []
+    for name, scores in found.ranked.items():
+        mean = scores.mean(0)
+        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
+        row = {
+            "score": name,
+            "accuracy": data,
+            "spearman": correlation.spearman(mean, accuracies),
+            "low": low,
+            "high": high,
+            "sd of seeds": np.nan,
+            "seed to seed": np.nan,
+            "kendall": correlation.kendall(mean, accuracies),
+            f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
+            "partial | #params": np.nan,
+            "ties": correlation.ties(mean),
+        }
+        if len(scores) > 1:
+            row["sd of seeds"] = np.std(
+                [correlation.spearman(own, accuracies) for own in scores], ddof=1
+            )
+            row["seed to seed"] = correlation.seed_agreement(scores)
+        if name != "#params":
+            log_params = np.log(found.params)
+            row["partial | #params"] = correlation.partial_spearman(mean, accuracies, log_params)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+CORRELATIONS_NOTE = (
+    "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
+    "cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two seeds. "
+    "partial: Spearman given log #params. ties: cells that share their score."
+)
+
+
+def failures(scored: pool.PoolScores) -> str:
+    """Return how many scores are missing and why, in a sentence."""
+    by_reason: dict[str, list[str]] = {}
+    for name in scored.scores:
+        for reason, count in scored.unscored(name).items():
+            by_reason.setdefault(f"{count} {reason}", []).append(name)
+    if not by_reason:
+        return "Every network has every score."
+    everywhere = len(scored.scores)
+    listed = "; ".join(
+        reason + ("" if len(names) == everywhere else f" ({', '.join(names)})")
+        for reason, names in by_reason.items()
+    )
+    seeds = len(next(iter(scored.scores.values())))
+    return f"Without a score, ranked last, of all networks and {seeds} draw(s): {listed}."
+
+
+def plots(found: Findings, table: pd.DataFrame, kept: np.ndarray | None = None) -> list[Plot]:
+    """Return the scatter of the first score, the correlations and the recall curves of all.
 
     Args:
-        scores: `[S, A]`, one draw a row; what is not about seeds is of their mean.
-        accuracies: `[A]`.
-        log_params: `[A]`, or None for #params itself.
-        k: of the top-k recall.
+        found: the scored pool.
+        table: from `correlations`.
+        kept: positions to ring, or None.
     """
-    mean = scores.mean(0)
-    low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
-    by_seed = [correlation.spearman(own, accuracies) for own in scores]
-    several = len(scores) > 1
-    nothing = float("nan")
-    return {
-        "spearman": correlation.spearman(mean, accuracies),
-        "low": low,
-        "high": high,
-        "sd of seeds": float(np.std(by_seed, ddof=1)) if several else nothing,
-        "seed to seed": correlation.seed_agreement(scores) if several else nothing,
-        "kendall": correlation.kendall(mean, accuracies),
-        f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
-        "partial | #params": nothing
-        if log_params is None
-        else correlation.partial_spearman(mean, accuracies, log_params),
-        "ties": correlation.ties(mean),
-    }
-
-
-def failures(scored: pool.PoolScores, names: list[str]) -> str:
-    """Return how many scores are missing and why, in a sentence."""
-    networks = [name for name in names if name != "params"]
-    reasons = scored.unscored(networks[0]) if networks else {}
-    if not reasons:
-        return "Every network has a score."
-    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    return f"Without a score, ranked last: {counted}."
+    data = table["accuracy"].iloc[0]
+    accuracies = found.benchmark.accuracy(found.archs, data)
+    main = next(iter(found.scored.scores))
+    scatter = figures.score_versus_accuracy(
+        found.scored.mean(main),
+        accuracies,
+        score_name=main,
+        accuracy_name=f"{data} test accuracy (%)",
+        by_rank=True,
+        highlight=None if kept is None else kept.tolist(),
+    )
+    ringed = "" if kept is None else f" The kept {len(kept)} are ringed."
+    means = {name: own.mean(0) for name, own in list(found.ranked.items())[:8]}  # room for eight
+    return [
+        Plot("Score versus accuracy", scatter, f"{data} test accuracy over {main}.{ringed}"),
+        Plot(
+            "Rank correlations",
+            figures.correlation_bars(table, controls=("#params", "random")),
+            f"Spearman correlation with {data} test accuracy, 95 % bootstrap intervals.",
+        ),
+        Plot(
+            "Top-k recall",
+            figures.recall_curve(means, accuracies),
+            "Share of the truly best k that are among the best k of each score.",
+        ),
+    ]
 
 
 @contextlib.contextmanager
@@ -184,14 +266,7 @@ def run_folder(name: str) -> Iterator[tuple[Path, Meter]]:
         cache = Path(_COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    folder = Path(_OUTPUT_DIR.value or Path("results") / name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"The output folder cannot be made ({error.strerror}): got {folder}; "
-            "name another --output_dir."
-        ) from error
+    folder = output_folder(_OUTPUT_DIR.value or Path("results") / name)
     with Meter(track_energy=_TRACK_ENERGY.value) as meter:
         yield folder, meter
 

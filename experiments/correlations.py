@@ -8,6 +8,7 @@ the partial correlation given log #params, and how well two draws of weights and
 #params and a random score stand beside them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,11 +17,11 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from jaxnas import pool, proxies
-from jaxnas.benchmarks import TabularBenchmark, nasbench201
+from jaxnas import proxies
+from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Plot, Report, Table, Text
 from jaxnas.search import sample_distinct
 
 _PROXIES = common.define_proxies(
@@ -45,15 +46,26 @@ flags.adopt_module_key_flags(common)  # so that --help shows them
 def main() -> None:
     """Score and correlate."""
     own = common.setting()
-    names = list(_PROXIES.value)
-    proxies.resolve(names)
+    proxies.resolve(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
-        benchmark = nasbench201()
         key = jax.random.key(common.seed())
         archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(own, archs, names, folder)
-        table = _table(benchmark, archs, scored, names)
-    report = _report(archs, scored, names, table)
+        scored = common.score(own, archs, _PROXIES.value, folder)
+        found = common.Findings(nasbench201(), archs, scored)
+        k = max(1, len(archs) // 10)
+        tables = [common.correlations(found, data, k) for data in _ACCURACIES.value]
+    table = pd.concat(tables).sort_values("score", kind="stable", key=_order(found))
+    parts: list[Text | Table | Plot] = [
+        Text(
+            "The pool",
+            f"{len(archs)} of 15,625 cells, drawn without replacement. {common.failures(scored)} "
+            f"Scores of this setting have cost {scored.cpu_seconds:.0f} CPU seconds, compilation "
+            "included.",
+        ),
+        Table("Rank correlations", table, common.CORRELATIONS_NOTE),
+        *common.plots(found, tables[0]),
+    ]
+    report = Report("Rank correlations on NAS-Bench-201", common.describe(own), parts)
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{row['accuracy']}": row["spearman"] for _, row in table.iterrows()
     }
@@ -61,47 +73,10 @@ def main() -> None:
     common.finish(folder, meter, report, summary)
 
 
-def _table(
-    benchmark: TabularBenchmark, archs: np.ndarray, scored: pool.PoolScores, names: list[str]
-) -> pd.DataFrame:
-    params = benchmark.params[benchmark.index(archs)]
-    ranked: dict[str, np.ndarray] = {name: scored.scores[name] for name in names}
-    ranked |= {"#params": params[None], "random": common.random_scores(len(archs))[None]}
-    k = max(1, len(archs) // 10)
-    rows = []
-    for name, values in ranked.items():
-        for data in _ACCURACIES.value:
-            accuracy = benchmark.accuracy(archs, data)
-            log_params = None if name == "#params" else np.log(params)
-            row = common.correlations_row(values, accuracy, log_params, k)
-            rows.append({"score": name, "accuracy": data, **row})
-    return pd.DataFrame(rows)
-
-
-def _report(
-    archs: np.ndarray, scored: pool.PoolScores, names: list[str], table: pd.DataFrame
-) -> Report:
-    first = table[table["accuracy"] == _ACCURACIES.value[0]]
-    parts: list[Text | Table | Plot] = [
-        Text(
-            "The pool",
-            f"{len(archs)} of 15,625 cells, drawn without replacement. "
-            f"{common.failures(scored, names)} Scoring took {scored.cpu_seconds:.0f} CPU seconds.",
-        ),
-        Table(
-            "Rank correlations",
-            table,
-            "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's "
-            "correlation over cells; sd of seeds: of that of single seeds; seed to seed: Spearman "
-            "between two seeds. partial: given log #params. ties: cells that share their score.",
-        ),
-        Plot(
-            f"Spearman with {_ACCURACIES.value[0]}",
-            figures.correlation_bars(first, controls=("#params", "random")),
-            f"Spearman correlation of each score with {_ACCURACIES.value[0]} test accuracy.",
-        ),
-    ]
-    return Report("Rank correlations on NAS-Bench-201", common.describe(), parts)
+def _order(found: common.Findings) -> Callable[[pd.Series], pd.Series]:
+    """Return the key that sorts names into the order of the scores, controls last."""
+    names = [*found.scored.scores, "#params", "random"]
+    return lambda column: column.map(names.index)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The fine step of a two-step search: what decides among the candidates that were kept."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -23,20 +25,29 @@ def from_table(benchmark: TabularBenchmark) -> ScoreFn:
 class Trainer:
     """Trains candidates for real, each once, and remembers how they did.
 
-    Every fifth training image is held out: its accuracy decides. The test images are for reporting.
+    A fifth of the training images of each class is held out: their accuracy decides. The test
+    images are for reporting.
+
+    Attributes:
+        test_accuracy: percent, of what has been trained, by the string of the cell.
     """
 
     def __init__(self, own: Setting, options: TrainingOptions, folder: Path) -> None:
-        sizes = {name: own.space.options[name] for name in ("channels", "cells", "classes")}
+        sizes = {name: value for name, value in own.space.options.items() if name != "norm"}
         self._learning = spaces.nasbench201(**sizes, norm="batch")
         self._judging = spaces.nasbench201(**sizes, norm="eval")
-        self._options, self._folder = options, folder
-        images = np.asarray(datasets.normalize(own.dataset, own.dataset.x_train))
-        held_out = np.arange(len(images)) % _VALIDATION_SHARE == 0
-        labels = own.dataset.y_train
-        self._train = images[~held_out], labels[~held_out]
-        self._valid = images[held_out], labels[held_out]
-        self._test = datasets.normalize(own.dataset, own.dataset.x_test), own.dataset.y_test
+        self._options = options
+        what = json.dumps([sizes, own.context["data"], own.image_size, options])
+        self._folder = folder / hashlib.sha256(what.encode()).hexdigest()[:12]
+        dataset = own.dataset
+        images, test_images = (
+            datasets.resize(datasets.normalize(dataset, part), own.image_size)
+            for part in (dataset.x_train, dataset.x_test)
+        )
+        held_out = _held_out(dataset.y_train, options.seed)
+        self._train = images[~held_out], dataset.y_train[~held_out]
+        self._valid = images[held_out], dataset.y_train[held_out]
+        self._test = test_images, dataset.y_test
         self.test_accuracy: dict[str, float] = {}
         self._valid_accuracy: dict[str, float] = {}
 
@@ -68,9 +79,19 @@ class Trainer:
             *self._train,
             *self._valid,
             self._options,
-            checkpoint_dir=self._folder / name.replace("|", "_").replace("~", ""),
+            checkpoint_dir=self._folder / "".join(map(str, arch)),
         )
         self._valid_accuracy[name] = result.history[-1].valid_accuracy
         self.test_accuracy[name] = accuracy(
             evaluate, result.params, result.statistics, *self._test, self._options.batch_size
         )
+
+
+def _held_out(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return which examples are held out, `bool[N]`: a random fifth of each class, one at least."""
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held_out[members[: max(1, len(members) // _VALIDATION_SHARE)]] = True
+    return held_out

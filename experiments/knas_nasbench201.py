@@ -2,12 +2,13 @@ r"""KNAS on NAS-Bench-201: score a pool untrained, keep the best k, validate onl
 
     python -m experiments.knas_nasbench201 --seed=0 --output_dir=results/knas
 
-Samples 300 cells, scores them by the mean of the Gram matrix of their gradients (MGM) and by some
-others, keeps the best 40 of each, looks at their 12-epoch validation accuracy (or trains them with
---fine_step=train) and takes the best. Beside it: the same with 40 random and with the 40 largest
-candidates.
+Samples 300 cells, scores them by the mean of the Gram matrix of their gradients (MGM, the first of
+--proxies) and by some others, keeps the best 40 of each, looks at their 12-epoch validation
+accuracy (or trains them with --fine_step=train) and takes the best. Beside it: the same with 40
+random and with the 40 largest candidates.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ from absl import flags
 
 from experiments import common
 from experiments.fine_step import Trainer, from_table
-from jaxnas import pool, proxies
-from jaxnas.benchmarks import TabularBenchmark, nasbench201
+from jaxnas import proxies
+from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
 from jaxnas.search import TwoStepResult, sample_distinct, two_step
@@ -26,7 +27,6 @@ from jaxnas.spaces.nasbench201 import cell
 from jaxnas.training import TrainingOptions
 from jaxnas.types import ScoreFn
 
-_PROXY = flags.DEFINE_string("proxy", "mgm", "The score whose ranking is shown in full.")
 _PROXIES = common.define_proxies(["mgm", "gradient_values", "gradient_diversity", "layer_balance"])
 _NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 300, "Cells to sample.", lower_bound=1)
 _K = flags.DEFINE_integer("k", 40, "Candidates that the fine step sees.", lower_bound=1)
@@ -34,6 +34,7 @@ _FINE_STEP = flags.DEFINE_enum(
     "fine_step", "table", ("table", "train"), "Look 12 epochs up in the benchmark, or train here."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Of --fine_step=train.", lower_bound=1)
+_FLIP = flags.DEFINE_bool("flip", True, "Of --fine_step=train: mirror half of the images.")
 _RANDOM_DRAWS = 1000
 _TEST_COLUMNS = {
     "cifar10": "C10 test %",
@@ -47,186 +48,154 @@ flags.adopt_module_key_flags(common)  # so that --help shows them
 def main() -> None:
     """Search and report."""
     own = common.setting()
-    names = list(dict.fromkeys([_PROXY.value, *_PROXIES.value]))
-    proxies.resolve(names)
+    names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
     if _K.value > _NUM_CANDIDATES.value:
         raise ValueError(
             f"k must be at most the number of candidates: got k={_K.value} with "
             f"{_NUM_CANDIDATES.value} candidates; sample more or lower k."
         )
     with common.run_folder("knas_nasbench201") as (folder, meter):
-        benchmark = nasbench201()
         key = jax.random.key(common.seed())
         archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_CANDIDATES.value))
         scored = common.score(own, archs, names, folder)
-        if _FINE_STEP.value == "table":
-            fine_fn: ScoreFn = from_table(benchmark)
-        else:
-            options = TrainingOptions(epochs=_EPOCHS.value, batch_size=64, seed=common.seed())
-            fine_fn = Trainer(own, options, folder / "training")
-        searches = _searches(benchmark, archs, scored, names, fine_fn)
-    report, summary = _report(benchmark, archs, scored, names, searches)
-    common.finish(folder, meter, report, summary)
+        found = common.Findings(nasbench201(), archs, scored)
+        trainer = _trainer(own, folder) if _FINE_STEP.value == "train" else None
+        searches = _searches(found, trainer)
+    report, summary = _report(found, searches)
+    common.finish(folder, meter, report._replace(subtitle=common.describe(own)), summary)
 
 
-def _searches(
-    benchmark: TabularBenchmark,
-    archs: np.ndarray,
-    scored: pool.PoolScores,
-    names: list[str],
-    fine_fn: ScoreFn,
-) -> pd.DataFrame:
+def _trainer(own: common.Setting, folder: Path) -> Trainer:
+    options = TrainingOptions(
+        epochs=_EPOCHS.value,
+        batch_size=64,
+        crop_padding=own.image_size // 8,
+        flip=_FLIP.value,
+        seed=common.seed(),
+    )
+    return Trainer(own, options, folder / "training")
+
+
+def _searches(found: common.Findings, trainer: Trainer | None) -> pd.DataFrame:
     """Return one row for each way to keep k candidates, with the same fine step."""
-    params = benchmark.params[benchmark.index(archs)]
+    fine_fn: ScoreFn = trainer or from_table(found.benchmark)
+    coarse = {name: found.scored.mean(name) for name in found.scored.scores}
     rows = []
-    for name, coarse in {**{n: scored.mean(n) for n in names}, "#params": params}.items():
-        result = two_step(archs, coarse, fine_fn, _K.value)
-        rows.append({"kept by": name, **_outcome(benchmark, archs, result)})
-    rows.append(_random_row(benchmark, archs, fine_fn))
-    return pd.DataFrame(rows)
+    for name, scores in (coarse | {"#params": found.params}).items():
+        result = two_step(found.archs, scores, fine_fn, _K.value)
+        rows.append({"kept by": name, **_outcome(found, trainer, result)})
+    # The random control is the mean of many draws, or one draw where each costs training.
+    rng = np.random.default_rng(common.seed())
+    outcomes = []
+    for _ in range(1 if trainer else _RANDOM_DRAWS):
+        order = rng.permutation(len(found.archs))
+        result = two_step(found.archs, order, fine_fn, _K.value)
+        outcomes.append(_outcome(found, trainer, result))
+    frame = pd.DataFrame(outcomes)
+    spread = frame[_judged_by(frame)].std(ddof=0)
+    mean = {str(name): float(value) for name, value in frame.drop(columns="winner").mean().items()}
+    label = frame["winner"].iloc[0] if trainer else f"{len(frame)} draws, C10 sd {spread:.2f}"
+    return pd.DataFrame([*rows, {"kept by": "random", **mean, "winner": label}])
 
 
 def _outcome(
-    benchmark: TabularBenchmark, archs: np.ndarray, result: TwoStepResult
+    found: common.Findings, trainer: Trainer | None, result: TwoStepResult
 ) -> dict[str, Any]:
     """Return what a search found; GPU seconds are those of 12 epochs of each kept candidate."""
-    kept = archs[result.kept]
+    kept, winner = found.archs[result.kept], cell.to_string(result.arch)
     return {
-        **_test_accuracies(benchmark, result.arch),
-        "mean of kept C10 %": float(benchmark.accuracy(kept, "cifar10").mean()),
+        **({"own test %": trainer.test_accuracy[winner]} if trainer else {}),
+        **_test_accuracies(found, result.arch),
+        "mean of kept C10 %": float(found.benchmark.accuracy(kept, "cifar10").mean()),
         "fine score %": float(result.fine_scores.max()),
-        "GPU s": float(benchmark.seconds(kept).sum()),
-        "winner": cell.to_string(result.arch),
+        "GPU s": float(found.benchmark.seconds(kept).sum()),
+        "winner": winner,
     }
 
 
-def _test_accuracies(benchmark: TabularBenchmark, arch: np.ndarray) -> dict[str, float]:
-    return {label: float(benchmark.accuracy(arch, data)) for data, label in _TEST_COLUMNS.items()}
+def _judged_by(searches: pd.DataFrame) -> str:
+    """Return the column of the final accuracy: that of our own training where there is one."""
+    return "own test %" if "own test %" in searches.columns else "C10 test %"
 
 
-def _random_row(benchmark: TabularBenchmark, archs: np.ndarray, fine_fn: ScoreFn) -> dict[str, Any]:
-    """Return the random control: the mean of many draws, or one where each costs training."""
-    draws = _RANDOM_DRAWS if _FINE_STEP.value == "table" else 1
-    rng = np.random.default_rng(common.seed())
-    outcomes = []
-    for _ in range(draws):
-        result = two_step(archs, rng.permutation(len(archs)), fine_fn, _K.value)
-        outcomes.append(_outcome(benchmark, archs, result))
-    frame = pd.DataFrame(outcomes).drop(columns="winner")
-    spread = frame["C10 test %"].std(ddof=0)
-    label = f"{draws} draws, C10 sd {spread:.2f}" if draws > 1 else outcomes[0]["winner"]
-    means = {str(name): float(value) for name, value in frame.mean().items()}
-    return {"kept by": "random", **means, "winner": label}
+def _test_accuracies(found: common.Findings, arch: np.ndarray) -> dict[str, float]:
+    return {
+        label: float(found.benchmark.accuracy(arch, data)) for data, label in _TEST_COLUMNS.items()
+    }
 
 
-def _report(
-    benchmark: TabularBenchmark,
-    archs: np.ndarray,
-    scored: pool.PoolScores,
-    names: list[str],
-    searches: pd.DataFrame,
-) -> tuple[Report, dict[str, Any]]:
-    chosen = _PROXY.value
-    accuracy = benchmark.accuracy(archs, "cifar10")
-    params = benchmark.params[benchmark.index(archs)]
-    controls = {"#params": params[None], "random": common.random_scores(len(archs))[None]}
-    ranked = {**{name: scored.scores[name] for name in names}, **controls}
-    log_params = np.log(params)
-    correlations = pd.DataFrame(
-        [
-            {
-                "score": name,
-                **common.correlations_row(
-                    own, accuracy, None if name == "#params" else log_params, _K.value
-                ),
-            }
-            for name, own in ranked.items()
-        ]
-    )
-    order = np.argsort(-scored.mean(chosen), kind="stable")
+def _report(found: common.Findings, searches: pd.DataFrame) -> tuple[Report, dict[str, Any]]:
+    main = next(iter(found.scored.scores))
+    order = np.argsort(-found.scored.mean(main), kind="stable")
+    table = common.correlations(found, "cifar10", _K.value)
     winner = searches.iloc[0]
-    verdict = _verdict(searches)
     parts: list[Text | Table | Plot] = [
-        Text("The outcome", f"{verdict}\n\n{common.failures(scored, names)}"),
+        Text("The outcome", f"{_verdict(searches)}\n\n{common.failures(found.scored)}"),
         Table(
             "Two-step search beside its controls",
             searches,
-            f"Each row keeps {_K.value} of {len(archs)} candidates and takes the best by the same "
-            "fine step. Test accuracies are those of the benchmark after 200 epochs.",
+            f"Each row keeps {_K.value} of {len(found.archs)} candidates and takes the best by the "
+            "same fine step. C10, C100 and IN16 test are the benchmark's, after 200 epochs at C=16 "
+            "and N=5; own test is of the training done here; GPU s, the benchmark's for 12 epochs "
+            "of the kept.",
         ),
-        Table(f"The best {_K.value} by {chosen}", _ranking(benchmark, archs, scored, order)),
-        Plot(
-            "Score versus accuracy",
-            figures.score_versus_accuracy(
-                scored.mean(chosen),
-                accuracy,
-                score_name=chosen,
-                accuracy_name="CIFAR-10 test accuracy (%)",
-                by_rank=True,
-                highlight=order[: _K.value].tolist(),
-            ),
-            f"CIFAR-10 test accuracy over the rank by {chosen}; the kept {_K.value} are ringed.",
-        ),
-        Plot(
-            "Rank correlations",
-            figures.correlation_bars(correlations, controls=tuple(controls)),
-            "Spearman correlation with CIFAR-10 test accuracy, 95 % bootstrap intervals.",
-        ),
-        Table("Rank correlations with CIFAR-10 test accuracy", correlations),
-        Plot(
-            "Top-k recall",
-            figures.recall_curve(
-                {name: own.mean(0) for name, own in list(ranked.items())[:8]}, accuracy
-            ),
-            "Share of the truly best k that are among the best k of each score.",
-        ),
+        Table(f"The best {_K.value} by {main}", _ranking(found, order[: _K.value])),
+        *common.plots(found, table, order[: _K.value]),
+        Table("Rank correlations", table, common.CORRELATIONS_NOTE),
         Text(
             "Cost",
-            f"Scoring took {scored.cpu_seconds:.0f} CPU seconds for {len(archs)} networks "
-            f"({scored.cpu_seconds / len(archs):.2f} each, compilation included); validating the "
-            f"kept {_K.value} would take {winner['GPU s']:.0f} GPU seconds.",
+            f"Scores of this setting have cost {found.scored.cpu_seconds:.0f} CPU seconds, "
+            f"compilation included. 12 epochs of the kept {_K.value} cost {winner['GPU s']:.0f} "
+            "seconds on the benchmark's GPU.",
         ),
     ]
-    report = Report(f"KNAS: {chosen} on NAS-Bench-201", common.describe(), parts)
     summary = {
         f"{row['kept by']}_{data}_test": row[label]
         for _, row in searches.iterrows()
         for data, label in _TEST_COLUMNS.items()
     }
-    summary |= {f"spearman_{row['score']}": row["spearman"] for _, row in correlations.iterrows()}
-    return report, summary | {
-        "winner": winner["winner"],
-        "num_unscored": sum(scored.unscored(chosen).values()),
-        "scoring_cpu_seconds": scored.cpu_seconds,
-    }
+    if "own test %" in searches.columns:
+        summary |= {
+            f"{row['kept by']}_own_test": row["own test %"] for _, row in searches.iterrows()
+        }
+    summary |= {f"spearman_{row['score']}": row["spearman"] for _, row in table.iterrows()}
+    summary |= {"winner": winner["winner"], "scoring_cpu_seconds": found.scored.cpu_seconds}
+    summary["num_unscored"] = sum(
+        sum(found.scored.unscored(name).values()) for name in found.scored.scores
+    )
+    return Report(f"KNAS: {main} on NAS-Bench-201", "", parts), summary
 
 
 def _verdict(searches: pd.DataFrame) -> str:
     """Return in words whether the score beat its controls."""
-    by_name = searches.set_index("kept by")["C10 test %"]
-    found = searches.iloc[0]
+    column = _judged_by(searches)
+    final = searches.set_index("kept by")[column]
+    winner = searches.iloc[0]
+    random = str(searches.set_index("kept by").loc["random", "winner"])
+    draws = f" ({random})" if column == "C10 test %" else " (one draw)"
     return (
-        f"{found['kept by']} finds {found['winner']}: {by_name.iloc[0]:.2f} % on CIFAR-10, "
-        f"{found['C100 test %']:.2f} % on CIFAR-100, {found['IN16 test %']:.2f} % on "
-        f"ImageNet16-120. Against the controls with the same fine step on CIFAR-10: "
-        f"{by_name.iloc[0] - by_name['random']:+.2f} points to random, "
-        f"{by_name.iloc[0] - by_name['#params']:+.2f} to #params."
+        f"{winner['kept by']} finds {winner['winner']}: {winner['C10 test %']:.2f} % on CIFAR-10, "
+        f"{winner['C100 test %']:.2f} % on CIFAR-100 and {winner['IN16 test %']:.2f} % on "
+        f"ImageNet16-120 in the benchmark. Against the controls with the same fine step, by "
+        f"{column}: {final.iloc[0] - final['random']:+.2f} points to random{draws}, "
+        f"{final.iloc[0] - final['#params']:+.2f} to #params."
     )
 
 
-def _ranking(
-    benchmark: TabularBenchmark, archs: np.ndarray, scored: pool.PoolScores, order: np.ndarray
-) -> pd.DataFrame:
+def _ranking(found: common.Findings, positions: np.ndarray) -> pd.DataFrame:
+    main = next(iter(found.scored.scores))
     rows = []
-    for rank, position in enumerate(order[: _K.value], 1):
-        arch = archs[position]
+    for rank, position in enumerate(positions, 1):
+        arch = found.archs[position]
         row: dict[str, Any] = {"rank": rank, "cell": _drawing(arch)}
-        row[_PROXY.value] = scored.mean(_PROXY.value)[position]
-        if len(scored.scores[_PROXY.value]) > 1:
-            row["sd"] = scored.sd(_PROXY.value)[position]
-        row["params"] = cell.num_params(arch)
-        row["12-epoch valid %"] = float(benchmark.accuracy(arch, "cifar10", "valid_12ep"))
-        rows.append(row | _test_accuracies(benchmark, arch) | {"string": cell.to_string(arch)})
+        row[main] = found.scored.mean(main)[position]
+        if len(found.scored.scores[main]) > 1:
+            row["sd"] = found.scored.sd(main)[position]
+        row["params"] = int(found.params[position])
+        row["12-epoch valid %"] = float(found.benchmark.accuracy(arch, "cifar10", "valid_12ep"))
+        row |= _test_accuracies(found, arch)
+        row |= {"status": found.scored.status[main][0][position], "string": cell.to_string(arch)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

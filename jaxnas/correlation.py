@@ -63,8 +63,9 @@ def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike)
     """Return the rank correlation that is left once other quantities are accounted for.
 
     The ranks of scores and of accuracies are each regressed on the ranks of `given` (least squares
-    with an intercept); the result is the correlation of the residuals. Scores that only count
-    parameters come out near 0 with `given = log(#parameters)`.
+    with an intercept); the result is the correlation of the residuals. With
+    `given = log(#parameters)`, scores that follow the number of parameters but for noise come out
+    near 0; an exact count has no residuals, which gives `nan`.
 
     Args:
         scores: `[A]`, larger is predicted to be better; `-inf` is legal.
@@ -166,23 +167,6 @@ def top_k_recall(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
     """
     predicted, true = _pair(scores, accuracies)
     return len(np.intersect1d(_best(predicted, k), _best(true, k))) / k
-
-
-def best_of_top_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
-    """Return the best accuracy among the `k` best scored: the outcome of training just those.
-
-    Ties are broken by index: the first counts as the better one.
-
-    Args:
-        scores: `[A]`, larger is predicted to be better; `-inf` is legal.
-        accuracies: `[A]`, finite, larger is better; the result is in their unit.
-        k: in [1, A].
-
-    Raises:
-        ValueError: for bad arrays, or `k` out of range.
-    """
-    predicted, true = _pair(scores, accuracies)
-    return float(true[_best(predicted, k)].max())
 
 
 def ties(scores: ArrayLike) -> int:

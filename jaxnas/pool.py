@@ -1,5 +1,7 @@
 """Score a pool of architectures into a store: nothing is lost or done twice, whatever happens."""
 
+import functools
+import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +12,13 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding, proxies
-from jaxnas.population import score_space
+from jaxnas.population import Scored, resolve_plan, score_space
 from jaxnas.runs import ScoreRow, ScoreStore, track
 from jaxnas.types import Batch, Proxy, SearchSpace
 
 _FLUSH_SECONDS = 2.0
+_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "numpy")
+_SWITCHES = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
 class PoolScores(NamedTuple):
@@ -24,7 +28,8 @@ class PoolScores(NamedTuple):
         scores: by name of the proxy, `float64[S, A]`; `-inf` where `status` is not "ok".
         status: by name, `object[S, A]`: "ok", "disconnected", "no gradient", "not finite" or
             "failed: reason".
-        cpu_seconds: process CPU seconds spent on what is shown, in this and earlier runs.
+        cpu_seconds: process CPU seconds, compilation included, that scores of this setting have
+            cost so far in this store, shown here or not.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -53,7 +58,7 @@ def score_pool(
     space: SearchSpace,
     archs: ArrayLike,
     batch: Callable[[int], Batch],
-    chosen: Iterable[str | Proxy],
+    chosen: str | Iterable[str | Proxy],
     *,
     store: ScoreStore,
     context: Mapping[str, Any],
@@ -69,7 +74,8 @@ def score_pool(
         space: the search space.
         archs: `int32[A, D]`, each once.
         batch: `batch(seed)`, the examples of a seed.
-        chosen: names of proxies, or `Proxy` values.
+        chosen: names of proxies, or `Proxy` values; the store knows them by name, so a proxy of
+            your own that has changed needs another name.
         store: an open store.
         context: what determines the scores besides the space and the seed: the data and their
             digest, the batch size, versions. `run_context` gives the usual.
@@ -79,7 +85,7 @@ def score_pool(
     Raises:
         ValueError: see `jaxnas.score_space`; or an architecture is there twice.
     """
-    chosen = proxies.resolve(chosen)
+    resolved = proxies.resolve(chosen)
     archs = encoding.validate_archs(archs, space.num_choices)
     strings = [space.to_string(arch) for arch in archs]
     if len(set(strings)) < len(strings):
@@ -87,42 +93,71 @@ def score_pool(
             f"Each architecture once: got {len(strings)} with {len(set(strings))} different; "
             "use search.sample_distinct or numpy.unique."
         )
-    names = [proxy.name for proxy in chosen]
+    plan = resolve_plan(plan)
     run = store.open_run({"space": space.name, **space.options, "plan": plan, **context})
-    done = store.done(run)
+    missing = _missing(store.done(run), strings, [proxy.name for proxy in resolved], seeds)
+    num_missing = sum(map(len, missing.values()))
+    num_done = len(strings) * len(seeds) - num_missing
+    for names, pairs in missing.items():
+        own = [proxy for proxy in resolved if proxy.name in names]
+        results = score_space(
+            space,
+            archs,
+            batch,
+            own,
+            seeds=seeds,
+            plan=plan,
+            skip=functools.partial(_is_not_in, pairs),
+        )
+        progress = track(results, num_done + len(pairs), "scoring", done=num_done)
+        _write(store, run, strings, progress)
+        num_done += len(pairs)
+    return _collect(store, run, strings, [proxy.name for proxy in resolved], seeds)
 
-    def known(position: int, seed: int) -> bool:
-        return all((strings[position], name, seed) in done for name in names)
 
-    num_done = sum(known(position, seed) for seed in seeds for position in range(len(archs)))
-    if num_done < len(seeds) * len(archs):
-        results = score_space(space, archs, batch, chosen, seeds=seeds, plan=plan, skip=known)
-        rows: list[ScoreRow] = []
-        seconds, written = 0.0, time.monotonic()
-        for result in track(results, len(seeds) * len(archs), "scoring", done=num_done):
-            arch = strings[result.position]
-            rows += [
-                ScoreRow(arch, name, result.seed, result.scores[name], result.status[name])
-                for name in names
-            ]
-            seconds += result.seconds
-            if time.monotonic() - written > _FLUSH_SECONDS:
-                store.add(run, rows, cpu_seconds=seconds)
-                rows, seconds, written = [], 0.0, time.monotonic()
-        store.add(run, rows, cpu_seconds=seconds)
-    return _collect(store, run, strings, names, seeds)
+def _missing(
+    done: set[tuple[str, str, int]], strings: list[str], names: list[str], seeds: Sequence[int]
+) -> dict[tuple[str, ...], set[tuple[int, int]]]:
+    """Return `(position, seed)` of what is not done, by the names of the scores that it lacks."""
+    missing: dict[tuple[str, ...], set[tuple[int, int]]] = {}
+    for seed in seeds:
+        for position, arch in enumerate(strings):
+            lacking = tuple(name for name in names if (arch, name, seed) not in done)
+            if lacking:
+                missing.setdefault(lacking, set()).add((position, seed))
+    return missing
+
+
+def _is_not_in(pairs: set[tuple[int, int]], position: int, seed: int) -> bool:
+    return (position, seed) not in pairs
+
+
+def _write(store: ScoreStore, run: int, strings: list[str], results: Iterable[Scored]) -> None:
+    """Write results as they come, in batches."""
+    rows: list[ScoreRow] = []
+    seconds, written = 0.0, time.monotonic()
+    for result in results:
+        arch = strings[result.position]
+        rows += [
+            ScoreRow(arch, name, result.seed, score, result.status[name])
+            for name, score in result.scores.items()
+        ]
+        seconds += result.seconds
+        if time.monotonic() - written > _FLUSH_SECONDS:
+            store.add(run, rows, cpu_seconds=seconds)
+            rows, seconds, written = [], 0.0, time.monotonic()
+    store.add(run, rows, cpu_seconds=seconds)
 
 
 def run_context(**determining: Any) -> dict[str, Any]:
-    """Return `determining` with the versions and the backend that also decide the last bits."""
-    import jaxnas
-
+    """Return `determining` with what else decides the last bits: versions, switches, device."""
+    device = jax.devices()[0]
     return {
         **determining,
-        "version_jaxnas": jaxnas.__version__,
-        "version_jax": jax.__version__,
+        **{f"version_{name}": importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: str(getattr(jax.config, name)) for name in _SWITCHES},
         "backend": jax.default_backend(),
-        "device_kind": jax.devices()[0].device_kind,
+        "device_kind": device.device_kind,
     }
 
 

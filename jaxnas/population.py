@@ -12,8 +12,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
+from jaxnas.proxies import resolve
 from jaxnas.proxies.measures import num_params
-from jaxnas.scoring import measures_of, reduce_scores, resolve, validate_batch, validate_logits
+from jaxnas.scoring import (
+    measure_all,
+    measures_of,
+    reduce_scores,
+    validate_batch,
+    validate_network,
+)
 from jaxnas.types import Array, Batch, Network, Params, Proxy, ScoreFn, SearchSpace
 
 _CHUNK = 16
@@ -27,7 +34,7 @@ class Scored(NamedTuple):
         seed: of the weights and the batch.
         scores: by name of the proxy; larger is better, `-inf` where `status` is not "ok".
         status: by name; "ok", "disconnected", "no gradient", "not finite" or "failed: reason".
-        seconds: process CPU seconds.
+        seconds: process CPU seconds; the first of a seed pay for the weights and the compilation.
     """
 
     position: int
@@ -41,7 +48,7 @@ def score_space(
     space: SearchSpace,
     archs: ArrayLike,
     batch: Batch | Callable[[int], Batch],
-    proxies: Iterable[str | Proxy],
+    proxies: str | Iterable[str | Proxy],
     *,
     seeds: Sequence[int] = (0,),
     plan: str = "auto",
@@ -65,14 +72,15 @@ def score_space(
     Raises:
         ValueError: see `score`; or no architecture, no seed, an unknown plan.
     """
-    chosen = resolve(proxies)
+    resolved = resolve(proxies)
     archs = encoding.validate_archs(archs, space.num_choices)
     if archs.ndim != 2 or not len(archs):
         raise ValueError(f"Nothing to score: got shape {archs.shape}; pass int32[A, D] with A > 0.")
     numbers = np.atleast_1d(np.asarray(seeds))
     if not numbers.size or numbers.dtype.kind not in "iu":
         raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
-    return _score_space(space, archs, batch, chosen, numbers.tolist(), _runner(plan), skip)
+    runner = _walk if resolve_plan(plan) == "walk" else _traced
+    return _score_space(space, archs, batch, resolved, numbers.tolist(), runner, skip)
 
 
 def score_fn(
@@ -112,22 +120,27 @@ def _score_traced(
     space: SearchSpace, proxy: Proxy, params: Params, batch: Batch, key: Array, archs: Array
 ) -> Array:
     def one(arch: Array) -> Array:
-        value = proxy(*space.bind(arch, params), batch, key=key)
+        measured = measure_all((proxy.measure,), *space.bind(arch, params), batch, key)
+        value = proxy.reduce(measured[0])
         return jnp.where(space.is_connected(arch), value, -jnp.inf)
 
     return jax.lax.map(one, archs)
 
 
-Runner = Callable[[SearchSpace, np.ndarray, Params, Batch, Array, tuple[Any, ...]], Iterator[Any]]
+def resolve_plan(plan: str) -> str:
+    """Return `walk` or `traced`; `auto` is what suits the default backend.
 
-
-def _runner(plan: str) -> Runner:
+    Raises:
+        ValueError: an unknown plan.
+    """
     if plan == "auto":
-        plan = "walk" if jax.default_backend() == "cpu" else "traced"
-    runners: dict[str, Runner] = {"walk": _walk, "traced": _traced}
-    if plan not in runners:
+        return "walk" if jax.default_backend() == "cpu" else "traced"
+    if plan not in ("walk", "traced"):
         raise ValueError(f"Unknown plan {plan!r}: use auto, walk or traced.")
-    return runners[plan]
+    return plan
+
+
+Runner = Callable[[SearchSpace, np.ndarray, Params, Batch, Array, tuple[Any, ...]], Iterator[Any]]
 
 
 def _score_space(
@@ -143,23 +156,24 @@ def _score_space(
         todo = [position for position in range(len(archs)) if not skip(position, seed)]
         if not todo:
             continue
+        start = time.process_time()
         examples = validate_batch(batch(seed) if callable(batch) else batch)
         key = jax.random.key(seed)
         params = space.init(jax.random.fold_in(key, 0), examples.inputs)
-        validate_logits(*space.bind(archs[todo[0]], params), examples)
+        validate_network(*space.bind(archs[todo[0]], params), examples)
         connected = {position for position in todo if space.is_connected(archs[position])}
         counted = [proxy for proxy in chosen if proxy.measure is num_params]
         networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
         running = archs[sorted(connected)]
         results = runner(space, running, params, examples, key, measures_of(networked))
         for position in todo:
-            start = time.process_time()
             measured = next(results) if networked and position in connected else "disconnected"
             values, status = _judge(networked, measured)
             for proxy in counted:
                 count = jnp.asarray(float(space.num_params(archs[position])))
                 values[proxy.name], status[proxy.name] = float(proxy.reduce(count)), "ok"
             yield Scored(position, seed, values, status, time.process_time() - start)
+            start = time.process_time()
 
 
 def _judge(chosen: tuple[Proxy, ...], measured: Any) -> tuple[dict[str, float], dict[str, str]]:
@@ -187,7 +201,7 @@ def _walk(
         own_key = jax.random.fold_in(key, zlib.crc32(arch.tobytes()))
         try:
             network = space.bind(arch, params)
-            yield jax.device_get([measure(*network, batch, own_key) for measure in measures])
+            yield jax.device_get(measure_all(measures, *network, batch, own_key))
         except (FloatingPointError, MemoryError, jax.errors.JaxRuntimeError) as error:
             yield f"failed: {_first_line(error)}"
 
@@ -228,8 +242,7 @@ def _measure_chunk(
 ) -> Any:
     def one(arch_and_key: tuple[Array, Array]) -> Any:
         arch, key = arch_and_key
-        network = bind(arch, params)
-        return [measure(*network, batch, key) for measure in measures]
+        return measure_all(measures, *bind(arch, params), batch, key)
 
     return jax.lax.map(one, (archs, keys))
 

@@ -1,7 +1,7 @@
 """Scoring one network, of your own or of a space, by any set of proxies."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import gradients, proxies
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+from jaxnas import gradients
+from jaxnas.proxies import resolve
+from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Proxy
 
 
 def score(
     apply_fn: ApplyFn,
     params: Params,
     batch: Batch | tuple[ArrayLike, ArrayLike],
-    proxies: Iterable[str | Proxy],
+    proxies: str | Iterable[str | Proxy],
     *,
     key: Array | None = None,
 ) -> dict[str, float]:
@@ -38,13 +39,13 @@ def score(
         ValueError: an unknown proxy, or a batch or a network that does not fit (see
             `validate_batch`).
     """
-    chosen = resolve(proxies)
+    resolved = resolve(proxies)
     batch = validate_batch(batch)
-    validate_logits(apply_fn, params, batch)
+    validate_network(apply_fn, params, batch)
     key = jax.random.key(0) if key is None else key
-    measured = [measure(apply_fn, params, batch, key) for measure in measures_of(chosen)]
-    values = reduce_scores(chosen, jax.device_get(measured))
-    return dict(zip((proxy.name for proxy in chosen), values.tolist(), strict=True))
+    measured = measure_all(measures_of(resolved), apply_fn, params, batch, key)
+    values = reduce_scores(resolved, jax.device_get(measured))
+    return dict(zip((proxy.name for proxy in resolved), values.tolist(), strict=True))
 
 
 def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
@@ -76,32 +77,61 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
     return Batch(inputs, jnp.asarray(labels, jnp.int32))
 
 
-def validate_logits(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
-    """Raise `ValueError` unless the network gives logits `[B, K]` that the labels fit."""
-    if not jax.tree.leaves(params):
-        raise ValueError("A score needs parameters: got none; pass a pytree of arrays as params.")
-    shape = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, batch.inputs)
-    logits: tuple[int, ...] = getattr(shape.logits, "shape", ())
-    if len(logits) != 2 or logits[0] != batch.labels.size:
+def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
+    """Raise `ValueError` unless the network can be scored on the batch.
+
+    It needs parameters that can be differentiated, and gives logits `[B, K]` for any number of
+    examples, of as many classes as the labels have.
+    """
+    leaves = jax.tree.leaves(params)
+    kinds = {str(jnp.result_type(leaf)) for leaf in leaves}
+    if not leaves or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise ValueError(
-            f"apply_fn must give logits [{batch.labels.size}, K]: got {list(logits)}; "
-            "return one row of class scores an example."
+            f"A score needs parameters, floating arrays: got {', '.join(sorted(kinds)) or 'none'}; "
+            "pass a pytree of them as params and close over the rest."
         )
-    if int(batch.labels.max()) >= logits[1]:
+    if isinstance(params, Mapping) and "batch_stats" in params:
         raise ValueError(
-            f"Labels must be below the {logits[1]} logits: got {int(batch.labels.max())}; "
+            "params must be parameters alone: got batch_stats too; pass variables['params'] and "
+            "close over the statistics in apply_fn."
+        )
+    classes = 0
+    for inputs in (batch.inputs, batch.inputs[:1]):
+        given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
+        shape: tuple[int, ...] = getattr(given.logits, "shape", ())
+        if len(shape) != 2 or shape[0] != len(inputs):
+            raise ValueError(
+                f"apply_fn must give logits [{len(inputs)}, K] for {len(inputs)} examples: got "
+                f"{list(shape) or type(given.logits).__name__}; return one row of class scores "
+                "an example, whatever their number."
+            )
+        classes = shape[1]
+    if int(batch.labels.max()) >= classes:
+        raise ValueError(
+            f"Labels must be below the {classes} logits: got {int(batch.labels.max())}; "
             "match the number of classes."
         )
 
 
-def measures_of(chosen: Iterable[Proxy]) -> tuple[Any, ...]:
+def measure_all(
+    measures: tuple[Measure, ...], apply_fn: ApplyFn, params: Params, batch: Batch, key: Array
+) -> list[Any]:
+    """Return the measurements of one network, at full precision also on GPU and TPU."""
+    with jax.default_matmul_precision("highest"):
+        return [measure(apply_fn, params, batch, key) for measure in measures]
+
+
+def measures_of(chosen: Iterable[Proxy]) -> tuple[Measure, ...]:
     """Return the measures, each once."""
     return tuple(dict.fromkeys(proxy.measure for proxy in chosen))
 
 
 def reduce_scores(chosen: tuple[Proxy, ...], measured: Any) -> np.ndarray:
-    """Return the scores in float64: differences and small eigenvalues are lost in float32."""
-    with jax.enable_x64(True):
+    """Return the scores in float64: differences and small eigenvalues are lost in float32.
+
+    Runs on the CPU, where float64 is at home; the measurements are small and on the host.
+    """
+    with jax.enable_x64(True), jax.default_device(_host()):
         wide = jax.tree.map(
             lambda leaf: (
                 leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -111,15 +141,15 @@ def reduce_scores(chosen: tuple[Proxy, ...], measured: Any) -> np.ndarray:
         return np.asarray(_reduce_wide(chosen, wide))
 
 
+def _host() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to start without it
+        return None
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _reduce_wide(chosen: tuple[Proxy, ...], measured: Any) -> Array:
     by_measure = dict(zip(measures_of(chosen), measured, strict=True))
     scores = [proxy.reduce(by_measure[proxy.measure]) for proxy in chosen]
     return jnp.stack([jnp.asarray(own, jnp.float64) for own in scores])
-
-
-def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
-    """Return proxies given by name or as they are; a single name will do."""
-    if isinstance(chosen, str):
-        chosen = [chosen]
-    return tuple(proxies.resolve(chosen))

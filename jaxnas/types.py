@@ -105,6 +105,10 @@ class SearchSpace(NamedTuple):
     options: Mapping[str, Any]
 
 
+Measure = Callable[[ApplyFn, Params, Batch, Array], Any]
+"""`measure(apply_fn, params, batch, key)`: a pytree of arrays."""
+
+
 class Proxy(NamedTuple):
     """A training-free score, in two steps; larger is better, always.
 
@@ -117,7 +121,7 @@ class Proxy(NamedTuple):
     """
 
     name: str
-    measure: Callable[[ApplyFn, Params, Batch, Array], Any]
+    measure: Measure
     reduce: Callable[[Any], Array]
 
     def __call__(

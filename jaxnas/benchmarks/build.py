@@ -57,4 +57,6 @@ def build(csv_path: str | Path, table_path: str | Path = TABLE) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m jaxnas.benchmarks.build CSV")
     build(sys.argv[1])

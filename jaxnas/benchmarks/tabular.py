@@ -13,7 +13,7 @@ hzf1174/RoBoT and tiga1231/nasbench-vis, and agree with the official records tha
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,9 @@ DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 SPLITS = ("test", "valid_12ep")
 TABLE = Path(__file__).with_name("nasbench201.npz")
 
+Cells = ArrayLike | str | Sequence[str]
+"""Which cells are meant, see `TabularBenchmark`."""
+
 SCALES: Mapping[str, int] = {
     **{f"{dataset}/{split}": 10**4 for dataset in DATASETS for split in SPLITS},
     "seconds": 10**4,
@@ -44,8 +47,10 @@ SCALES: Mapping[str, int] = {
 class TabularBenchmark:
     """Every cell of NAS-Bench-201 with its accuracies and costs, in the official index order.
 
-    A cell is asked for as an architecture `int32[6]`, as several `int32[A, 6]`, by its official
-    index (an `int`) or by its official string; the answer is a scalar, or `[A]`.
+    A cell is asked for as an architecture `int32[6]`, by its official index (an `int`) or by its
+    official string, and the answer is a scalar; several are asked for as `int32[A, 6]` or as a
+    sequence of strings, and the answer is `[A]`. Integers in a sequence are decisions, never
+    indices: `at` gives the architectures of several indices.
 
     Attributes:
         archs: `int32[15625, 6]`, all architectures.
@@ -70,28 +75,35 @@ class TabularBenchmark:
         """Millions of multiply-adds of the CIFAR-10 network for one image, `float64[15625]`."""
         return self.columns["mflops"]
 
-    def index(self, archs: ArrayLike | str) -> NDArray[np.int32]:
+    def at(self, indices: ArrayLike | Sequence[int]) -> NDArray[np.int32]:
+        """Return the architectures at official indices: `int32[A, 6]` of `[A]`, `int32[6]` of one.
+
+        Raises:
+            ValueError: If an index is none of the benchmark's.
+        """
+        return self.archs[self._checked_indices(indices)]
+
+    def index(self, archs: Cells) -> NDArray[np.int32]:
         """Return the official index, `int32[]` or `int32[A]`.
 
         Raises:
             ValueError: If a string, an index or an architecture is none of the benchmark's.
         """
-        if isinstance(archs, str):
-            archs = from_string(archs)
         array = np.asarray(archs)
-        if array.ndim > 0:
-            if array.ndim > 2:
-                raise ValueError(f"Pass architectures as [6] or [A, 6]: got {list(array.shape)}.")
-            archs = encoding.validate_archs(array, NUM_CHOICES)
-            return self.positions[tuple(np.moveaxis(archs, -1, 0))]
-        if array.dtype.kind not in "iu" or not 0 <= array < len(self.archs):
+        if array.dtype.kind in "OTU":  # strings, also as pandas and newer NumPy hold them
+            array = _from_strings(array)
+        if array.ndim == 0:
+            return self._checked_indices(array)
+        if array.ndim > 2 or array.shape[-1] != len(NUM_CHOICES):
             raise ValueError(
-                f"An official index is an integer from 0 to {len(self.archs) - 1}: got {archs!r}."
+                "Pass architectures as [6] or [A, 6], and several indices by way of `at`: got "
+                f"shape {list(array.shape)}."
             )
-        return array.astype(np.int32)
+        array = encoding.validate_archs(array, NUM_CHOICES)
+        return self.positions[tuple(np.moveaxis(array, -1, 0))]
 
     def accuracy(
-        self, archs: ArrayLike | str, dataset: str = "cifar10", split: str = "test"
+        self, archs: Cells, dataset: str = "cifar10", split: str = "test"
     ) -> NDArray[np.float64]:
         """Return the accuracy in percent, `float64[]` or `float64[A]`.
 
@@ -107,7 +119,7 @@ class TabularBenchmark:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}: got {split!r}.")
         return self.columns[f"{dataset}/{split}"][self.index(archs)]
 
-    def seconds(self, archs: ArrayLike | str) -> NDArray[np.float64]:
+    def seconds(self, archs: Cells) -> NDArray[np.float64]:
         """Return the GPU seconds of the 12 epochs on CIFAR-10: the simulated cost of a look.
 
         Raises:
@@ -129,6 +141,18 @@ class TabularBenchmark:
             raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
         table = jnp.asarray(self.columns[column][self.positions], jnp.float32)
         return jax.tree_util.Partial(_look_up, table)
+
+    def _checked_indices(self, indices: ArrayLike | Sequence[int]) -> NDArray[np.int32]:
+        array = np.asarray(indices)
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"Official indices are integers: got dtype {array.dtype}.")
+        outside = (array < 0) | (array >= len(self.archs))
+        if outside.any():
+            raise ValueError(
+                f"An official index is an integer from 0 to {len(self.archs) - 1}: got "
+                f"{array[outside][0]}."
+            )
+        return array.astype(np.int32)
 
 
 @functools.cache
@@ -160,6 +184,12 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
     for array in (archs, classes, positions, *columns.values()):
         array.flags.writeable = False
     return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))
+
+
+def _from_strings(strings: NDArray) -> NDArray[np.int32]:
+    """Return the architectures `int32[..., 6]` of official strings `[...]`."""
+    archs = [from_string(string) for string in strings.astype(str).ravel().tolist()]
+    return np.array(archs, np.int32).reshape(*strings.shape, len(NUM_CHOICES))
 
 
 def _look_up(table: Array, archs: Array) -> Array:

@@ -92,6 +92,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        IsADirectoryError: if it is a folder.
         ValueError: if it is not such an archive; it is never unpickled.
     """
     path = Path(path)
@@ -125,11 +126,13 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; give the path of an .npz file.") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{path} is a folder; give the path of an .npz file.") from error
     # A file that is no archive but a single array is an array here, which is no context manager.
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be read as an .npz archive of plain arrays ({error}); write it with "
-            "numpy.savez."
+            f"{path} cannot be read as an .npz archive of plain arrays: it is damaged, of another "
+            "kind or holds Python objects, which are never unpickled; write it with numpy.savez."
         ) from error
 
 

@@ -32,18 +32,22 @@ BY_NAME: dict[str, Proxy] = {
 __all__ = ["BY_NAME", "cost", "knas", "knas_published", "resolve", "saliency"]
 
 
-def resolve(proxies: Iterable[str | Proxy]) -> list[Proxy]:
-    """Return proxies, given by name or as they are; each name once.
+def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
+    """Return proxies, given by name or as they are; a single name will do.
 
     Raises:
-        ValueError: no proxy, an unknown name, or one name twice.
+        ValueError: no proxy, an unknown one, or one name twice.
     """
-    chosen = []
-    for proxy in proxies:
-        if not isinstance(proxy, Proxy) and proxy not in BY_NAME:
-            raise ValueError(f"Unknown proxy {proxy!r}: use one of {', '.join(BY_NAME)}.")
-        chosen.append(BY_NAME[proxy] if isinstance(proxy, str) else proxy)
-    names = [proxy.name for proxy in chosen]
-    if not chosen or len(set(names)) < len(names):
+    resolved = []
+    for proxy in [chosen] if isinstance(chosen, str) else chosen:
+        if isinstance(proxy, str) and proxy in BY_NAME:
+            proxy = BY_NAME[proxy]
+        if not isinstance(proxy, Proxy):
+            raise ValueError(
+                f"Unknown proxy {proxy!r}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}."
+            )
+        resolved.append(proxy)
+    names = [proxy.name for proxy in resolved]
+    if not resolved or len(set(names)) < len(names):
         raise ValueError(f"Name at least one proxy, each once: got {names}; for example ['mgm'].")
-    return chosen
+    return tuple(resolved)

@@ -142,6 +142,8 @@ def _per_tensor(
         raise ValueError(f"{name} can be negative and has no logarithm: use sum or mean.")
 
     def reduce(grams: TensorGrams) -> Array:
+        if signed and grams.gram.shape[-1] < 2:
+            raise ValueError(f"{name} compares examples: got a batch of 1; use 2 or more.")
         alive = _alive(jax.vmap(jnp.trace)(grams.gram))
         return _combine(jax.vmap(statistic)(grams.gram), alive, aggregate)
 

@@ -2,12 +2,13 @@
 
 import base64
 import io
+import itertools
 import os
 import re
 import shutil
 import textwrap
 from collections.abc import Sequence
-from html import escape
+from html import escape, unescape
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from jaxnas.runs.files import output_folder, write_whole
 from jaxnas.runs.tables import Column, Svg, aligned, columns_of
 
 _DOTS_PER_INCH = 160
+_SAVED_FIGURE = re.compile(
+    r'<h2>([^<]*)</h2>\n<figure>\n<img src="data:image/png;base64,([^"]*)"'
+)  # its title and image, as `_page` writes them
 _LONG = 30  # characters from which a column breaks its lines instead of stretching the table
 
 
@@ -106,21 +110,45 @@ def to_text(report: Report, width: int | None = None) -> str:
 def save(report: Report, output_dir: str | os.PathLike[str]) -> Path:
     """Write the page, and every figure as a PNG beside it; return the path of `report.html`.
 
-    The figures are named after their titles.
+    The figures are named after their titles. Those of the report that was saved there before are
+    replaced or removed; no other file is touched.
 
     Raises:
         ValueError: a plot has no description.
         OSError: the folder cannot be written.
     """
     folder = output_folder(output_dir)
+    page = folder / "report.html"
     images = [_png(plot) for plot in _plots(report)]
+    names = _file_names([plot.title for plot in _plots(report)])
+    content = _page(report, images).encode()
+    for name, image in zip(names, images, strict=True):
+        write_whole(folder / name, image)
+    # Before the new page is there: the old one is what tells which files are its figures.
+    _remove_figures(page, keep=names)
+    return write_whole(page, content)
+
+
+def _file_names(titles: Sequence[str]) -> list[str]:
+    """Return a different file name for each of `titles`."""
     names: list[str] = []
-    for plot, image in zip(_plots(report), images, strict=True):
-        name = re.sub(r"[^a-z0-9]+", "_", plot.title.lower()).strip("_") or "figure"
-        names.append(name)
-        number = names.count(name)
-        write_whole(folder / (f"{name}.png" if number == 1 else f"{name}_{number}.png"), image)
-    return write_whole(folder / "report.html", _page(report, images).encode())
+    for title in titles:
+        stem = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "figure"
+        endings = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+        candidates = (f"{stem}{ending}.png" for ending in endings)
+        names.append(next(name for name in candidates if name not in names))
+    return names
+
+
+def _remove_figures(page: Path, keep: Sequence[str]) -> None:
+    """Remove the files that have both the name and the content of a figure of `page`."""
+    old = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    figures = _SAVED_FIGURE.findall(old)
+    names = _file_names([unescape(title) for title, _ in figures])
+    for name, (_, source) in zip(names, figures, strict=True):
+        path = page.with_name(name)
+        if name not in keep and path.is_file() and _base64(path.read_bytes()) == source:
+            path.unlink()
 
 
 def _plots(report: Report) -> list[Plot]:
@@ -141,6 +169,10 @@ def _png(plot: Plot) -> bytes:
     # Without the version of matplotlib, equal figures are equal files.
     plot.figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _base64(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
 def _headline(title: str, rule: str) -> str:
@@ -202,10 +234,10 @@ def _prose(text: str, kind: str = "") -> str:
 
 def _figure(plot: Plot, image: bytes) -> str:
     width, height = (round(96 * inches) for inches in plot.figure.get_size_inches())
-    source = base64.b64encode(image).decode()
     return (
-        f'<figure>\n<img src="data:image/png;base64,{source}" width="{width}" height="{height}" '
-        f'alt="{escape(_description(plot))}">\n</figure>\n{_prose(plot.note, "note")}'
+        f'<figure>\n<img src="data:image/png;base64,{_base64(image)}" '
+        f'width="{width}" height="{height}" alt="{escape(_description(plot))}">\n'
+        f"</figure>\n{_prose(plot.note, 'note')}"
     )
 
 

@@ -159,6 +159,8 @@ class ScoreStore:
     def add(self, run: int, rows: Iterable[ScoreRow], *, cpu_seconds: float = 0.0) -> None:
         """Write a batch of rows, all or none; a key that is there already keeps its first row.
 
+        But a row that says "failed: ..." gives way to a later one.
+
         Args:
             run: from `open_run`.
             rows: the batch; one transaction costs some milliseconds, so batch what is quick.
@@ -172,15 +174,17 @@ class ScoreStore:
             self._require(run)
             connection.executemany(
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (run, arch, proxy, seed) DO NOTHING",
+                "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
+                "SET score = excluded.score, status = excluded.status "
+                "WHERE scores.status LIKE 'failed:%'",
                 values,
             )
             if cpu_seconds > 0.0:
                 connection.execute("INSERT INTO work VALUES (?, ?)", (run, cpu_seconds))
 
     def done(self, run: int) -> set[tuple[str, str, int]]:
-        """Return the `(arch, proxy, seed)` of a run that have a row, whatever their status."""
-        query = "SELECT arch, proxy, seed FROM scores WHERE run = ?"
+        """Return the `(arch, proxy, seed)` of a run that have a row that did not fail."""
+        query = "SELECT arch, proxy, seed FROM scores WHERE run = ? AND status NOT LIKE 'failed:%'"
         with self._plain_errors():
             return set(self._connection.execute(query, (self._require(run),)))
 

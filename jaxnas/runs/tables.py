@@ -1,5 +1,6 @@
 """Tables for reading: cells as text with sensible digits, columns aligned for a terminal."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-_SHORTEST = 24  # characters that no text is cut below: names of scores stay whole
+_SHORTEST = 24  # characters that no text is cut below
 
 
 class Svg(NamedTuple):
@@ -65,8 +66,9 @@ def columns_of(frame: pd.DataFrame) -> list[Column]:
 def aligned(frame: pd.DataFrame, width: int) -> str:
     """Return `frame` as lines of at most `width` characters where its columns allow it.
 
-    Columns with drawings are left out. Long texts are cut first; columns that still do not fit go
-    into further blocks, each beginning with the first column.
+    Columns with drawings are left out. The keys, the columns that say what a row is, are never cut:
+    the texts before the first numbers, or the first column where those are none or all of them.
+    Other long texts are cut; what then does not fit goes into further blocks, led by the keys.
     """
     columns = [
         column
@@ -75,7 +77,9 @@ def aligned(frame: pd.DataFrame, width: int) -> str:
     ]
     if frame.empty or not columns:
         return "(nothing to show)"
-    blocks = _blocks([_laid_out(column) for column in _fitted(columns, width)], width)
+    num_keys = _num_keys(columns)
+    fitted = _fitted(columns, num_keys, width)
+    blocks = _blocks([_laid_out(column) for column in fitted], num_keys, width)
     return "\n\n".join(
         "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
     )
@@ -115,14 +119,20 @@ def _cell(value: Any, decimals: int | None) -> str | Svg:
     return str(value)
 
 
-def _fitted(columns: Sequence[Column], width: int) -> list[Column]:
-    """Return `columns` with long texts cut, the longest first, until they fit or stay short."""
+def _num_keys(columns: Sequence[Column]) -> int:
+    """Return how many of the first columns say what a row is."""
+    texts = len(list(itertools.takewhile(lambda column: not column.is_numeric, columns)))
+    return texts if 0 < texts < len(columns) else 1
+
+
+def _fitted(columns: Sequence[Column], num_keys: int, width: int) -> list[Column]:
+    """Return `columns` with long texts after the keys cut, the longest first, until all fit."""
     limits = [max(len(text) for text in _texts(column)) for column in columns]
     while sum(limits) + 2 * (len(limits) - 1) > width:
         free = [
             (limit, place)
             for place, limit in enumerate(limits)
-            if limit > _SHORTEST and not columns[place].is_numeric
+            if place >= num_keys and limit > _SHORTEST and not columns[place].is_numeric
         ]
         if not free:
             break
@@ -152,13 +162,14 @@ def _laid_out(column: Column) -> list[str]:
     return [label, "-" * width, *cells]
 
 
-def _blocks(columns: Sequence[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """Yield runs of columns that fit side by side, each led by the first column."""
-    first, *others = columns
-    block = [first]
-    for column in others:
-        if len(block) > 1 and sum(len(side[0]) + 2 for side in [*block, column]) - 2 > width:
+def _blocks(columns: Sequence[list[str]], num_keys: int, width: int) -> Iterator[list[list[str]]]:
+    """Yield runs of columns that fit side by side, each led by the keys."""
+    keys = list(columns[:num_keys])
+    block = keys
+    for column in columns[num_keys:]:
+        fits = sum(len(side[0]) + 2 for side in [*block, column]) - 2 <= width
+        if not fits and len(block) > num_keys:
             yield block
-            block = [first]
-        block.append(column)
+            block = keys
+        block = [*block, column]
     yield block

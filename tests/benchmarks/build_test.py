@@ -1,5 +1,7 @@
 import csv
 import gzip
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +50,13 @@ def test_build_refuses_to_lose_decimals(tmp_path, rows):
     changed = [{**rows[0], "c10_test": "85.86334"}]
     with pytest.raises(ValueError, match="c10_test must have at most 4 decimals"):
         build(_write(tmp_path / "table.csv", changed), tmp_path / "table.npz")
+
+
+@pytest.mark.parametrize("arguments", [[], ["one.csv", "other.csv"]])
+def test_command_line_says_how_it_is_used(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["build.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^usage: python -m jaxnas\.benchmarks\.build CSV$"):
+        runpy.run_path(str(TABLE.with_name("build.py")), run_name="__main__")
 
 
 def test_build_refuses_a_malformed_cell(tmp_path, rows):

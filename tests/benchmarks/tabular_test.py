@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,8 @@ ROWS = {
         *(185306, 23.51169, 86.8233, 55.762, 55.22, 25.28, 21.4111, 13.4333, 125.364),
     ),
 }
+
+STRINGS = [string for string, *_ in ROWS.values()]
 
 
 @pytest.mark.parametrize("index", ROWS)
@@ -94,6 +97,31 @@ def test_array_index_and_string_name_the_same_cell(arch):
     assert BENCHMARK.accuracy([arch], "cifar100", "valid_12ep").tolist() == [expected]
 
 
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda s: np.array(s, object), lambda s: pd.Series(s)]
+)
+def test_several_strings(kind):
+    found = BENCHMARK.index(kind(STRINGS))
+    np.testing.assert_array_equal(found, np.array([*ROWS], np.int32), strict=True)
+    # The columns of ROWS: string, params, MFLOPs, then the first test accuracy.
+    assert BENCHMARK.accuracy(kind(STRINGS)).tolist() == [row[3] for row in ROWS.values()]
+    assert BENCHMARK.seconds(kind(STRINGS[:1])).tolist() == [86.6531]
+
+
+def test_at_several_indices():
+    archs = BENCHMARK.at([*ROWS])
+    assert archs.dtype == np.int32
+    assert [to_string(arch) for arch in archs] == STRINGS
+    # Six small indices are six cells here, and one cell as an architecture.
+    six = [0, 1, 2, 3, 4, 0]
+    np.testing.assert_array_equal(BENCHMARK.index(BENCHMARK.at(six)), six)
+    assert BENCHMARK.index(six).shape == ()
+    assert to_string(BENCHMARK.at(9)) == ROWS[9][0]
+    assert BENCHMARK.at(np.zeros(0, int)).shape == (0, 6)
+    BENCHMARK.at([9])[0, 0] = 0  # a copy: the table stays as it is
+    assert to_string(BENCHMARK.archs[9]) == ROWS[9][0]
+
+
 def test_every_number_is_a_decimal_of_its_scale():
     for name, scale in SCALES.items():
         scaled = np.rint(BENCHMARK.columns[name] * scale)
@@ -141,20 +169,29 @@ def test_one_program_serves_all_columns():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: BENCHMARK.accuracy([0] * 5), r"6 decisions: got shape \(5,\)"),
-        (lambda: BENCHMARK.accuracy(np.zeros((2, 2, 6), int)), r"got \[2, 2, 6\]"),
-        (lambda: BENCHMARK.accuracy([]), "arrays of integers: got dtype float64"),
+        (lambda: BENCHMARK.accuracy([0] * 5), r"several indices by way of `at`: got shape \[5\]"),
+        (lambda: BENCHMARK.accuracy(np.zeros((2, 2, 6), int)), r"or \[A, 6\], .*\[2, 2, 6\]"),
+        (lambda: BENCHMARK.accuracy([]), r"or \[A, 6\], .*shape \[0\]"),
+        (lambda: BENCHMARK.accuracy([[STRINGS[0]], [STRINGS[1]]]), r"\[A, 6\], .*\[2, 1, 6\]"),
         (lambda: BENCHMARK.accuracy([0, 0, 0, 0, 0, 5]), r"Decision 5 must be in \[0, 5\): got 5"),
         (lambda: BENCHMARK.seconds([[0] * 6, [-1] * 6]), r"Decision 0 must be in \[0, 5\): got -1"),
         (lambda: BENCHMARK.seconds([0.0] * 6), "arrays of integers: got dtype float64"),
-        (lambda: BENCHMARK.seconds(["none"] * 6), "arrays of integers: got dtype <U4"),
+        (lambda: BENCHMARK.seconds(["none"] * 6), r"A cell is written .*'none'"),
+        (lambda: BENCHMARK.seconds([STRINGS[0], "none"]), r"A cell is written .*'none'"),
+        (lambda: BENCHMARK.seconds([STRINGS[0], 9]), r"A cell is written .*'9'"),
+        (lambda: BENCHMARK.index(None), r"A cell is written .*'None'"),
         (lambda: to_string([3] * 12), r"6 decisions: got shape \(12,\)"),
         (lambda: to_string([[3] * 6]), r"One architecture at a time: got shape \[1, 6\]"),
         (lambda: BENCHMARK.accuracy(0, "mnist"), "dataset must be one of cifar10, .*'mnist'"),
         (lambda: BENCHMARK.accuracy(0, split="train"), "split must be one of test, .*'train'"),
         (lambda: BENCHMARK.index(15625), "integer from 0 to 15624: got 15625"),
         (lambda: BENCHMARK.index(-1), "integer from 0 to 15624: got -1"),
-        (lambda: BENCHMARK.index(1.5), "integer from 0 to 15624: got 1.5"),
+        (lambda: BENCHMARK.index(1.5), "indices are integers: got dtype float64"),
+        (lambda: BENCHMARK.at([0, 15625, -1]), "integer from 0 to 15624: got 15625"),
+        (lambda: BENCHMARK.at(-1), "integer from 0 to 15624: got -1"),
+        (lambda: BENCHMARK.at([0.0, 1.0]), "indices are integers: got dtype float64"),
+        (lambda: BENCHMARK.at([True, False]), "indices are integers: got dtype bool"),
+        (lambda: BENCHMARK.at(STRINGS), "indices are integers: got dtype <U"),
         (lambda: BENCHMARK.index("|none~0|"), r"A cell is written .*'\|none~0\|'"),
         (lambda: from_string(ROWS[9][0] + "|"), "A cell is written"),
         (lambda: from_string(ROWS[9][0].replace("3x3", "5x5")), "A cell is written"),

@@ -58,7 +58,10 @@ def test_npz_with_one_set_is_split(tmp_path):
         ({"x": IMAGES, "y": LABELS.astype(str)}, "must be integers"),
         ({"x": IMAGES.reshape(10, 4), "y": LABELS}, r"must be \[N, H, W, C\]"),
         ({"x": np.full((10, 2, 2, 1), np.nan), "y": LABELS}, "NaN or infinity in 8 of 8"),
-        ({"x": IMAGES, "y": LABELS.astype(object)}, "allow_pickle=False"),
+        (
+            {"x": IMAGES, "y": LABELS.astype(object)},
+            "holds Python objects, which are never unpickled",
+        ),
         ({"x": IMAGES, "y": LABELS[:9]}, "one label y for each image x"),
         ({"x": IMAGES[:1], "y": LABELS[:1]}, "test images must not be empty"),
     ],
@@ -80,8 +83,12 @@ def test_npz_refuses_other_files(tmp_path):
     damaged = whole[:60] + bytes(20) + whole[80:]
     for content in (b"", b"not an archive", whole[:-40], damaged, single.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"cannot be read as an \.npz archive"):
+        with pytest.raises(ValueError, match=r"cannot be read as an \.npz archive") as caught:
             load_npz(path)
+        # NumPy's own advice is to allow what is refused here.
+        assert "allow_pickle" not in str(caught.value)
+    with pytest.raises(IsADirectoryError, match=f"^{tmp_path} is a folder; give the path"):
+        load_npz(tmp_path)
 
 
 class _Builder:

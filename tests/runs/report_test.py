@@ -26,8 +26,8 @@ def report():
     frame = pd.DataFrame(
         {
             "cell": [Svg('<svg viewBox="0 0 1 1"><title>cell</title></svg>'), Svg("<svg></svg>")],
-            "notation": ["|<script>alert(1)</script>~0|", "a & b " * 10],
             "rho": [0.5, -0.25],
+            "notation": ["|<script>alert(1)</script>~0|", "a & b " * 10],
         }
     )
     return Report(
@@ -107,7 +107,7 @@ def test_figures_are_embedded_with_their_description(report):
 def test_table_is_accessible_and_aligned(report):
     page = Page(to_html(report))
     assert [head["scope"] for head in page.all("th")] == ["col"] * 3
-    assert [head.get("class") for head in page.all("th")] == [None, "long", "number"]
+    assert [head.get("class") for head in page.all("th")] == [None, "number", "long"]
     assert {"role": "region", "aria-label": "Cells"}.items() <= page.all("div")[0].items()
     assert "0.500" in page.text
     assert "-0.250" in page.text
@@ -146,6 +146,42 @@ def test_save_writes_page_and_figures(report, tmp_path):
     image = (page.parent / "recall_top_k.png").read_bytes()
     assert image.startswith(PNG)
     assert base64.b64encode(image).decode() in page.read_text(encoding="utf-8")
+
+
+def figures_in(folder):
+    return sorted(path.name for path in folder.glob("*.png"))
+
+
+def with_plots(*titles):
+    return Report("t", "s", [Plot(title, drawing(), "A line.") for title in titles])
+
+
+def test_figures_are_named_apart(tmp_path):
+    page = save(with_plots("A", "A!", "A 2", "?"), tmp_path)
+    assert figures_in(page.parent) == ["a.png", "a_2.png", "a_2_2.png", "figure.png"]
+
+
+def test_save_removes_the_figures_of_the_report_before(tmp_path):
+    save(with_plots("Kept", "R & <b>", "R & <b>", "Changed since"), tmp_path)
+    assert figures_in(tmp_path) == ["changed_since.png", "kept.png", "r_b.png", "r_b_2.png"]
+    # Neither the name nor the content of a figure alone makes a file ours.
+    (tmp_path / "changed_since.png").write_bytes(b"edited")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "r_b.png").read_bytes())
+    (tmp_path / "notes.txt").write_text("mine")
+    page = save(with_plots("Kept"), tmp_path)
+    assert figures_in(tmp_path) == ["changed_since.png", "copy.png", "kept.png"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert page.read_text(encoding="utf-8") == to_html(with_plots("Kept"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"<h2>Mine</h2>\n<figure>\n<img src='mine.png'>"]
+)
+def test_save_takes_another_page_as_no_report(tmp_path, content):
+    (tmp_path / "report.html").write_bytes(content)
+    (tmp_path / "mine.png").write_bytes(b"")
+    save(with_plots("New"), tmp_path)
+    assert figures_in(tmp_path) == ["mine.png", "new.png"]
 
 
 def test_saving_twice_gives_equal_files(report, tmp_path):

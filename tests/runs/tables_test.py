@@ -70,11 +70,43 @@ def test_equal_labels_are_kept_apart():
 
 
 def test_long_texts_are_cut_before_columns_move():
-    frame = pd.DataFrame({"arch": ["|nor_conv_3x3~0|" * 4], "rho": [0.5], "name": ["short"]})
-    lines = aligned(frame, 40).splitlines()
-    assert max(map(len, lines)) == 40
-    assert lines[2].startswith("|nor_conv_3x3~0||nor_conv…")
-    assert lines[2].endswith("…  0.500  short")
+    frame = pd.DataFrame({"name": ["short"], "rho": [0.5], "arch": ["|nor_conv_3x3~0|" * 4]})
+    lines = aligned(frame, 42).splitlines()
+    assert max(map(len, lines)) == 42
+    assert lines[2] == "short  0.500  |nor_conv_3x3~0||nor_conv_3…"
+
+
+def test_keys_are_whole_in_every_block():
+    names = [f"gradient_correlation_{rule}" for rule in ("published", "published_aliased")]
+    frame = pd.DataFrame(
+        [
+            {"score": name, "accuracy": data, "spearman": 0.5, "low": 0.25, "ties": 0, "sd": 0.125}
+            for name in names
+            for data in ("cifar10", "imagenet16-120")
+        ]
+    )
+    blocks = [block.splitlines() for block in aligned(frame, 72).split("\n\n")]
+    assert [block[0].split()[2:] for block in blocks] == [["spearman", "low"], ["ties", "sd"]]
+    for block in blocks:
+        assert max(map(len, block)) <= 72
+        assert [line.split()[:2] for line in block[2:]] == frame[
+            ["score", "accuracy"]
+        ].to_numpy().tolist()
+
+
+@pytest.mark.parametrize("first", [{"rank": [1]}, {"name": ["n"]}])
+def test_the_first_column_leads_where_no_text_parts_from_numbers(first):
+    # Numbers first, or texts alone.
+    frame = pd.DataFrame({**first, "one": ["o" * 30], "other": ["p" * 30]})
+    heads = [block.split() for block in aligned(frame, 40).split("\n\n")]
+    (name,) = first
+    assert [head[:2] for head in heads] == [[name, "one"], [name, "other"]]
+    assert heads[0][-1] == "o" * 23 + "…"
+
+
+def test_keys_alone_are_one_block():
+    frame = pd.DataFrame({"name": ["n" * 50]})
+    assert aligned(frame, 40).splitlines()[-1] == "n" * 50
 
 
 def test_columns_that_do_not_fit_go_into_further_blocks():

@@ -20,6 +20,7 @@ def nasbench201(
     channels: int = 16,
     cells: int = 5,
     classes: int = 10,
+    colours: int = 3,
     norm: str = "batch",
 ) -> SearchSpace:
     """Return the NAS-Bench-201 search space.
@@ -28,6 +29,7 @@ def nasbench201(
         channels: width of the first stage, C; the benchmark trained 16.
         cells: cells in each stage, N; the benchmark trained 5.
         classes: number of classes, K.
+        colours: channels of the images, 1 for grey ones.
         norm: what the normalisation layers do, `batch`, `instance`, `eval` or `none`: the most
             decisive switch of a training-free score.
 
@@ -38,6 +40,7 @@ def nasbench201(
         ("channels", channels, 1, 2**16),
         ("cells", cells, 1, 30),  # the names of the blocks have two digits
         ("classes", classes, 2, 2**31),
+        ("colours", colours, 1, 2**16),
     ):
         if not isinstance(value, int) or not least <= value <= most:
             raise ValueError(
@@ -49,7 +52,7 @@ def nasbench201(
     )
 
     def init(key: Array, inputs: Array) -> Params:
-        _validate_images(inputs)
+        _validate_images(inputs, colours, norm)
         return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
     def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
@@ -76,9 +79,16 @@ def nasbench201(
             channels=channels,
             cells=cells,
             classes=classes,
+            colours=colours,
             normalised=norm != "none",
         ),
-        options={"channels": channels, "cells": cells, "classes": classes, "norm": norm},
+        options={
+            "channels": channels,
+            "cells": cells,
+            "classes": classes,
+            "colours": colours,
+            "norm": norm,
+        },
     )
 
 
@@ -91,14 +101,14 @@ class BoundNetwork:
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        _validate_images(inputs, params)
+        _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
         outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)
         assert isinstance(outputs, Outputs)
         return outputs
 
     def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
-        _validate_images(inputs, params)
+        _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
         return self.module.per_example_vjp(self.arch, params, inputs)
 
 
@@ -119,19 +129,24 @@ def _own(arch: plans.StaticArch, params: Params) -> Params:
     }
 
 
-def _validate_images(inputs: Array, params: Params = None) -> None:
+def _validate_images(inputs: Array, colours: int, norm: str) -> None:
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(
             f"NAS-Bench-201 reads normalised images: got dtype {inputs.dtype}; "
             "use datasets.normalize, or convert them to float32."
         )
-    if inputs.ndim != 4 or inputs.shape[1] % 4 or inputs.shape[2] % 4 or not inputs.shape[0]:
+    if inputs.ndim != 4 or inputs.shape[1] % 4 or inputs.shape[2] % 4 or not inputs.size:
         raise ValueError(
             "NAS-Bench-201 reads images [B, H, W, colours] with H and W divisible by 4: "
             f"got shape {inputs.shape}; resize or pad them."
         )
-    if params is not None and params["00_stem"]["kernel"].shape[2] != inputs.shape[-1]:
+    if inputs.shape[-1] != colours:
         raise ValueError(
-            f"The parameters are for images of {params['00_stem']['kernel'].shape[2]} colours: got "
-            f"{inputs.shape[-1]}; init them with images like these."
+            f"This network reads images of {colours} colours: got {inputs.shape[-1]}; "
+            "name the number when you make the space: nasbench201(colours=...)."
+        )
+    if norm == "instance" and inputs.shape[1] * inputs.shape[2] <= 16:
+        raise ValueError(
+            "In instance mode the last stage normalises over the pixels of one image, and here it "
+            f"has one: got images {inputs.shape[1]}x{inputs.shape[2]}; use 8x8 or larger."
         )

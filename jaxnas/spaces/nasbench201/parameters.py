@@ -76,7 +76,9 @@ def initialise(block: Block, dtype: jnp.dtype, key: Array) -> Params:
 @jax.jit
 def _uniform(key: Array, piece: int) -> Array:
     """Return one piece of the numbers in [-1, 1)."""
-    return jax.random.uniform(jax.random.fold_in(key, piece), (_PIECE,), minval=-1, maxval=1)
+    return jax.random.uniform(
+        jax.random.fold_in(key, piece), (_PIECE,), jnp.float32, minval=-1, maxval=1
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

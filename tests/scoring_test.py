@@ -534,12 +534,17 @@ def test_a_good_batch_is_taken_as_it_is():
 
 
 BAD_NETWORKS = {
-    "one logit an example": (lambda params, x: (x @ params["w"])[:, 0], r"\[5, K\]: got \[5\]"),
+    "one logit an example": (lambda params, x: (x @ params["w"])[:, 0], r"\[5, K\] .*: got \[5\]"),
     "logits of pixels": (lambda params, x: (x @ params["w"])[:, None], r"got \[5, 1, 3\]"),
     "the mean of a batch": (
         lambda params, x: (x @ params["w"]).mean(0, keepdims=True),
         r"got \[1, 3\]",
     ),
+    "a fixed number of examples": (
+        lambda params, x: jnp.resize(x, (5, 4)) @ params["w"],
+        r"\[1, K\] for 1 examples: got \[5, 3\]",
+    ),
+    "nothing": (lambda params, x: None, r"got NoneType"),
 }
 
 
@@ -548,6 +553,20 @@ def test_bad_networks(linear, kind):
     network, got = BAD_NETWORKS[kind]
     with pytest.raises(ValueError, match=got) as error:
         jaxnas.score(network, *linear[1:], ["mgm"])
+    _assert_one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("params", "got"),
+    [
+        ({"w": jnp.ones((4, 3)), "steps": jnp.zeros((), int)}, "float32, int32"),
+        ({"params": {"w": jnp.ones((4, 3))}, "batch_stats": {"mean": jnp.zeros(3)}}, "batch_stats"),
+    ],
+    ids=["a counter", "batch statistics"],
+)
+def test_what_is_no_parameter(linear, params, got):
+    with pytest.raises(ValueError, match=got) as error:
+        jaxnas.score(linear[0], params, linear[2], ["mgm"])
     _assert_one_sentence(error)
 
 
@@ -560,7 +579,10 @@ def test_a_network_without_parameters(linear):
 BAD_CHOICES = {
     "no proxy": ([], r"at least one proxy, each once: got \[\]"),
     "one twice": (["mgm", "params", "mgm"], r"each once: got \['mgm', 'params', 'mgm'\]"),
-    "an unknown one": (["mgm", "naswott"], r"Unknown proxy 'naswott': use one of params, .*mgm"),
+    "an unknown one": (
+        ["mgm", "naswott"],
+        r"Unknown proxy 'naswott': use a jaxnas.Proxy or one of params, .*mgm",
+    ),
     "an unknown name": ("naswott", r"Unknown proxy 'naswott'"),
     "two of one name": ([DRAW, DRAW._replace(reduce=jnp.negative)], r"got \['draw', 'draw'\]"),
 }

@@ -23,7 +23,7 @@ def _tolerance(name):
 def test_the_table_is_keyed_by_name(name):
     assert proxies.BY_NAME[name].name == name
     assert name.isidentifier()
-    assert proxies.resolve([name]) == [proxies.BY_NAME[name]]
+    assert proxies.resolve([name]) == proxies.resolve(name) == (proxies.BY_NAME[name],)
 
 
 # A plain network with an architecture: which activation it has.

@@ -595,18 +595,23 @@ def test_bad_architectures(arch, message):
 @pytest.mark.parametrize("plan", ["init", "walk", "traced", "per_example_vjp"])
 def test_bad_images(shape, plan):
     images, arch = jnp.zeros(shape), jnp.array(ARCHS["every operation"])
-    space = SPACES["batch"]
+    space, params = SPACES["batch"], _drawn(BATCH)[0]
+
+    def _logits(arch):
+        network, own = space.bind(arch, params)
+        return network(own, images).logits
+
     calls = {
         "init": lambda: space.init(jax.random.key(0), images),
-        "walk": lambda: space.bind(arch, {})[0]({}, images),
-        "traced": lambda: jax.jit(lambda arch: space.bind(arch, {})[0]({}, images))(arch),
-        "per_example_vjp": lambda: space.bind(arch, {})[0].per_example_vjp({}, images),
+        "walk": lambda: _logits(arch),
+        "traced": lambda: jax.jit(_logits)(arch),
+        "per_example_vjp": lambda: space.bind(arch, params)[0].per_example_vjp(params, images),
     }
     with pytest.raises(ValueError, match=r"divisible by 4: got shape \(.*\); resize or pad"):
         calls[plan]()
 
 
-# Known faults.
+# Faults that were found once.
 
 
 def test_params_without_normalisation():

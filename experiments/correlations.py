@@ -6,6 +6,10 @@ Scores random cells (or all: --num_archs=15625) and prints, for each score and e
 test accuracies, Spearman's and Kendall's correlation with a bootstrap interval, top-k recall and
 the partial correlation given log #params, and how well two draws of weights and images agree.
 #params and a random score stand beside them.
+
+The command above took 28 minutes on two busy CPU cores and 1.6 GB. Spearman with CIFAR-10 accuracy:
+gradient_diversity .859, layer_balance .811, grad_norm .741, #params .741, mgm .675, gradient_values
+.670, knas_published .056, random -.018; the README has the rest.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import gradients
-from jaxnas.types import ApplyFn, Array, Batch, Params
+from jaxnas.types import ApplyFn, Array, Batch, Params, Reading
 
 Of = Literal["loss", "label", "sum"]
 
@@ -57,7 +57,7 @@ def gradient_grams(
             label (`label`), or the sum of its logits (`sum`); the last two give the NTK features.
         max_bytes: see `gradients.per_example_vjp`.
     """
-    readings = _read_per_example(apply_fn, params, batch, of, max_bytes)
+    readings = read_gradients(apply_fn, params, batch, read_gram, of=of, max_bytes=max_bytes)
     return jax.tree.map(lambda own: own.gram, readings, is_leaf=_is_reading)
 
 
@@ -83,7 +83,7 @@ def tensor_grams(
     max_bytes: int = gradients.MAX_BYTES,
 ) -> TensorGrams:
     """Return `gradient_grams` stacked, with what scores need to know of the tensors."""
-    readings = _read_per_example(apply_fn, params, batch, of, max_bytes)
+    readings = read_gradients(apply_fn, params, batch, read_gram, of=of, max_bytes=max_bytes)
     by_tensor = jax.tree.leaves(readings, is_leaf=_is_reading)
     leaves = jax.tree.leaves(params)
     return TensorGrams(
@@ -141,11 +141,18 @@ def stack(arrays: list[Any]) -> Any:
     return np.stack(jax.device_get(arrays))
 
 
-def _read_per_example(
-    apply_fn: ApplyFn, params: Params, batch: Batch, of: Of, max_bytes: int
+def read_gradients(
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    reading: Reading,
+    *,
+    of: Of = "loss",
+    max_bytes: int = gradients.MAX_BYTES,
 ) -> Params:
+    """Return the reading of each tensor's per-example gradients; see `gradient_grams`."""
     out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs, max_bytes=max_bytes)
-    return pullback(_cotangent(out.logits, batch.labels, of), read_gram)
+    return pullback(_cotangent(out.logits, batch.labels, of), reading)
 
 
 def _cotangent(logits: Array, labels: Array, of: Of) -> Array:

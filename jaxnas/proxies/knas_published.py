@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas import gradients
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import or_nothing
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
@@ -37,9 +36,8 @@ def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: A
     """Measure the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
     if batch.labels.size < 2:
         raise ValueError("knas_published compares two halves of a batch: got 1 example; use 50.")
-    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
-    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
-    readings = jax.tree_util.tree_leaves_with_path(pullback(cotangent, _first_50))
+    coordinates = empirical.read_gradients(apply_fn, params, batch, _first_50)
+    readings = jax.tree_util.tree_leaves_with_path(coordinates)
     kept = [leaf for path, leaf in sorted(readings, key=_registration) if leaf.shape[1] == 50]
     if not kept:
         raise ValueError("knas_published reads tensors of 50 coordinates or more: got none.")

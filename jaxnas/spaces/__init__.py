@@ -3,6 +3,6 @@
 from jaxnas.spaces.nasbench201 import nasbench201
 
 BY_NAME = {"nasbench201": nasbench201}
-"""Factories of `SearchSpace`, by the name that flags use."""
+"""Factories of `SearchSpace`, by name."""
 
 __all__ = ["BY_NAME", "nasbench201"]

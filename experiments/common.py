@@ -86,18 +86,7 @@ def setting() -> Setting:
         colours=dataset.x_train.shape[-1],
         norm=_NORM.value,
     )
-
     image_size = _IMAGE_SIZE.value or dataset.x_train.shape[1]
-
-    def batch(seed: int) -> Batch:
-        return datasets.batch(
-            dataset,
-            _BATCH_SIZE.value,
-            seed=seed,
-            image_size=image_size,
-            class_balanced=_CLASS_BALANCED.value,
-        )
-
     context = pool.run_context(
         data=datasets.digest(dataset),
         batch_size=_BATCH_SIZE.value,
@@ -105,7 +94,23 @@ def setting() -> Setting:
         image_size=image_size,
     )
     seeds = tuple(range(_SEED.value, _SEED.value + _NUM_SEEDS.value))
+    batch = _batches(dataset, _BATCH_SIZE.value, image_size)
     return Setting(space, dataset, batch, seeds, image_size, context)
+
+
+def with_images(own: Setting, batch_size: int, image_size: int) -> Setting:
+    """Return the setting with other images: the first `batch_size` of the same draws, resized."""
+    return own._replace(
+        batch=_batches(own.dataset, batch_size, image_size),
+        image_size=image_size,
+        context=own.context | {"batch_size": batch_size, "image_size": image_size},
+    )
+
+
+def _batches(dataset: datasets.Dataset, size: int, image_size: int) -> Callable[[int], Batch]:
+    return lambda seed: datasets.batch(
+        dataset, size, seed=seed, image_size=image_size, class_balanced=_CLASS_BALANCED.value
+    )
 
 
 def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> pool.PoolScores:

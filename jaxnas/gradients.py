@@ -1,10 +1,11 @@
-"""Gradients of a network: of a batch, of each example, and readings in bounded memory.
+"""Gradients of a network: of a batch, of each example, and readings of both in bounded memory.
 
 A network is any `apply_fn(params, inputs)`: Flax linen or nnx, Equinox, plain JAX.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +20,25 @@ from jaxnas.types import (
     PerExampleDifferentiable,
     Pullback,
     Reading,
+    Readings,
 )
 
 MAX_BYTES = 2**28
 """Default bound of the per-example gradients that exist at the same time, 256 MiB."""
+
+EXAMPLES = "jaxnas_examples"
+"""Name of the mapped axis of the examples, for what takes statistics across them."""
+
+
+def _itself(tensor: Array, gradient: Array) -> Array:
+    return gradient
+
+
+GRADIENT = Reading(_itself, per_example=False)
+"""The gradient itself, summed over the examples."""
+
+Cotangent = Callable[[Array, Array], Array]
+"""`cotangent(logits, labels)`: the derivative `[B, K]` of what is differentiated."""
 
 
 def outputs(apply_fn: ApplyFn, params: Params, inputs: Array) -> Outputs:
@@ -51,17 +67,10 @@ def cross_entropy_cotangent(logits: Array, labels: Array) -> Array:
 
 def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
     """Return the gradient of the mean cross-entropy of the batch, a pytree like `params`."""
-    if isinstance(apply_fn, PerExampleDifferentiable):
-        # Not `jax.grad`: it costs a walk (many little operations) as much as the arithmetic.
-        out, pullback = apply_fn.per_example_vjp(params, batch.inputs)
-        cotangent = cross_entropy_cotangent(out.logits, batch.labels)
-        return pullback(cotangent / batch.labels.size, None)
-
-    def loss(params: Params) -> Array:
-        logits = outputs(apply_fn, params, batch.inputs).logits
-        return cross_entropy(logits, batch.labels).mean()
-
-    return jax.grad(loss)(params)
+    (total,) = read(apply_fn, params, batch, {cross_entropy_cotangent: (GRADIENT,)})[
+        cross_entropy_cotangent
+    ]
+    return jax.tree.map(lambda own: own / batch.labels.size, total)
 
 
 def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
@@ -82,8 +91,46 @@ def jacobian(apply_fn: ApplyFn, params: Params, inputs: Array) -> Params:
 
     Each example goes through the network alone, by `vmap` over `jacrev`.
     """
-    one = functools.partial(_logits_of_one, apply_fn)
-    return jax.vmap(jax.jacrev(one), in_axes=(None, 0))(params, inputs)
+    return jax.vmap(jax.jacrev(_LogitsOfOne(apply_fn)), in_axes=(None, 0))(params, inputs)
+
+
+def read(
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    wanted: Mapping[Cotangent, Readings],
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> dict[Cotangent, tuple[Params, ...]]:
+    """Return what all readings keep, from one forward pass and one backward pass a cotangent.
+
+    A network that brings its own backward pass (`PerExampleDifferentiable`) reads layer by layer.
+    Of any other, gradients of examples are those of `per_example_vjp`, each example alone, and
+    sums are those of the whole batch together; they differ if the network couples examples.
+
+    Args:
+        apply_fn: any network.
+        params: its parameters.
+        batch: `B` labelled examples.
+        wanted: readings by what is differentiated, such as `cross_entropy_cotangent`.
+        max_bytes: see `per_example_vjp`.
+
+    Returns:
+        For each cotangent and each of its readings a pytree like `params`.
+    """
+    if isinstance(apply_fn, PerExampleDifferentiable):
+        out, pullback = apply_fn.per_example_vjp(params, batch.inputs)
+        return {of: pullback(of(out.logits, batch.labels), own) for of, own in wanted.items()}
+    found: dict[Cotangent, tuple[Params, ...]] = {}
+    for of, readings in wanted.items():
+        sums = tuple(own for own in readings if not own.per_example)
+        kept = iter(_read_sums(hashable(apply_fn), of, sums, params, batch) if sums else ())
+        singles = tuple(own for own in readings if own.per_example)
+        if singles:
+            out, pullback = per_example_vjp(apply_fn, params, batch.inputs, max_bytes=max_bytes)
+            of_examples = iter(pullback(of(out.logits, batch.labels), singles))
+        found[of] = tuple(next(of_examples if own.per_example else kept) for own in readings)
+    return found
 
 
 def per_example_vjp(
@@ -99,56 +146,137 @@ def per_example_vjp(
     Raises:
         ValueError: `max_bytes` is not positive.
     """
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be positive: got {max_bytes}; the default is 2**28.")
+    validate_max_bytes(max_bytes)
     if isinstance(apply_fn, PerExampleDifferentiable):
         return apply_fn.per_example_vjp(params, inputs)
-    network = _hashable(apply_fn)
-    leaves, structure = jax.tree.flatten(params)
-    logits = _logits_one_by_one(network, params, inputs)
+    one = _LogitsOfOne(hashable(apply_fn))
+    logits = _one_by_one(one, params, inputs)
 
-    def pullback(cotangent: Array, reading: Reading | None) -> Params:
-        readings: list[Any] = []
-        for group in _groups([leaf.nbytes * inputs.shape[0] for leaf in leaves], max_bytes):
-            readings += _read_group(network, reading, group, params, inputs, cotangent)
-        return jax.tree.unflatten(structure, readings)
+    def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
+        kept = read_in_groups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
+        return by_reading(kept, readings, params)
 
     return Outputs(logits), pullback
 
 
-def _logits_of_one(apply_fn: ApplyFn, params: Params, image: Array) -> Array:
-    return outputs(apply_fn, params, image[None]).logits[0]
+def read_in_groups(
+    function: Callable[[Params, Any], Any],
+    params: Params,
+    examples: Any,
+    cotangents: Any,
+    readings: Readings,
+    *,
+    positions: Sequence[int] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> list[tuple[Any, ...]]:
+    """Return what readings keep of the per-example gradients of a function, tensor by tensor.
+
+    Args:
+        function: `function(params, example)`, hashable; under a map over the axis `EXAMPLES`.
+        params: a pytree of tensors.
+        examples: a pytree of `[B, ...]`, arguments of the function.
+        cotangents: a pytree of `[B, ...]`, as what the function gives for the examples.
+        readings: what to keep of each tensor's gradients.
+        positions: which leaves of `params` to differentiate; all if None.
+        max_bytes: see `per_example_vjp`.
+    """
+    leaves = jax.tree.leaves(params)
+    positions = range(len(leaves)) if positions is None else positions
+    count = jax.tree.leaves(cotangents)[0].shape[0]
+    kept: list[tuple[Any, ...]] = []
+    for run in _groups([leaves[position].nbytes * count for position in positions], max_bytes):
+        group = tuple(positions[place] for place in run)
+        kept += _read_group(function, readings, group, params, examples, cotangents)
+    return kept
 
 
-@functools.partial(jax.jit, static_argnames="apply_fn")
-def _logits_one_by_one(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
-    one = functools.partial(_logits_of_one, apply_fn)
-    return jax.vmap(one, in_axes=(None, 0))(params, inputs)
+def read_tensor(
+    readings: Readings,
+    tensor: Array,
+    summed: Callable[[], Array],
+    per_example: Callable[[], Array],
+) -> tuple[Any, ...]:
+    """Return what each reading keeps of a tensor; gradients that none looks at are not computed."""
+    summed, per_example = functools.cache(summed), functools.cache(per_example)
+    return tuple(
+        reading.keep(tensor, per_example() if reading.per_example else summed())
+        for reading in readings
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "reading", "group"))
+def by_reading(kept: list[tuple[Any, ...]], readings: Readings, params: Params) -> tuple[Any, ...]:
+    """Return a pytree like `params` for each reading, given what all keep of each tensor."""
+    structure = jax.tree.structure(params)
+    return tuple(
+        jax.tree.unflatten(structure, [own[position] for own in kept])
+        for position in range(len(readings))
+    )
+
+
+def validate_max_bytes(max_bytes: int) -> None:
+    """Raise `ValueError` unless `max_bytes` is positive."""
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be positive: got {max_bytes}; the default is 2**28.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _LogitsOfOne:
+    """The logits `[K]` of one example; equal for equal networks, so that they compile once."""
+
+    apply_fn: ApplyFn
+
+    def __call__(self, params: Params, image: Array) -> Array:
+        return outputs(self.apply_fn, params, image[None]).logits[0]
+
+
+@functools.partial(jax.jit, static_argnames="function")
+def _one_by_one(function: Callable[[Params, Any], Any], params: Params, examples: Any) -> Any:
+    return jax.vmap(function, in_axes=(None, 0), axis_name=EXAMPLES)(params, examples)
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "of", "readings"))
+def _read_sums(
+    apply_fn: ApplyFn, of: Cotangent, readings: Readings, params: Params, batch: Batch
+) -> tuple[Params, ...]:
+    """Return what readings of summed gradients keep: one backward pass of the whole batch."""
+
+    def logits(params: Params) -> Array:
+        return outputs(apply_fn, params, batch.inputs).logits
+
+    found, pullback = jax.vjp(logits, params)
+    (gradients,) = pullback(of(found, batch.labels))
+    return tuple(jax.tree.map(reading.keep, params, gradients) for reading in readings)
+
+
+@functools.partial(jax.jit, static_argnames=("function", "readings", "group"))
 def _read_group(
-    apply_fn: ApplyFn,
-    reading: Reading | None,
+    function: Callable[[Params, Any], Any],
+    readings: Readings,
     group: tuple[int, ...],
     params: Params,
-    inputs: Array,
-    cotangent: Array,
-) -> list[Any]:
-    """Return the readings of the tensors numbered by `group`."""
+    examples: Any,
+    cotangents: Any,
+) -> list[tuple[Any, ...]]:
+    """Return what the readings keep of the tensors numbered by `group`."""
     leaves, structure = jax.tree.flatten(params)
 
-    def gradients(image: Array, image_cotangent: Array) -> list[Array]:
-        def logits(chosen: list[Array]) -> Array:
+    def gradients(example: Any, cotangent: Any) -> list[Array]:
+        def result(chosen: list[Array]) -> Any:
             merged = list(leaves)
             for position, leaf in zip(group, chosen, strict=True):
                 merged[position] = leaf
-            return _logits_of_one(apply_fn, jax.tree.unflatten(structure, merged), image)
+            return function(jax.tree.unflatten(structure, merged), example)
 
-        return jax.vjp(logits, [leaves[position] for position in group])[1](image_cotangent)[0]
+        return jax.vjp(result, [leaves[position] for position in group])[1](cotangent)[0]
 
-    per_example = jax.vmap(gradients)(inputs, cotangent)
-    return [leaf.sum(0) if reading is None else reading(leaf) for leaf in per_example]
+    per_example = jax.vmap(gradients, axis_name=EXAMPLES)(examples, cotangents)
+    return [
+        tuple(
+            reading.keep(leaves[position], own if reading.per_example else own.sum(0))
+            for reading in readings
+        )
+        for position, own in zip(group, per_example, strict=True)
+    ]
 
 
 def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, ...]]:
@@ -166,18 +294,19 @@ def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, ...]]:
 
 
 class _ById:
-    """A callable compared by identity, for networks that cannot be hashed."""
+    """A callable compared by identity, for those that cannot be hashed."""
 
-    def __init__(self, apply_fn: ApplyFn) -> None:
-        self.apply_fn = apply_fn
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
 
-    def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
-        return self.apply_fn(params, inputs)
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
 
 
-def _hashable(apply_fn: ApplyFn) -> ApplyFn:
+def hashable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, compared by identity if it cannot be hashed."""
     try:
-        hash(apply_fn)
+        hash(function)
     except TypeError:
-        return _ById(apply_fn)
-    return apply_fn
+        return _ById(function)
+    return function

@@ -13,9 +13,8 @@ from jax.typing import ArrayLike
 
 from jaxnas import encoding
 from jaxnas.proxies import resolve
-from jaxnas.proxies.measures import num_params
+from jaxnas.proxies.measures import measure_all, num_params
 from jaxnas.scoring import (
-    measure_all,
     measures_of,
     reduce_scores,
     validate_batch,

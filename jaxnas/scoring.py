@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import gradients
 from jaxnas.proxies import resolve
+from jaxnas.proxies.measures import measure_all
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Proxy
 
 
@@ -111,14 +112,6 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
             f"Labels must be below the {classes} logits: got {int(batch.labels.max())}; "
             "match the number of classes."
         )
-
-
-def measure_all(
-    measures: tuple[Measure, ...], apply_fn: ApplyFn, params: Params, batch: Batch, key: Array
-) -> list[Any]:
-    """Return the measurements of one network, at full precision also on GPU and TPU."""
-    with jax.default_matmul_precision("highest"):
-        return [measure(apply_fn, params, batch, key) for measure in measures]
 
 
 def measures_of(chosen: Iterable[Proxy]) -> tuple[Measure, ...]:

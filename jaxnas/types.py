@@ -45,20 +45,33 @@ class Outputs(NamedTuple):
 ApplyFn = Callable[[Params, Array], Outputs | Array]
 """`apply_fn(params, inputs)`: `Outputs`, or the bare logits `[B, K]`."""
 
-Reading = Callable[[Array], Any]
-"""What to keep of one tensor's per-example gradients `[B, *shape]`: a pytree of arrays."""
 
-Pullback = Callable[[Array, Reading | None], Any]
-"""`pullback(cotangent, reading)`: for each parameter tensor, the reading of its per-example
-gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`. `None` sums over the examples: the
-ordinary gradient. A reading is a static argument of jitted kernels: use module-level functions."""
+class Reading(NamedTuple):
+    """What to keep of the gradients of one parameter tensor, taken while they exist.
+
+    Static under `jax.jit`: use a module-level function.
+
+    Attributes:
+        keep: `keep(tensor, gradients)`: a pytree of arrays.
+        per_example: whether `gradients` are those of each example, `[B, *shape]`, or their sum.
+    """
+
+    keep: Callable[[Array, Array], Any]
+    per_example: bool = True
+
+
+Readings = tuple[Reading, ...]
+
+Pullback = Callable[[Array, Readings], tuple[Params, ...]]
+"""`pullback(cotangent, readings)`: for each reading a pytree like the parameters, of what it keeps
+of the gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`. All in one backward pass."""
 
 
 @runtime_checkable
 class PerExampleDifferentiable(Protocol):
     """An `ApplyFn` that brings its own per-example backward pass.
 
-    A reading is taken layer by layer during the pass, so the per-example gradients of the whole
+    Readings are taken layer by layer during the pass, so the per-example gradients of the whole
     network never exist at the same time. `gradients.per_example_vjp` uses it where it is offered.
     """
 

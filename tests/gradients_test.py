@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from jaxnas import Batch, Outputs, gradients
+from jaxnas.types import Reading
 
 COUNT, FEATURES, CLASSES = 4, 5, 3
 
@@ -105,12 +106,15 @@ def _assert_trees_close(actual, expected, **tolerance):
         np.testing.assert_allclose(own, other, **tolerance)
 
 
-def _keep(per_example):
+def _keep(tensor, per_example):
     return per_example
 
 
-def _read_sizes(per_example):
+def _read_sizes(tensor, per_example):
     return {"norms": jnp.square(per_example).sum(tuple(range(1, per_example.ndim)))}
+
+
+KEEP, SIZES = Reading(_keep), Reading(_read_sizes)
 
 
 def test_cross_entropy_by_hand():
@@ -145,7 +149,7 @@ def test_per_example_gradients_are_those_of_a_loop(network, batch):
     out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
     np.testing.assert_allclose(out.logits, apply_fn(params, batch.inputs), rtol=1e-4, atol=1e-6)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
-    _assert_trees_close(pullback(cotangent, _keep), expected, rtol=1e-4, atol=1e-6)
+    _assert_trees_close(pullback(cotangent, (KEEP,))[0], expected, rtol=1e-4, atol=1e-6)
     mean = jax.jit(functools.partial(gradients.loss_gradient, apply_fn))(params, batch)
     means = jax.tree.map(lambda own: own.mean(0), expected)
     _assert_trees_close(mean, means, rtol=1e-4, atol=1e-6)
@@ -198,11 +202,11 @@ def test_the_jacobian_is_that_of_finite_differences(batch):
 @pytest.mark.parametrize(
     ("max_bytes", "groups", "reading"),
     [
-        (1, 3, _keep),  # each of the three tensors alone
-        (COUNT * 8 * 36, 2, _keep),  # 30 coordinates; then 18 + 3: float64, of each example
-        (COUNT * 8 * 50, 2, _read_sizes),
-        (COUNT * 8 * 51, 1, _read_sizes),
-        (gradients.MAX_BYTES, 1, _keep),
+        (1, 3, KEEP),  # each of the three tensors alone
+        (COUNT * 8 * 36, 2, KEEP),  # 30 coordinates; then 18 + 3: float64, of each example
+        (COUNT * 8 * 50, 2, SIZES),
+        (COUNT * 8 * 51, 1, SIZES),
+        (gradients.MAX_BYTES, 1, KEEP),
     ],
 )
 def test_bounded_memory_changes_no_number(batch, max_bytes, groups, reading):
@@ -217,20 +221,24 @@ def test_bounded_memory_changes_no_number(batch, max_bytes, groups, reading):
         out, pullback = gradients.per_example_vjp(
             counted, params, batch.inputs, max_bytes=max_bytes
         )
-        readings = pullback(gradients.cross_entropy_cotangent(out.logits, batch.labels), reading)
+        cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+        (kept,) = pullback(cotangent, (reading,))
         assert len(traced) == 1 + groups
         looped = _looped(_plain, params, batch)
-        _assert_trees_close(readings, jax.tree.map(reading, looped), rtol=1e-10, atol=1e-12)
+        expected = jax.tree.map(reading.keep, params, looped)
+        _assert_trees_close(kept, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("max_bytes", [1, gradients.MAX_BYTES])
-def test_no_reading_is_the_ordinary_gradient(batch, max_bytes):
+def test_the_sum_is_the_ordinary_gradient(batch, max_bytes):
     with jax.enable_x64(True):
         params = _plain_params()
         cotangent = jnp.asarray(np.random.default_rng(2).normal(size=(COUNT, CLASSES)))
         pullback = gradients.per_example_vjp(_plain, params, batch.inputs, max_bytes=max_bytes)[1]
         expected = jax.grad(lambda params: (_plain(params, batch.inputs) * cotangent).sum())(params)
-        _assert_trees_close(pullback(cotangent, None), expected, rtol=1e-12, atol=1e-14)
+        _assert_trees_close(
+            pullback(cotangent, (gradients.GRADIENT,))[0], expected, rtol=1e-12, atol=1e-14
+        )
 
 
 @dataclasses.dataclass
@@ -250,8 +258,8 @@ def test_a_network_that_cannot_be_hashed(batch):
     network.factor = 3.0  # must not be mistaken for what it was
     again = gradients.per_example_vjp(network, params, batch.inputs)[0]
     np.testing.assert_allclose(again.logits, 3 * _plain(params, batch.inputs), rtol=1e-5)
-    readings = pullback(jnp.ones((COUNT, CLASSES)), _keep)
-    np.testing.assert_allclose(readings["shift"], np.full((COUNT, CLASSES), 3), rtol=1e-6)
+    (kept,) = pullback(jnp.ones((COUNT, CLASSES)), (KEEP,))
+    np.testing.assert_allclose(kept["shift"], np.full((COUNT, CLASSES), 3), rtol=1e-6)
 
 
 class _OwnPass:
@@ -261,9 +269,9 @@ class _OwnPass:
         return _plain(params, inputs)
 
     def per_example_vjp(self, params, inputs):
-        def pullback(cotangent, reading):
-            assert reading is None or reading is _keep
-            return {"cotangent": 7 * cotangent}
+        def pullback(cotangent, readings):
+            assert readings in ((KEEP,), (gradients.GRADIENT,))
+            return ({"cotangent": 7 * cotangent},)
 
         return Outputs(_plain(params, inputs)), pullback
 
@@ -272,7 +280,7 @@ def test_a_backward_pass_of_ones_own_is_used(batch):
     params = _plain_params()
     out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
-    np.testing.assert_array_equal(pullback(cotangent, _keep)["cotangent"], 7 * cotangent)
+    np.testing.assert_array_equal(pullback(cotangent, (KEEP,))[0]["cotangent"], 7 * cotangent)
     own = gradients.loss_gradient(_OwnPass(), params, batch)
     np.testing.assert_allclose(own["cotangent"], 7 * cotangent / COUNT, rtol=1e-6)
 
@@ -289,7 +297,52 @@ def test_everything_works_inside_jit(batch):
     @jax.jit
     def norms(params, batch):
         out, pullback = gradients.per_example_vjp(_plain, params, batch.inputs)
-        return pullback(gradients.cross_entropy_cotangent(out.logits, batch.labels), _read_sizes)
+        cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+        return pullback(cotangent, (SIZES,))[0]
 
-    expected = jax.tree.map(_read_sizes, _looped(_plain, params, batch))
+    expected = jax.tree.map(SIZES.keep, params, _looped(_plain, params, batch))
     _assert_trees_close(norms(params, batch), expected, rtol=1e-4)
+
+
+def _weighted(tensor, gradient):
+    return (tensor * gradient).sum()
+
+
+class _Counted:
+    """A network that counts its traces, with or without a coupling of the examples."""
+
+    def __init__(self, coupled=False):
+        self.coupled, self.traces = coupled, 0
+
+    def __call__(self, params, inputs):
+        self.traces += 1
+        shift = inputs.mean(0, keepdims=True) if self.coupled else 0
+        return _plain(params, inputs - shift)
+
+
+def test_readings_of_one_request_share_a_pass(batch):
+    with jax.enable_x64(True):
+        params, network = _plain_params(), _Counted()
+        of = gradients.cross_entropy_cotangent
+        wanted = {of: (KEEP, Reading(_weighted, per_example=False), SIZES, gradients.GRADIENT)}
+        kept, weighted, sizes, gradient = gradients.read(network, params, batch, wanted)[of]
+        assert network.traces == 3  # the sums, and the examples alone: their logits and gradients
+        looped = _looped(_plain, params, batch)
+        total = jax.tree.map(lambda own: own.sum(0), looped)
+        _assert_trees_close(kept, looped, rtol=1e-10, atol=1e-12)
+        _assert_trees_close(sizes, jax.tree.map(SIZES.keep, params, looped), rtol=1e-10)
+        _assert_trees_close(gradient, total, rtol=1e-10, atol=1e-12)
+        _assert_trees_close(weighted, jax.tree.map(_weighted, params, total), rtol=1e-10)
+
+
+def test_sums_couple_the_examples_that_the_network_couples(batch):
+    with jax.enable_x64(True):
+        params, network = _plain_params(), _Counted(coupled=True)
+
+        def loss(params):
+            logits = network(params, batch.inputs)
+            return gradients.cross_entropy(logits, batch.labels).mean()
+
+        expected = jax.grad(loss)(params)
+        found = gradients.loss_gradient(network, params, batch)
+        _assert_trees_close(found, expected, rtol=1e-10, atol=1e-12)

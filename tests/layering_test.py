@@ -17,7 +17,7 @@ import jaxnas
 FLOORS = {
     0: ("types", "encoding", "gram", "correlation"),  # mathematics on arrays
     1: ("gradients",),  # of a batch and of each example
-    2: ("kernels", "benchmarks", "datasets", "training"),  # do not see each other
+    2: ("layerwise", "kernels", "benchmarks", "datasets", "training"),  # do not see each other
     3: ("proxies", "spaces", "search", "runs"),  # wings; do not see each other
     # Join the wings; see everything.
     4: ("scoring", "population", "pool", "launch", "__init__", "__main__"),
@@ -39,7 +39,7 @@ FLOOR_0_PACKAGES = ("jax", "numpy", "scipy", "chex")
 DOORS = {
     "absl": ("launch", "__main__"),
     "codecarbon": ("runs",),
-    "flax": ("spaces",),
+    "flax": ("spaces", "layerwise"),
     "matplotlib": ("runs",),
     "neural_tangents": ("kernels._neural_tangents",),
     "optax": ("training",),

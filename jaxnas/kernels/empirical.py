@@ -16,7 +16,24 @@ from jaxnas.types import ApplyFn, Array, Batch, Params, Reading
 Of = Literal["loss", "label", "sum"]
 
 
-class GramReading(NamedTuple):
+def label_cotangent(logits: Array, labels: Array) -> Array:
+    """Return the derivative of the summed logits of the labels, `[B, K]`."""
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+
+def sum_cotangent(logits: Array, labels: Array) -> Array:
+    """Return the derivative of the sum of all logits, `[B, K]`."""
+    return jnp.ones_like(logits)
+
+
+_COTANGENTS: dict[str, gradients.Cotangent] = {
+    "loss": gradients.cross_entropy_cotangent,
+    "label": label_cotangent,
+    "sum": sum_cotangent,
+}
+
+
+class TensorGram(NamedTuple):
     """What is kept of a tensor: `gram` `[B, B]`, and `coordinate_sum` `[B]` of each gradient."""
 
     gram: Array
@@ -57,8 +74,8 @@ def gradient_grams(
             label (`label`), or the sum of its logits (`sum`); the last two give the NTK features.
         max_bytes: see `gradients.per_example_vjp`.
     """
-    readings = read_gradients(apply_fn, params, batch, read_gram, of=of, max_bytes=max_bytes)
-    return jax.tree.map(lambda own: own.gram, readings, is_leaf=_is_reading)
+    kept = _read_grams(apply_fn, params, batch, of, max_bytes)
+    return jax.tree.map(lambda own: own.gram, kept, is_leaf=_is_gram)
 
 
 def gradient_gram(
@@ -83,8 +100,12 @@ def tensor_grams(
     max_bytes: int = gradients.MAX_BYTES,
 ) -> TensorGrams:
     """Return `gradient_grams` stacked, with what scores need to know of the tensors."""
-    readings = read_gradients(apply_fn, params, batch, read_gram, of=of, max_bytes=max_bytes)
-    by_tensor = jax.tree.leaves(readings, is_leaf=_is_reading)
+    return stack_grams(_read_grams(apply_fn, params, batch, of, max_bytes), params)
+
+
+def stack_grams(kept: Params, params: Params) -> TensorGrams:
+    """Return what `GRAM` keeps of each tensor, stacked."""
+    by_tensor = jax.tree.leaves(kept, is_leaf=_is_gram)
     leaves = jax.tree.leaves(params)
     return TensorGrams(
         gram=stack([own.gram for own in by_tensor]),
@@ -104,7 +125,7 @@ def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
     total = jnp.zeros((inputs.shape[0],) * 2, out.logits.dtype)
     for cotangent in jnp.eye(classes, dtype=out.logits.dtype):
         rows = jnp.broadcast_to(cotangent[None], out.logits.shape)
-        for own in jax.tree.leaves(pullback(rows, read_gram), is_leaf=_is_reading):
+        for own in jax.tree.leaves(pullback(rows, (GRAM,)), is_leaf=_is_gram):
             total = total + own.gram
     return total / classes
 
@@ -124,11 +145,15 @@ def nngp(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
     return jnp.matmul(features, features.T, precision="highest") / features.shape[-1]
 
 
-def read_gram(per_example: Array) -> GramReading:
+def gram_of(tensor: Array, per_example: Array) -> TensorGram:
     """Return the Gram matrix and the coordinate sums of per-example gradients `[B, *shape]`."""
     rows = per_example.reshape(per_example.shape[0], -1)
     # GPUs and TPUs round the factors of a product unless told otherwise.
-    return GramReading(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
+    return TensorGram(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
+
+
+GRAM = Reading(gram_of)
+"""The Gram matrix of a tensor's per-example gradients."""
 
 
 def stack(arrays: list[Any]) -> Any:
@@ -141,29 +166,12 @@ def stack(arrays: list[Any]) -> Any:
     return np.stack(jax.device_get(arrays))
 
 
-def read_gradients(
-    apply_fn: ApplyFn,
-    params: Params,
-    batch: Batch,
-    reading: Reading,
-    *,
-    of: Of = "loss",
-    max_bytes: int = gradients.MAX_BYTES,
-) -> Params:
-    """Return the reading of each tensor's per-example gradients; see `gradient_grams`."""
-    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs, max_bytes=max_bytes)
-    return pullback(_cotangent(out.logits, batch.labels, of), reading)
+def _read_grams(apply_fn: ApplyFn, params: Params, batch: Batch, of: Of, max_bytes: int) -> Params:
+    if of not in _COTANGENTS:
+        raise ValueError(f"Unknown function to differentiate: got {of!r}; use loss, label or sum.")
+    wanted = {_COTANGENTS[of]: (GRAM,)}
+    return gradients.read(apply_fn, params, batch, wanted, max_bytes=max_bytes)[_COTANGENTS[of]][0]
 
 
-def _cotangent(logits: Array, labels: Array, of: Of) -> Array:
-    if of == "loss":
-        return gradients.cross_entropy_cotangent(logits, labels)
-    if of == "label":
-        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    if of == "sum":
-        return jnp.ones_like(logits)
-    raise ValueError(f"Unknown function to differentiate: got {of!r}; use loss, label or sum.")
-
-
-def _is_reading(node: Any) -> bool:
-    return isinstance(node, GramReading)
+def _is_gram(node: Any) -> bool:
+    return isinstance(node, TensorGram)

@@ -10,6 +10,7 @@ BY_NAME: dict[str, Proxy] = {
     for proxy in (
         cost.params(),
         saliency.grad_norm(),
+        saliency.snip(),
         knas.mgm(),
         knas.mgm(aggregate="mean"),
         knas.mgm(aggregate="log_sum"),

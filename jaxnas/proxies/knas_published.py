@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnas import gradients
 from jaxnas.kernels import empirical
-from jaxnas.proxies.measures import or_nothing
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+from jaxnas.proxies.measures import GradientMeasure, or_nothing
+from jaxnas.types import Array, Batch, Params, Proxy, Reading
 
 
 def knas_published(*, aliased: bool = False) -> Proxy:
@@ -29,19 +30,18 @@ def knas_published(*, aliased: bool = False) -> Proxy:
             float32. Its value depends on the order of summation; here one by one.
     """
     name = "knas_published_aliased" if aliased else "knas_published"
-    return Proxy(name, _leading_coordinates, _residue if aliased else _centred_split_half)
+    return Proxy(name, _MEASURE, _residue if aliased else _centred_split_half)
 
 
-def _leading_coordinates(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    """Measure the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
+def _leading_coordinates(kept: Params, params: Params, batch: Batch) -> Array:
+    """Collect the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
     if batch.labels.size < 2:
         raise ValueError("knas_published compares two halves of a batch: got 1 example; use 50.")
-    coordinates = empirical.read_gradients(apply_fn, params, batch, _first_50)
-    readings = jax.tree_util.tree_leaves_with_path(coordinates)
-    kept = [leaf for path, leaf in sorted(readings, key=_registration) if leaf.shape[1] == 50]
-    if not kept:
+    by_path = jax.tree_util.tree_leaves_with_path(kept)
+    long = [leaf for path, leaf in sorted(by_path, key=_registration) if leaf.shape[1] == 50]
+    if not long:
         raise ValueError("knas_published reads tensors of 50 coordinates or more: got none.")
-    return empirical.stack(kept)
+    return empirical.stack(long)
 
 
 def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
@@ -57,7 +57,7 @@ def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
     return layers, {"kernel": 0, "scale": 1, "bias": 2}.get(name, 3), name
 
 
-def _first_50(per_example: Array) -> Array:
+def _first_50(tensor: Array, per_example: Array) -> Array:
     """Return the first 50 flat coordinates in PyTorch's layout (outputs first), `[B, 50]`."""
     axes = tuple(range(1, per_example.ndim))
     if len(axes) == 4:  # rows, columns, inputs, outputs
@@ -65,6 +65,11 @@ def _first_50(per_example: Array) -> Array:
     elif len(axes) == 2:
         axes = (2, 1)
     return per_example.transpose(0, *axes).reshape(per_example.shape[0], -1)[:, :50]
+
+
+_MEASURE = GradientMeasure(
+    gradients.cross_entropy_cotangent, Reading(_first_50), _leading_coordinates
+)
 
 
 def _first_11(coordinates: Array) -> Array:

@@ -1,24 +1,80 @@
 """The expensive halves of proxies: proxies that share a measure share its cost."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxnas import gradients
 from jaxnas.kernels import empirical
-from jaxnas.types import ApplyFn, Array, Batch, Params
+from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Reading
 
 
-def tensor_grams(
-    apply_fn: ApplyFn, params: Params, batch: Batch, key: Array
-) -> empirical.TensorGrams:
-    """Measure the Gram matrix of each tensor's per-example loss gradients."""
-    return empirical.tensor_grams(apply_fn, params, batch)
+@dataclasses.dataclass(frozen=True)
+class GradientMeasure:
+    """A measure that reads gradients: those of one request share their passes; see `measure_all`.
+
+    Attributes:
+        of: what is differentiated, such as `gradients.cross_entropy_cotangent`.
+        reading: what to keep of each tensor's gradients.
+        collect: `collect(kept, params, batch)`: the measurement, given what was kept, a pytree like
+            `params`.
+    """
+
+    of: gradients.Cotangent
+    reading: Reading
+    collect: Callable[[Params, Params, Batch], Any]
+
+    def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Any:
+        """Return the measurement of one network."""
+        return measure_all((self,), apply_fn, params, batch, key)[0]
 
 
-def batch_gradient_squares(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    """Measure the squared norm of each tensor's gradient of the mean loss, `[L]`."""
-    tensors = jax.tree.leaves(gradients.loss_gradient(apply_fn, params, batch))
-    return empirical.stack([_square(tensor) for tensor in tensors])
+def measure_all(
+    measures: Sequence[Measure], apply_fn: ApplyFn, params: Params, batch: Batch, key: Array
+) -> list[Any]:
+    """Return all measurements of one network, at full precision also on GPU and TPU.
+
+    Measures that read gradients share one forward pass, and one backward pass for each function
+    that is differentiated.
+    """
+    wanted: dict[gradients.Cotangent, list[Reading]] = {}
+    for measure in measures:
+        if isinstance(measure, GradientMeasure):
+            wanted.setdefault(measure.of, []).append(measure.reading)
+    with jax.default_matmul_precision("highest"):
+        together = {of: tuple(readings) for of, readings in wanted.items()}
+        read = gradients.read(apply_fn, params, batch, together) if together else {}
+        kept = {of: iter(own) for of, own in read.items()}
+        return [
+            measure.collect(next(kept[measure.of]), params, batch)
+            if isinstance(measure, GradientMeasure)
+            else measure(apply_fn, params, batch, key)
+            for measure in measures
+        ]
+
+
+def _collect_grams(kept: Params, params: Params, batch: Batch) -> empirical.TensorGrams:
+    return empirical.stack_grams(kept, params)
+
+
+def _collect_squares(kept: Params, params: Params, batch: Batch) -> Array:
+    return empirical.stack(jax.tree.leaves(kept)) / batch.labels.size**2
+
+
+def _square(tensor: Array, gradient: Array) -> Array:
+    return jnp.square(gradient).sum()
+
+
+tensor_grams = GradientMeasure(gradients.cross_entropy_cotangent, empirical.GRAM, _collect_grams)
+"""The Gram matrix of each tensor's per-example loss gradients: `empirical.TensorGrams`."""
+
+batch_gradient_squares = GradientMeasure(
+    gradients.cross_entropy_cotangent, Reading(_square, per_example=False), _collect_squares
+)
+"""The squared norm of each tensor's gradient of the mean loss, `[L]`."""
 
 
 def num_params(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
@@ -29,8 +85,3 @@ def num_params(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
 def or_nothing(value: Array, alive: Array) -> Array:
     """Return `value`, but -inf where nothing is alive; nan stays nan."""
     return jnp.where(alive.any() | jnp.isnan(value), value, -jnp.inf)
-
-
-@jax.jit
-def _square(tensor: Array) -> Array:
-    return jnp.square(tensor).sum()

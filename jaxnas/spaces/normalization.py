@@ -75,10 +75,43 @@ def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) 
     )
 
 
-def normalize_backward(normalized: Normalized, cotangent: Array, mode: Mode) -> Array:
-    """Return the gradient with respect to the activations, given that of `values`."""
+def affine(normalized: Normalized, scale: Array, bias: Array) -> Array:
+    """Return the normalised activations times `scale` plus `bias`, `[C]` both."""
+    return normalized.values * scale[None, None, None] + bias[None, None, None]
+
+
+class AffineGradients(NamedTuple):
+    """Gradients of a normalisation with scale and bias.
+
+    Attributes:
+        inputs: `[B, H, W, C]`, with respect to the activations before the normalisation.
+        scale: of each example, `[B, C]`.
+        bias: of each example, `[B, C]`.
+    """
+
+    inputs: Array
+    scale: Array
+    bias: Array
+
+
+def affine_backward(
+    normalized: Normalized, scale: Array, cotangent: Array, mode: Mode
+) -> AffineGradients:
+    """Return the gradients, given that of the output, `[B, H, W, C]`."""
+    of_scale = (cotangent * normalized.values).sum((1, 2))
+    of_bias = cotangent.sum((1, 2))
+    factor = normalized.inverse_std * scale[None, None, None]
     if mode == "eval":
-        return cotangent * normalized.inverse_std
-    mean = cotangent.mean(_AXES[mode], keepdims=True)
-    projection = (cotangent * normalized.values).mean(_AXES[mode], keepdims=True)
-    return normalized.inverse_std * (cotangent - mean - normalized.values * projection)
+        return AffineGradients(cotangent * factor, of_scale, of_bias)
+    # What centring and rescaling take back are the means of these very sums.
+    _, height, width, _ = cotangent.shape
+    projection, mean = (
+        (own.mean(0, keepdims=True) if mode == "batch" else own)[:, None, None] / (height * width)
+        for own in (of_scale, of_bias)
+    )
+    # The barrier keeps XLA from computing the channel's numbers anew for every pixel.
+    factor, projection, mean = lax.optimization_barrier(
+        (factor, factor * projection, factor * mean)
+    )
+    inputs = cotangent * factor - mean - normalized.values * projection
+    return AffineGradients(inputs, of_scale, of_bias)

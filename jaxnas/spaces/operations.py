@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxnas.gradients import read_tensor
 from jaxnas.spaces import convolution, normalization
-from jaxnas.types import Array, Reading
+from jaxnas.types import Array, Readings
 
 Weights = Mapping[str, Any]
 """Nested dictionaries of arrays; an operation without weights has `{}`."""
@@ -33,13 +35,13 @@ class Operation(NamedTuple):
     Attributes:
         forward: `forward(weights, inputs, statistics) -> (outputs, normalized)`; `statistics` are
             running statistics or None, and so is `normalized` where nothing is normalised.
-        backward: `backward(residuals, cotangent, reading) -> (input_gradient, readings)`;
-            `readings` has the keys of `weights`. `reading=None` gives the plain gradients, summed
-            over the examples. A reading is a static argument: use module-level functions.
+        backward: `backward(residuals, cotangent, readings) -> (input_gradient, kept)`; `kept` has
+            the keys of `weights`, and for each a tuple of what the readings keep. Readings are
+            static.
     """
 
     forward: Callable[[Weights, Array, Any], tuple[Array, normalization.Normalized | None]]
-    backward: Callable[[Residuals, Array, Reading | None], tuple[Array, dict[str, Any]]]
+    backward: Callable[[Residuals, Array, Readings], tuple[Array, dict[str, Any]]]
 
 
 Forward = tuple[Array, normalization.Normalized | None]
@@ -58,22 +60,22 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
         normalized = normalization.normalize(outputs, mode, statistics)
         return _affine(normalized, weights), normalized
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         weights, inputs, normalized = residuals
-        readings: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         if normalized is not None:
-            readings, cotangent = _affine_backward(residuals, cotangent, reading, mode)
+            kept, cotangent = _affine_backward(residuals, cotangent, readings, mode)
         activated = jax.nn.relu(inputs) if relu else inputs
         kernel = weights["kernel"]
         gradient = convolution.input_gradient(activated, kernel, cotangent, stride)
-        readings["kernel"] = (
-            convolution.kernel_gradient(activated, kernel, cotangent, stride)
-            if reading is None
-            else reading(
-                convolution.per_example_kernel_gradients(activated, kernel, cotangent, stride)
-            )
+        factors = activated, kernel, cotangent, stride
+        kept["kernel"] = read_tensor(
+            readings,
+            kernel,
+            lambda: convolution.kernel_gradient(*factors),
+            lambda: convolution.per_example_kernel_gradients(*factors),
         )
-        return gradient * (inputs > 0) if relu else gradient, readings
+        return gradient * (inputs > 0) if relu else gradient, kept
 
     return _jitted(forward, backward)
 
@@ -88,15 +90,15 @@ def norm_relu_pool(mode: normalization.Mode) -> Operation:
         normalized = normalization.normalize(inputs, mode, statistics)
         return jax.nn.relu(_affine(normalized, weights)).mean((1, 2)), normalized
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         weights, inputs, normalized = residuals
         spread = cotangent[:, None, None, :] / (inputs.shape[1] * inputs.shape[2])
         if normalized is None:
             return spread * (inputs > 0), {}
-        readings, gradient = _affine_backward(
-            residuals, spread * (_affine(normalized, weights) > 0), reading, mode
+        kept, gradient = _affine_backward(
+            residuals, spread * (_affine(normalized, weights) > 0), readings, mode
         )
-        return gradient, readings
+        return gradient, kept
 
     return _jitted(forward, backward)
 
@@ -106,10 +108,12 @@ def average_pool() -> Operation:
     """Return 3x3 average pooling with stride 1; the padding is not counted."""
 
     def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
-        return _window_sum(inputs) / _window_sum(jnp.ones_like(inputs)), None
+        return _window_sum(inputs) * _inverse_counts(inputs), None
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
-        return _window_sum(cotangent / _window_sum(jnp.ones_like(cotangent))), {}
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
+        # The barrier keeps XLA from multiplying anew for each of the nine neighbours.
+        spread = lax.optimization_barrier(cotangent * _inverse_counts(cotangent))
+        return _window_sum(spread), {}
 
     return _jitted(forward, backward)
 
@@ -126,10 +130,10 @@ def average_pool_convolution() -> Operation:
     def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
         return convolve.forward(weights, pool(inputs), statistics)
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         pooled = residuals._replace(inputs=pool(residuals.inputs))
-        gradient, readings = convolve.backward(pooled, cotangent, reading)
-        return gradient.repeat(2, axis=1).repeat(2, axis=2) / 4, readings
+        gradient, kept = convolve.backward(pooled, cotangent, readings)
+        return gradient.repeat(2, axis=1).repeat(2, axis=2) / 4, kept
 
     return _jitted(forward, backward)
 
@@ -141,13 +145,18 @@ def linear() -> Operation:
     def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
         return inputs @ weights["kernel"] + weights["bias"][None], None
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         weights, features, _ = residuals
-        readings = {
-            "kernel": read(features[:, :, None] * cotangent[:, None, :], reading),
-            "bias": read(cotangent, reading),
+        kept = {
+            "kernel": read_tensor(
+                readings,
+                weights["kernel"],
+                lambda: features.T @ cotangent,
+                lambda: features[:, :, None] * cotangent[:, None, :],
+            ),
+            "bias": _read_vectors(readings, weights["bias"], cotangent),
         }
-        return cotangent @ weights["kernel"].T, readings
+        return cotangent @ weights["kernel"].T, kept
 
     return _jitted(forward, backward)
 
@@ -156,7 +165,7 @@ def skip_connect() -> Operation:
     """Return the identity."""
     return Operation(
         lambda weights, inputs, statistics: (inputs, None),
-        lambda residuals, cotangent, reading: (cotangent, {}),
+        lambda residuals, cotangent, readings: (cotangent, {}),
     )
 
 
@@ -164,41 +173,43 @@ def zero() -> Operation:
     """Return the operation that cuts its edge."""
     return Operation(
         lambda weights, inputs, statistics: (jnp.zeros_like(inputs), None),
-        lambda residuals, cotangent, reading: (jnp.zeros_like(cotangent), {}),
+        lambda residuals, cotangent, readings: (jnp.zeros_like(cotangent), {}),
     )
 
 
 def _jitted(
     forward: Callable[[Weights, Array, Any], Forward],
-    backward: Callable[[Residuals, Array, Reading | None], Backward],
+    backward: Callable[[Residuals, Array, Readings], Backward],
 ) -> Operation:
     """Return the kernels that a walk shares between all architectures."""
-    return Operation(jax.jit(forward), jax.jit(backward, static_argnames="reading"))
+    return Operation(jax.jit(forward), jax.jit(backward, static_argnames="readings"))
 
 
 def _affine(normalized: normalization.Normalized, weights: Weights) -> Array:
-    return (
-        normalized.values * weights["scale"][None, None, None] + weights["bias"][None, None, None]
-    )
+    return normalization.affine(normalized, weights["scale"], weights["bias"])
 
 
 def _affine_backward(
-    residuals: Residuals, cotangent: Array, reading: Reading | None, mode: normalization.Mode
+    residuals: Residuals, cotangent: Array, readings: Readings, mode: normalization.Mode
 ) -> tuple[dict[str, Any], Array]:
-    """Return the readings of scale and bias, and the gradient before the normalisation."""
+    """Return what is kept of scale and bias, and the gradient before the normalisation."""
     weights, _, normalized = residuals
     assert normalized is not None
-    readings = {
-        "scale": read((cotangent * normalized.values).sum((1, 2)), reading),
-        "bias": read(cotangent.sum((1, 2)), reading),
+    gradients = normalization.affine_backward(normalized, weights["scale"], cotangent, mode)
+    kept = {
+        "scale": _read_vectors(readings, weights["scale"], gradients.scale),
+        "bias": _read_vectors(readings, weights["bias"], gradients.bias),
     }
-    scaled = cotangent * weights["scale"][None, None, None]
-    return readings, normalization.normalize_backward(normalized, scaled, mode)
+    return kept, gradients.inputs
 
 
-def read(gradients: Array, reading: Reading | None) -> Any:
-    """Return the reading of per-example gradients `[B, *shape]`; None sums them."""
-    return gradients.sum(0) if reading is None else reading(gradients)
+def _read_vectors(readings: Readings, vector: Array, per_example: Array) -> tuple[Any, ...]:
+    return read_tensor(readings, vector, lambda: per_example.sum(0), lambda: per_example)
+
+
+def _inverse_counts(x: Array) -> Array:
+    """Return one over the number of pixels in each 3x3 neighbourhood, `[1, H, W, 1]`."""
+    return 1 / _window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 def _window_sum(x: Array) -> Array:

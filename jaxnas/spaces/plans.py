@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.spaces.operations import Backward, Forward, Operation, Residuals, Weights
-from jaxnas.types import Array, Reading
+from jaxnas.types import Array, Readings
 
 
 @jax.tree_util.register_static
@@ -34,11 +34,11 @@ class Block(NamedTuple):
 
     Attributes:
         forward: `forward(weights, inputs, statistics) -> (outputs, saved)`.
-        backward: `backward(saved, cotangent, reading) -> (input_gradient, readings)`.
+        backward: `backward(saved, cotangent, readings) -> (input_gradient, kept)`.
     """
 
     forward: Callable[[Weights, Array, Any], tuple[Array, Any]]
-    backward: Callable[[Any, Array, Reading | None], Backward]
+    backward: Callable[[Any, Array, Readings], Backward]
 
 
 def block(operation: Operation) -> Block:
@@ -65,10 +65,10 @@ def choose(operations: Mapping[str, Operation], decision: int | Array) -> Operat
     def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
         return chosen.forward(weights.get(name, {}), inputs, statistics)
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         own = residuals._replace(weights=residuals.weights.get(name, {}))
-        gradient, readings = chosen.backward(own, cotangent, reading)
-        return gradient, {name: readings} if readings else {}
+        gradient, kept = chosen.backward(own, cotangent, readings)
+        return gradient, {name: kept} if kept else {}
 
     return Operation(forward, backward)
 
@@ -93,21 +93,21 @@ def _switch(operations: Mapping[str, Operation], decision: Array) -> Operation:
 
         return lax.switch(decision, [functools.partial(alike, branch) for branch in plain])
 
-    def backward(residuals: Residuals, cotangent: Array, reading: Reading | None) -> Backward:
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         plain = {
             name: functools.partial(
                 operation.backward,
                 residuals._replace(weights=residuals.weights.get(name, {})),
                 cotangent,
-                reading,
+                readings,
             )
             for name, operation in operations.items()
         }
         shapes = {name: jax.eval_shape(plain[name])[1] for name in residuals.weights}
 
         def alike(name: str) -> Backward:
-            gradient, readings = plain[name]()
-            return gradient, zeros(shapes) | ({name: readings} if readings else {})
+            gradient, kept = plain[name]()
+            return gradient, zeros(shapes) | ({name: kept} if kept else {})
 
         return lax.switch(decision, [functools.partial(alike, name) for name in operations])
 
@@ -133,25 +133,29 @@ def repeat_forward(
 
 
 def repeat_backward(
-    repeated: Block, saved: Any, cotangent: Array, reading: Reading | None
+    repeated: Block, saved: Any, cotangent: Array, readings: Readings
 ) -> tuple[Array, list[dict[str, Any]]]:
-    """Return the input gradient and the readings of each repetition, first to last."""
+    """Return the input gradient and what is kept of each repetition, first to last."""
     if isinstance(saved, list):
-        readings = []
+        kept = []
         for own in reversed(saved):
-            cotangent, reading_of_own = repeated.backward(own, cotangent, reading)
-            readings.append(reading_of_own)
-        return cotangent, readings[::-1]
+            cotangent, kept_of_own = repeated.backward(own, cotangent, readings)
+            kept.append(kept_of_own)
+        return cotangent, kept[::-1]
     cotangent, stacked = lax.scan(
-        lambda g, own: repeated.backward(own, g, reading), cotangent, saved, reverse=True
+        lambda g, own: repeated.backward(own, g, readings), cotangent, saved, reverse=True
     )
     count = jax.tree.leaves(saved)[0].shape[0]
     return cotangent, [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
 
 
-@jax.jit
 def add(first: Array, *others: Array) -> Array:
     """Return the sum of the activations that meet in a node."""
+    return _sum(first, *others) if others else first
+
+
+@jax.jit
+def _sum(first: Array, *others: Array) -> Array:
     return sum(others, start=first)
 
 

@@ -77,9 +77,10 @@ def test_gram_matrices_are_products_of_per_example_gradients(batch, of, max_byte
 
 def test_a_reading_by_hand():
     # Two gradients of shape [2, 2]: (1, 2, 0, -1) and (0, 3, 1, 1).
-    reading = empirical.read_gram(jnp.array([[[1.0, 2], [0, -1]], [[0, 3], [1, 1]]]))
-    np.testing.assert_array_equal(reading.gram, [[6, 5], [5, 11]])
-    np.testing.assert_array_equal(reading.coordinate_sum, [2, 5])
+    gradients_of_two = jnp.array([[[1.0, 2], [0, -1]], [[0, 3], [1, 1]]])
+    kept = empirical.GRAM.keep(jnp.zeros((2, 2)), gradients_of_two)
+    np.testing.assert_array_equal(kept.gram, [[6, 5], [5, 11]])
+    np.testing.assert_array_equal(kept.coordinate_sum, [2, 5])
 
 
 def test_tensors_without_a_gradient_are_zero(batch):
@@ -97,7 +98,9 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
         out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
         alone = [
-            pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], None)
+            pullback(
+                cotangent * (jnp.arange(batch.labels.size) == i)[:, None], (gradients.GRADIENT,)
+            )[0]
             for i in range(batch.labels.size)
         ]
         per_example = jax.tree.leaves(jax.tree.map(lambda *own: np.stack(own), *alone))

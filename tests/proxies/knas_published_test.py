@@ -46,7 +46,8 @@ def _one_by_one(network, params, batch):
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     rows = []
     for i in range(batch.labels.size):
-        alone = pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], None)
+        silenced = cotangent * (jnp.arange(batch.labels.size) == i)[:, None]
+        (alone,) = pullback(silenced, (gradients.GRADIENT,))
         kernels = [functools.reduce(operator.getitem, path.split(), alone) for path in ELEVEN]
         # PyTorch keeps a filter as outputs, inputs, rows, columns.
         rows.append([np.transpose(own, (3, 2, 0, 1)).reshape(-1)[:50] for own in kernels])

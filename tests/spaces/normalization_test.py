@@ -21,6 +21,11 @@ def _statistics():
     return jax.tree.map(jnp.asarray, RUNNING)
 
 
+def _backward(normalized, cotangent, mode):
+    scale = jnp.ones(cotangent.shape[-1])
+    return normalization.affine_backward(normalized, scale, cotangent, mode).inputs
+
+
 @pytest.mark.parametrize("mode", AXES)
 def test_statistics_of_the_images(mode):
     mean, var = IMAGES.mean(AXES[mode], keepdims=True), IMAGES.var(AXES[mode], keepdims=True)
@@ -59,14 +64,14 @@ def test_running_statistics_before_training():
 def test_instance_mode_is_batch_mode_of_each_image():
     images, cotangent = jnp.asarray(IMAGES), jnp.asarray(COTANGENT)
     together = normalization.normalize(images, "instance")
-    gradient = normalization.normalize_backward(together, cotangent, "instance")
+    gradient = _backward(together, cotangent, "instance")
     for i in range(len(IMAGES)):
         alone = normalization.normalize(images[i : i + 1], "batch")
         np.testing.assert_allclose(together.values[i : i + 1], alone.values, rtol=1e-12)
         np.testing.assert_allclose(together.inverse_std[i : i + 1], alone.inverse_std, rtol=1e-12)
         np.testing.assert_allclose(
             gradient[i : i + 1],
-            normalization.normalize_backward(alone, cotangent[i : i + 1], "batch"),
+            _backward(alone, cotangent[i : i + 1], "batch"),
             rtol=1e-10,
         )
 
@@ -75,15 +80,19 @@ def test_instance_mode_is_batch_mode_of_each_image():
 def test_backward_is_the_vjp_of_forward(mode):
     statistics = _statistics() if mode == "eval" else None
 
-    def values(x):
-        return normalization.normalize(x, mode, statistics).values
+    def outputs(x, scale, bias):  # scale and bias of each example on its own
+        values = normalization.normalize(x, mode, statistics).values
+        return values * scale[:, None, None] + bias[:, None, None]
 
     images, cotangent = jnp.asarray(IMAGES), jnp.asarray(COTANGENT)
-    (expected,) = jax.vjp(values, images)[1](cotangent)
-    found = normalization.normalize_backward(
-        normalization.normalize(images, mode, statistics), cotangent, mode
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    scale, bias = jnp.array([1.5, -0.5]), jnp.array([0.2, 3.0])
+    each = [jnp.broadcast_to(own, (len(IMAGES), 2)) for own in (scale, bias)]
+    made, vjp = jax.vjp(outputs, images, *each)
+    normalized = normalization.normalize(images, mode, statistics)
+    np.testing.assert_allclose(normalization.affine(normalized, scale, bias), made, rtol=1e-12)
+    found = normalization.affine_backward(normalized, scale, cotangent, mode)
+    for own, expected in zip(found, vjp(cotangent), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["batch", "instance"])
@@ -91,7 +100,7 @@ def test_a_constant_channel_is_finite(mode):
     constant = jnp.full((2, 3, 3, 1), 7.0)
     result = normalization.normalize(constant, mode)
     np.testing.assert_array_equal(result.values, 0 * constant)
-    gradient = normalization.normalize_backward(result, constant, mode)
+    gradient = _backward(result, constant, mode)
     np.testing.assert_allclose(gradient, 0 * constant, atol=1e-12)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnas.gradients import GRADIENT
 from jaxnas.spaces import convolution, operations
+from jaxnas.types import Reading
 
 SHAPE = (3, 4, 6, 2)
 WIDE = 3
@@ -106,12 +108,26 @@ def _vjp(operation, weights, inputs, statistics, cotangent):
     return jax.vjp(outputs, weights, inputs)[1](cotangent)
 
 
-def keep(gradients):
+def keep(tensor, gradients):
     return gradients
 
 
-def squares(gradients):
+def squares(tensor, gradients):
     return (gradients**2).sum(tuple(range(1, gradients.ndim)))
+
+
+def product(tensor, gradient):
+    return tensor * gradient
+
+
+KEEP, SQUARES = Reading(keep), Reading(squares)
+PRODUCT = Reading(product, per_example=False)
+
+
+def _backward(name, *readings):
+    """Return the input gradient and, by tensor, what each reading keeps."""
+    _, _, _, residuals, cotangent = _run(name)
+    return CASES[name].operation.backward(residuals, cotangent, readings)
 
 
 def _assert_close(found, expected):
@@ -122,42 +138,38 @@ def _assert_close(found, expected):
 
 @pytest.mark.parametrize("name", CASES)
 def test_backward_is_the_vjp_of_forward(name):
-    operation = CASES[name].operation
-    weights, inputs, statistics, residuals, cotangent = _run(name)
-    expected_weights, expected_inputs = _vjp(operation, weights, inputs, statistics, cotangent)
-    found_inputs, found_weights = operation.backward(residuals, cotangent, None)
-    assert found_weights.keys() == weights.keys()
-    _assert_close((found_inputs, found_weights), (expected_inputs, expected_weights))
+    weights, inputs, statistics, _, cotangent = _run(name)
+    expected = _vjp(CASES[name].operation, weights, inputs, statistics, cotangent)
+    found_inputs, kept = _backward(name, GRADIENT)
+    assert kept.keys() == weights.keys()
+    _assert_close(({tensor: own for tensor, (own,) in kept.items()}, found_inputs), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in WEIGHTED if "batch" in name])
-def test_readings_sum_to_the_gradient(name):
-    operation = CASES[name].operation
-    _, _, _, residuals, cotangent = _run(name)
-    gradient, plain = operation.backward(residuals, cotangent, None)
-    same_gradient, readings = operation.backward(residuals, cotangent, keep)
-    _assert_close(same_gradient, gradient)
-    _assert_close(jax.tree.map(lambda own: own.sum(0), readings), plain)
+def test_gradients_of_examples_sum_to_the_gradient(name):
+    same_gradient, kept = _backward(name, KEEP, GRADIENT)
+    _assert_close(same_gradient, _backward(name, GRADIENT)[0])
+    for per_example, summed in kept.values():
+        _assert_close(per_example.sum(0), summed)
 
 
 @pytest.mark.parametrize("name", [name for name in WEIGHTED if "batch" not in name])
 def test_readings_are_those_of_a_loop_over_examples(name):
-    operation = CASES[name].operation
-    weights, inputs, statistics, residuals, cotangent = _run(name)
-    readings = operation.backward(residuals, cotangent, keep)[1]
+    weights, inputs, statistics, _, cotangent = _run(name)
+    kept = _backward(name, KEEP)[1]
     for i in range(len(inputs)):
         one = slice(i, i + 1)
+        operation = CASES[name].operation
         alone = _vjp(operation, weights, inputs[one], statistics, cotangent[one])[0]
-        _assert_close({name: own[i] for name, own in readings.items()}, alone)
+        _assert_close({tensor: own[i] for tensor, (own,) in kept.items()}, alone)
 
 
 @pytest.mark.parametrize("name", ["3x3 instance", "pooled instance", "shortcut", "linear"])
-def test_a_reading_sees_the_gradients_of_each_example(name):
-    operation = CASES[name].operation
-    _, _, _, residuals, cotangent = _run(name)
-    kept = operation.backward(residuals, cotangent, keep)[1]
-    read = operation.backward(residuals, cotangent, squares)[1]
-    _assert_close(read, jax.tree.map(squares, kept))
+def test_a_reading_sees_the_tensor_and_the_gradients_of_each_example(name):
+    weights = _run(name)[0]
+    for tensor, (own, squared, product) in _backward(name, KEEP, SQUARES, PRODUCT)[1].items():
+        _assert_close(squared, squares(None, own))
+        _assert_close(product, weights[tensor] * own.sum(0))
 
 
 def test_average_pooling_by_hand():

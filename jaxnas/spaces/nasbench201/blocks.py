@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxnas.spaces import normalization, operations, plans
 from jaxnas.spaces.nasbench201 import cell as facts
-from jaxnas.types import Array, Params, Reading
+from jaxnas.types import Array, Params, Readings
 
 
 def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Block:
@@ -38,19 +38,17 @@ def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Bloc
             into[target].append(outputs)
         return total(into[facts.NUM_NODES - 1], inputs), saved
 
-    def backward(
-        saved: Any, cotangent: Array, reading: Reading | None
-    ) -> tuple[Array, dict[str, Any]]:
+    def backward(saved: Any, cotangent: Array, readings: Readings) -> tuple[Array, dict[str, Any]]:
         into: dict[int, list[Array]] = {node: [] for node in range(facts.NUM_NODES)}
         into[facts.NUM_NODES - 1].append(cotangent)
-        readings = {}
+        kept = {}
         for edge, block in reversed(edges.items()):
             source, target = facts.EDGES[edge]
             into[target] = [plans.add(*into[target])]
             name = f"edge_{edge}"
-            gradient, readings[name] = block.backward(saved[name], into[target][0], reading)
+            gradient, kept[name] = block.backward(saved[name], into[target][0], readings)
             into[source].append(gradient)
-        return total(into[0], cotangent), readings
+        return total(into[0], cotangent), kept
 
     return plans.Block(forward, backward)
 
@@ -75,16 +73,14 @@ def reduction(mode: normalization.Mode) -> plans.Block:
         outputs = plans.add(run("conv_b", run("conv_a", inputs)), run("shortcut", inputs))
         return outputs, saved
 
-    def backward(
-        saved: Any, cotangent: Array, reading: Reading | None
-    ) -> tuple[Array, dict[str, Any]]:
-        readings = {}
+    def backward(saved: Any, cotangent: Array, readings: Readings) -> tuple[Array, dict[str, Any]]:
+        kept = {}
 
         def run(name: str, g: Array) -> Array:
-            gradient, readings[name] = parts[name].backward(saved[name], g, reading)
+            gradient, kept[name] = parts[name].backward(saved[name], g, readings)
             return gradient
 
         gradient = plans.add(run("conv_a", run("conv_b", cotangent)), run("shortcut", cotangent))
-        return gradient, readings
+        return gradient, kept
 
     return plans.Block(forward, backward)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxnas import gradients
 from jaxnas.spaces import normalization, operations, plans
 from jaxnas.spaces.nasbench201 import blocks, parameters
-from jaxnas.types import Array, Outputs, Params, Pullback, Reading
+from jaxnas.types import Array, Outputs, Params, Pullback, Readings
 
 Arch = plans.StaticArch | Array
 
@@ -76,10 +77,10 @@ class NASBench201(nn.Module):
         wiring = self._wiring()
         outputs, saved = _forward(wiring, arch, params, inputs, None)
 
-        def pullback(cotangent: Array, reading: Reading | None) -> Params:
-            readings = _backward(wiring, arch, saved, cotangent, None, reading)[1]
-            nothing = functools.partial(_read_zeros, reading=reading, batch=inputs.shape[0])
-            return _complete(params, readings, nothing)
+        def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
+            kept = _backward(wiring, arch, saved, cotangent, None, readings)[1]
+            nothing = functools.partial(_read_zeros, readings=readings, batch=inputs.shape[0])
+            return gradients.by_reading(_each(params, kept, nothing), readings, params)
 
         return outputs, pullback
 
@@ -164,17 +165,17 @@ def _backward(
     saved: Any,
     logits_cotangent: Array,
     features_cotangent: Array | None,
-    reading: Reading | None,
+    readings: Readings,
 ) -> tuple[Array, dict[str, Any]]:
     groups = _groups(wiring, arch)
     cotangent = logits_cotangent
-    readings: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for (names, block), saved_by_group in reversed(list(zip(groups, saved, strict=True))):
-        cotangent, by_name = plans.repeat_backward(block, saved_by_group, cotangent, reading)
-        readings |= dict(zip(names, by_name, strict=True))
+        cotangent, by_name = plans.repeat_backward(block, saved_by_group, cotangent, readings)
+        kept |= dict(zip(names, by_name, strict=True))
         if names[-1].endswith("classifier") and features_cotangent is not None:
             cotangent = cotangent + features_cotangent
-    return cotangent, readings
+    return cotangent, kept
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -193,10 +194,12 @@ def _network_forward(
 
 def _network_backward(wiring: _Wiring, kept: Any, cotangent: Outputs) -> tuple[Any, ...]:
     arch, params, saved = kept
-    inputs_gradient, gradients = _backward(
-        wiring, arch, saved, cotangent.logits, cotangent.features, None
+    only = (gradients.GRADIENT,)
+    inputs_gradient, kept = _backward(
+        wiring, arch, saved, cotangent.logits, cotangent.features, only
     )
-    return None, _complete(params, gradients, jnp.zeros_like), inputs_gradient, None
+    kept = _each(params, kept, lambda tensor: (jnp.zeros_like(tensor),))
+    return None, gradients.by_reading(kept, only, params)[0], inputs_gradient, None
 
 
 _network.defvjp(_network_forward, _network_backward)
@@ -213,14 +216,21 @@ def _statistics(wiring: _Wiring, saved: list[Any]) -> dict[str, Any]:
     )
 
 
-def _complete(params: Params, partial: Any, nothing: Callable[[Array], Any]) -> Any:
-    """Return `partial` with `nothing(tensor)` for each tensor that no gradient reaches."""
+def _each(params: Params, kept: Any, nothing: Callable[[Array], Any]) -> list[Any]:
+    """Return what is kept of each tensor, `nothing(tensor)` where no gradient reaches it."""
     if not isinstance(params, dict):
-        return nothing(params) if partial is None else partial
-    found = {} if partial is None else partial
-    return {name: _complete(own, found.get(name), nothing) for name, own in params.items()}
+        return [nothing(params) if kept is None else kept]
+    found = {} if kept is None else kept
+    return [
+        leaf for name in sorted(params) for leaf in _each(params[name], found.get(name), nothing)
+    ]
 
 
-@functools.partial(jax.jit, static_argnames=("reading", "batch"))
-def _read_zeros(tensor: Array, *, reading: Reading | None, batch: int) -> Any:
-    return operations.read(jnp.zeros((batch, *tensor.shape), tensor.dtype), reading)
+@functools.partial(jax.jit, static_argnames=("readings", "batch"))
+def _read_zeros(tensor: Array, *, readings: Readings, batch: int) -> Any:
+    return gradients.read_tensor(
+        readings,
+        tensor,
+        lambda: jnp.zeros_like(tensor),
+        lambda: jnp.zeros((batch, *tensor.shape), tensor.dtype),
+    )

@@ -17,9 +17,10 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
+from jaxnas import gradients
 from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import cell
-from jaxnas.types import PerExampleDifferentiable
+from jaxnas.types import PerExampleDifferentiable, Reading
 
 CLASSES = 3
 ARCHS = {
@@ -401,12 +402,15 @@ def test_running_statistics():
 # Per-example gradients.
 
 
-def keep(gradients):
+def keep(tensor, gradients):
     return gradients
 
 
-def total(gradients):
+def total(tensor, gradients):
     return gradients.sum(0)
+
+
+KEEP, TOTAL = Reading(keep), Reading(total)
 
 
 def _cotangent(images):
@@ -439,7 +443,7 @@ def test_readings_of_a_walk_are_those_of_a_loop(arch):
     assert isinstance(network, PerExampleDifferentiable)
     outputs, pullback = network.per_example_vjp(own, images)
     expected = SPACES["batch"].bind(ARCHS[arch], _loop(ARCHS[arch]))[1]
-    _assert_close(pullback(_cotangent(images), keep), expected, 1e-10)
+    _assert_close(pullback(_cotangent(images), (KEEP,))[0], expected, 1e-10)
     _assert_close(outputs.logits, network(own, images).logits, 1e-12)
 
 
@@ -449,7 +453,7 @@ def test_readings_of_the_traced_plan_are_those_of_a_loop():
     @jax.jit
     def readings(arch, params, images, cotangent):
         network, own = SPACES["instance"].bind(arch, params)
-        return network.per_example_vjp(own, images)[1](cotangent, keep)
+        return network.per_example_vjp(own, images)[1](cotangent, (KEEP,))[0]
 
     for arch in ("every operation", "dead edges", "fed by a cut node"):
         found = readings(jnp.array(ARCHS[arch]), params, images, _cotangent(images))
@@ -463,8 +467,8 @@ def test_readings_in_batch_mode_sum_to_the_gradient_of_the_batch(arch):
     network, own = SPACES["batch"].bind(ARCHS[arch], params)
     pullback = network.per_example_vjp(own, images)[1]
     expected = _summed("batch", ARCHS[arch], cotangent)(own, images)
-    _assert_close(pullback(cotangent, total), expected, 1e-10)
-    _assert_close(pullback(cotangent, None), expected, 1e-10)
+    for found in pullback(cotangent, (TOTAL, gradients.GRADIENT)):
+        _assert_close(found, expected, 1e-10)
 
 
 # What compiles, and how often.
@@ -493,8 +497,8 @@ def test_a_walk_compiles_nothing_new_after_a_warm_up(caplog):
     def walk(arch):
         network, own = SPACES["batch"].bind(arch, params)
         outputs, pullback = network.per_example_vjp(own, images)
-        for reading in (None, total):
-            pullback(outputs.logits, reading)
+        for readings in ((gradients.GRADIENT,), (TOTAL,), (TOTAL, gradients.GRADIENT)):
+            pullback(outputs.logits, readings)
 
     def compiled():
         return [record.message for record in caplog.records if "Compiling" in record.message]

@@ -1,0 +1,151 @@
+"""Successive halving: cheap scores thin a pool out, dearer ones decide among what is left."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from jaxnas.types import ScoreFn
+
+
+class Rung(NamedTuple):
+    """One round: score what is left, keep the best.
+
+    Attributes:
+        score_fn: Called once, with the architectures that reached the rung `int32[n, D]`, best
+            first, for their scores `[n]`, larger is better; `-inf` ranks last.
+        keep: How many go on: a count (`int`), or a share of those that reached the rung (`float`,
+            above 0 and at most 1.0; rounded, but one at least).
+    """
+
+    score_fn: ScoreFn
+    keep: int | float = 1.0
+
+
+class RungResult(NamedTuple):
+    """What a rung saw and kept.
+
+    Attributes:
+        scored: `int64[n]`, indices into the candidates, in the order in which they were scored.
+        scores: `float64[n]`, the scores of `scored`.
+        kept: `int64[k]`, indices into the candidates, best first.
+    """
+
+    scored: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    kept: NDArray[np.int64]
+
+
+class HalvingResult(NamedTuple):
+    """The outcome of a race.
+
+    Attributes:
+        rungs: One result a rung, in their order.
+        ranking: `int64[A]`, indices into the candidates, best first: those that the last rung
+            scored in its order, below them those that the rung before dropped, and so on.
+        winner: Index into the candidates: the first of `ranking`.
+        arch: `int32[D]`, the winner.
+    """
+
+    rungs: tuple[RungResult, ...]
+    ranking: NDArray[np.int64]
+    winner: int
+    arch: NDArray[np.int32]
+
+
+def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingResult:
+    """Return the ranking by a ladder of scores, each of which sees only what the one below kept.
+
+    Equal scores are taken in the order of the candidates.
+
+    Source: Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943, Successive Halving. Differs from
+    the paper: what a rung raises is the fidelity of a training-free score (its images, say) instead
+    of the iterations of a training run, and each rung names the share that it keeps instead of a
+    half under equal budgets.
+
+    Args:
+        candidates: `int32[A, D]`, each once.
+        rungs: From cheap to dear; the last one decides.
+
+    Raises:
+        ValueError: If there are no candidates or no rungs, a candidate is there twice, a `keep`
+            does not fit what reaches its rung, or the scores of a rung have another shape, hold
+            `nan` or `inf`, or none that is finite.
+    """
+    archs = _checked_candidates(candidates)
+    counts = _counts(rungs, len(archs))
+    left = np.arange(len(archs), dtype=np.int64)
+    results: list[RungResult] = []
+    dropped: list[NDArray[np.int64]] = []
+    for number, (rung, count) in enumerate(zip(rungs, counts, strict=True), 1):
+        scores = _checked_scores(rung.score_fn(archs[left]), archs[left].shape, number)
+        order = left[np.lexsort((left, -scores))]
+        results.append(RungResult(left, scores, order[:count]))
+        left = order[:count]
+        dropped.append(order[count:])
+    ranking = np.concatenate([left, *reversed(dropped)])
+    winner = int(ranking[0])
+    return HalvingResult(tuple(results), ranking, winner, archs[winner])
+
+
+def _checked_candidates(candidates: ArrayLike) -> NDArray[np.int32]:
+    archs = np.asarray(candidates)
+    if archs.ndim != 2 or not archs.size or archs.dtype.kind not in "iu":
+        raise ValueError(
+            f"candidates must be integers of shape [A, D] with at least one architecture: got "
+            f"{archs.dtype} of shape {list(archs.shape)}."
+        )
+    different = len(np.unique(archs, axis=0))
+    if different < len(archs):
+        raise ValueError(
+            f"candidates must have each architecture once: got {len(archs)} with {different} "
+            "different; use sample_distinct or numpy.unique."
+        )
+    return archs.astype(np.int32)
+
+
+def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:
+    """Return how many each rung keeps: known, and checked, before anything is scored."""
+    if not rungs:
+        raise ValueError("rungs must hold at least one Rung: got none; the last one decides.")
+    counts, left = [], num_candidates
+    for number, rung in enumerate(rungs, 1):
+        left = _count(rung.keep, left, number)
+        counts.append(left)
+    return counts
+
+
+def _count(keep: int | float, left: int, number: int) -> int:
+    kind = np.asarray(keep).dtype.kind  # a bool has a kind of its own
+    if kind in "iu" and 1 <= keep <= left:
+        return int(keep)
+    if kind == "f" and 0 < keep <= 1:
+        return max(1, round(keep * left))
+    raise ValueError(
+        f"keep must be a count from 1 to the {left} that reach rung {number}, or a share above 0.0 "
+        f"and at most 1.0: got {keep!r}; keep what the next rung can afford."
+    )
+
+
+def _checked_scores(scored: ArrayLike, shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
+    scores = np.asarray(scored, np.float64)
+    if scores.shape != shape[:1]:
+        raise ValueError(
+            f"score_fn must return one score an architecture: got shape {list(scores.shape)} for "
+            f"archs of shape {list(shape)} in rung {number}."
+        )
+    unordered = ~(scores < np.inf)
+    if unordered.any():
+        raise ValueError(
+            f"score_fn must not return nan or inf: got {scores[unordered][0]} for "
+            f"{unordered.sum()} of {len(scores)} in rung {number}; use -inf for what cannot be "
+            "scored."
+        )
+    if np.isneginf(scores).all():
+        raise ValueError(
+            f"score_fn must give a finite score to one architecture at least: got -inf for all "
+            f"{len(scores)} in rung {number}; sample more, or keep more in the rung before."
+        )
+    return scores

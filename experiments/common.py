@@ -11,7 +11,7 @@ import pandas as pd
 from absl import flags
 from jax.typing import ArrayLike
 
-from jaxnas import correlation, datasets, pool, proxies, spaces
+from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
@@ -42,6 +42,14 @@ _NORM = flags.DEFINE_enum(
 )
 _PLAN = flags.DEFINE_enum(
     "plan", "auto", ("auto", "walk", "traced"), "How networks run: walk on CPU, traced elsewhere."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes; auto on a cluster."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many share the work.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_DEDUPLICATE = flags.DEFINE_bool(
+    "deduplicate", True, "Score architectures that are the same function once, for all of them."
 )
 _TRACK_ENERGY = flags.DEFINE_bool("track_energy", False, "Measure energy with codecarbon.")
 _COMPILATION_CACHE = flags.DEFINE_string(
@@ -78,6 +86,7 @@ class Setting(NamedTuple):
 
 def setting() -> Setting:
     """Return what the flags name; raises `ValueError` for what does not exist or fit."""
+    processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     dataset = datasets.load(_DATASET.value)
     space = spaces.nasbench201(
         channels=_CHANNELS.value,
@@ -125,6 +134,7 @@ def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> poo
             context=own.context,
             seeds=own.seeds,
             plan=_PLAN.value,
+            deduplicate=_DEDUPLICATE.value,
         )
 
 
@@ -277,7 +287,12 @@ def run_folder(name: str) -> Iterator[tuple[Path, Meter]]:
 
 
 def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any]) -> None:
-    """Write the report and the summary, print the report and say where it is."""
+    """Write the report and the summary, print the report and say where it is.
+
+    Of several processes only the first does.
+    """
+    if processes.shard()[0] > 0:
+        return
     options = {
         flag.name: flag.value
         for module, own in flags.FLAGS.flags_by_module_dict().items()

@@ -21,7 +21,7 @@ from absl import flags
 
 from experiments import common
 from experiments.fine_step import Trainer, from_table
-from jaxnas import proxies
+from jaxnas import processes, proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
@@ -61,6 +61,8 @@ def main() -> None:
         key = jax.random.key(common.seed())
         archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_CANDIDATES.value))
         scored = common.score(own, archs, names, folder)
+        if processes.shard()[0] > 0:
+            return  # the first process trains and reports
         found = common.Findings(nasbench201(), archs, scored)
         trainer = _trainer(own, folder) if _FINE_STEP.value == "train" else None
         searches = _searches(found, trainer)

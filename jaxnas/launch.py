@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from jaxnas import allocator
+
 
 def launch(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; wrong input ends the process with one line and status 1."""
@@ -14,6 +16,7 @@ def launch(main: Callable[[], None]) -> None:
             logging.set_verbosity(logging.WARNING)
         if len(arguments) > 1:
             raise app.UsageError(f"Unknown arguments: {' '.join(arguments[1:])}.")
+        allocator.keep_memory()
         try:
             main()
         except (ValueError, ImportError, OSError) as error:

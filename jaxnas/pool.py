@@ -1,9 +1,9 @@
 """Score a pool of architectures into a store: nothing is lost or done twice, whatever happens."""
 
-import functools
 import importlib.metadata
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding, proxies
+from jaxnas import encoding, processes, proxies
 from jaxnas.population import Scored, resolve_plan, score_space
 from jaxnas.runs import ScoreRow, ScoreStore, track
 from jaxnas.types import Batch, Proxy, SearchSpace
@@ -64,11 +64,13 @@ def score_pool(
     context: Mapping[str, Any],
     seeds: Sequence[int] = (0,),
     plan: str = "auto",
+    deduplicate: bool = True,
 ) -> PoolScores:
     """Return the scores of the pool, computing those that the store does not hold yet.
 
     Scores are written every two seconds, so that a killed run loses no more than that and a run
-    that is started again goes on where it stood; its table is the same, bit for bit.
+    that is started again goes on where it stood; its table is the same, bit for bit. Several
+    processes of one `jax.distributed` job, each with this store open, share the work.
 
     Args:
         space: the search space.
@@ -81,6 +83,7 @@ def score_pool(
             digest, the batch size, versions. `run_context` gives the usual.
         seeds: one draw of weights and examples each.
         plan: see `jaxnas.score_space`.
+        deduplicate: see `jaxnas.score_space`.
 
     Raises:
         ValueError: see `jaxnas.score_space`; or an architecture is there twice.
@@ -94,25 +97,44 @@ def score_pool(
             "use search.sample_distinct or numpy.unique."
         )
     plan = resolve_plan(plan)
-    run = store.open_run({"space": space.name, **space.options, "plan": plan, **context})
-    missing = _missing(store.done(run), strings, [proxy.name for proxy in resolved], seeds)
-    num_missing = sum(map(len, missing.values()))
-    num_done = len(strings) * len(seeds) - num_missing
-    for names, pairs in missing.items():
-        own = [proxy for proxy in resolved if proxy.name in names]
-        results = score_space(
+    setting = {"space": space.name, **space.options, "plan": plan, "deduplicate": deduplicate}
+    names = [proxy.name for proxy in resolved]
+    _collect_parts(store)
+    run = store.open_run({**setting, **context})
+    missing = _missing(store.done(run), strings, names, seeds)
+
+    def score(chosen: tuple[str, ...], pairs: set[tuple[int, int]]) -> Iterator[Scored]:
+        return score_space(
             space,
             archs,
             batch,
-            own,
+            [proxy for proxy in resolved if proxy.name in chosen],
             seeds=seeds,
             plan=plan,
-            skip=functools.partial(_is_not_in, pairs),
+            deduplicate=deduplicate,
+            shard=processes.shard(),
+            skip=lambda position, seed: (position, seed) not in pairs,
         )
-        progress = track(results, num_done + len(pairs), "scoring", done=num_done)
-        _write(store, run, strings, progress)
-        num_done += len(pairs)
-    return _collect(store, run, strings, [proxy.name for proxy in resolved], seeds)
+
+    results = itertools.chain.from_iterable(itertools.starmap(score, missing.items()))
+    index, count = processes.shard()
+    if index == 0:
+        total, num_missing = len(strings) * len(seeds), sum(map(len, missing.values()))
+        done = total - num_missing + num_missing * (count - 1) // count
+        _write(store, run, strings, track(results, total, "scoring", done=done))
+    else:
+        with store.part(index) as part:
+            _write(part, part.open_run({**setting, **context}), strings, results)
+    _collect_parts(store)
+    return _collect(store, run, strings, names, seeds)
+
+
+def _collect_parts(store: ScoreStore) -> None:
+    """Wait for all processes, and let the first take over what the others have written."""
+    processes.wait("scored")
+    if processes.shard()[0] == 0:
+        store.absorb_parts()
+    processes.wait("collected")
 
 
 def _missing(
@@ -126,10 +148,6 @@ def _missing(
             if lacking:
                 missing.setdefault(lacking, set()).add((position, seed))
     return missing
-
-
-def _is_not_in(pairs: set[tuple[int, int]], position: int, seed: int) -> bool:
-    return (position, seed) not in pairs
 
 
 def _write(store: ScoreStore, run: int, strings: list[str], results: Iterable[Scored]) -> None:

@@ -1,8 +1,8 @@
-"""Scoring populations: many architectures of a space, walked one by one or compiled in chunks."""
+"""Scoring populations: many architectures of a space, each different function once."""
 
 import functools
+import itertools
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import encoding, runners
 from jaxnas.proxies import resolve
 from jaxnas.proxies.measures import measure_all, num_params
 from jaxnas.scoring import (
@@ -20,9 +20,7 @@ from jaxnas.scoring import (
     validate_batch,
     validate_network,
 )
-from jaxnas.types import Array, Batch, Network, Params, Proxy, ScoreFn, SearchSpace
-
-_CHUNK = 16
+from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace
 
 
 class Scored(NamedTuple):
@@ -33,7 +31,8 @@ class Scored(NamedTuple):
         seed: of the weights and the batch.
         scores: by name of the proxy; larger is better, `-inf` where `status` is not "ok".
         status: by name; "ok", "disconnected", "no gradient", "not finite" or "failed: reason".
-        seconds: process CPU seconds; the first of a seed pay for the weights and the compilation.
+        seconds: process CPU seconds since the one before; the first of a seed pay for the weights
+            and the compilation.
     """
 
     position: int
@@ -51,9 +50,11 @@ def score_space(
     *,
     seeds: Sequence[int] = (0,),
     plan: str = "auto",
+    deduplicate: bool = True,
+    shard: tuple[int, int] = (0, 1),
     skip: Callable[[int, int], bool] = lambda position, seed: False,
 ) -> Iterator[Scored]:
-    """Yield the scores of many architectures, seed by seed, in order.
+    """Yield the scores of many architectures, seed by seed, as they come.
 
     All architectures of a seed share the weights of the operations that they have in common. A
     disconnected architecture is not run: all its scores but `params` are `-inf`.
@@ -66,10 +67,14 @@ def score_space(
         seeds: one draw of weights each.
         plan: `walk` runs architecture by architecture over small shared kernels (best on a CPU),
             `traced` compiles one program for all (best on GPU and TPU), `auto` chooses.
+        deduplicate: score the representative of all architectures that are the same function, once,
+            for all of them; otherwise they differ by their draws of weights. `params` is exact
+            either way.
+        shard: `(i, n)`: score only the i-th of n shares of the different architectures.
         skip: `skip(position, seed)`: leave out what is already known.
 
     Raises:
-        ValueError: see `score`; or no architecture, no seed, an unknown plan.
+        ValueError: see `score`; or no architecture, no seed, an unknown plan, no such shard.
     """
     resolved = resolve(proxies)
     archs = encoding.validate_archs(archs, space.num_choices)
@@ -78,8 +83,20 @@ def score_space(
     numbers = np.atleast_1d(np.asarray(seeds))
     if not numbers.size or numbers.dtype.kind not in "iu":
         raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
-    runner = _walk if resolve_plan(plan) == "walk" else _traced
-    return _score_space(space, archs, batch, resolved, numbers.tolist(), runner, skip)
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"A shard (i, n) has 0 <= i < n: got {shard}; the first of two is (0, 2).")
+    runner = runners.walk if resolve_plan(plan) == "walk" else runners.traced
+    jobs = _jobs(space, archs, deduplicate)[shard[0] :: shard[1]]
+
+    def scored() -> Iterator[Scored]:
+        for seed in numbers.tolist():
+            left = ([p for p in job.positions if not skip(p, seed)] for job in jobs)
+            todo = [_Job(job.arch, own) for job, own in zip(jobs, left, strict=True) if own]
+            if todo:
+                examples = validate_batch(batch(seed) if callable(batch) else batch)
+                yield from _score_jobs(space, archs, examples, seed, resolved, runner, todo)
+
+    return scored()
 
 
 def score_fn(
@@ -139,40 +156,57 @@ def resolve_plan(plan: str) -> str:
     return plan
 
 
-Runner = Callable[[SearchSpace, np.ndarray, Params, Batch, Array, tuple[Any, ...]], Iterator[Any]]
+class _Job(NamedTuple):
+    """An architecture to score, and the positions of all that it is scored for."""
+
+    arch: np.ndarray
+    positions: list[int]
 
 
-def _score_space(
+def _jobs(space: SearchSpace, archs: np.ndarray, deduplicate: bool) -> list[_Job]:
+    jobs: dict[bytes, _Job] = {}
+    for position, arch in enumerate(archs):
+        stands = space.representative(arch) if deduplicate else arch
+        jobs.setdefault(stands.tobytes(), _Job(stands, [])).positions.append(position)
+    return list(jobs.values())
+
+
+def _score_jobs(
     space: SearchSpace,
     archs: np.ndarray,
-    batch: Batch | Callable[[int], Batch],
+    batch: Batch,
+    seed: int,
     chosen: tuple[Proxy, ...],
-    seeds: Sequence[int],
-    runner: Runner,
-    skip: Callable[[int, int], bool],
+    runner: runners.Runner,
+    jobs: list[_Job],
 ) -> Iterator[Scored]:
-    for seed in seeds:
-        todo = [position for position in range(len(archs)) if not skip(position, seed)]
-        if not todo:
-            continue
-        start = time.process_time()
-        examples = validate_batch(batch(seed) if callable(batch) else batch)
-        key = jax.random.key(seed)
-        params = space.init(jax.random.fold_in(key, 0), examples.inputs)
-        validate_network(*space.bind(archs[todo[0]], params), examples)
-        connected = {position for position in todo if space.is_connected(archs[position])}
-        counted = [proxy for proxy in chosen if proxy.measure is num_params]
-        networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
-        running = archs[sorted(connected)]
-        results = runner(space, running, params, examples, key, measures_of(networked))
-        for position in todo:
-            measured = next(results) if networked and position in connected else "disconnected"
-            values, status = _judge(networked, measured)
-            for proxy in counted:
-                count = jnp.asarray(float(space.num_params(archs[position])))
-                values[proxy.name], status[proxy.name] = float(proxy.reduce(count)), "ok"
-            yield Scored(position, seed, values, status, time.process_time() - start)
-            start = time.process_time()
+    """Yield the scores of one draw of weights and examples."""
+    start = time.process_time()
+    key = jax.random.key(seed)
+    params = space.init(jax.random.fold_in(key, 0), batch.inputs)
+    validate_network(*space.bind(jobs[0].arch, params), batch)
+    counted = [proxy for proxy in chosen if proxy.measure is num_params]
+    networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
+    running = [job for job in jobs if networked and space.is_connected(job.arch)]
+    idle = [job for job in jobs if not (networked and space.is_connected(job.arch))]
+    setting = runners.Setting(space, params, batch, key, measures_of(networked))
+    measured = runner(setting, np.array([job.arch for job in running])) if running else ()
+    results = itertools.chain(
+        ((job, "disconnected") for job in idle), ((running[at], own) for at, own in measured)
+    )
+    for job, own in results:
+        values, status = _judge(networked, own)
+        for position in job.positions:
+            exact = {
+                proxy.name: float(
+                    proxy.reduce(jnp.asarray(float(space.num_params(archs[position]))))
+                )
+                for proxy in counted
+            }
+            seconds, start = time.process_time() - start, time.process_time()
+            yield Scored(
+                position, seed, values | exact, status | dict.fromkeys(exact, "ok"), seconds
+            )
 
 
 def _judge(chosen: tuple[Proxy, ...], measured: Any) -> tuple[dict[str, float], dict[str, str]]:
@@ -186,65 +220,3 @@ def _judge(chosen: tuple[Proxy, ...], measured: Any) -> tuple[dict[str, float], 
         values[name] = value if finite else -np.inf
         status[name] = "ok" if finite else "no gradient" if value == -np.inf else "not finite"
     return values, status
-
-
-def _walk(
-    space: SearchSpace,
-    archs: np.ndarray,
-    params: Params,
-    batch: Batch,
-    key: Array,
-    measures: tuple[Any, ...],
-) -> Iterator[Any]:
-    for arch in archs:
-        own_key = jax.random.fold_in(key, zlib.crc32(arch.tobytes()))
-        try:
-            network = space.bind(arch, params)
-            yield jax.device_get(measure_all(measures, *network, batch, own_key))
-        except (FloatingPointError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            yield f"failed: {_first_line(error)}"
-
-
-def _traced(
-    space: SearchSpace,
-    archs: np.ndarray,
-    params: Params,
-    batch: Batch,
-    key: Array,
-    measures: tuple[Any, ...],
-) -> Iterator[Any]:
-    for start in range(0, len(archs), _CHUNK):
-        chunk = archs[start : start + _CHUNK]
-        padded = np.resize(chunk, (_CHUNK, archs.shape[1]))  # repeats rows: one shape, one program
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            key, np.array([zlib.crc32(arch.tobytes()) for arch in padded], np.uint32)
-        )
-        try:
-            measured = jax.device_get(
-                _measure_chunk(space.bind, measures, padded, params, batch, keys)
-            )
-        except (FloatingPointError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            yield from [f"failed: {_first_line(error)}"] * len(chunk)
-        else:
-            for position in range(len(chunk)):
-                yield jax.tree.map(lambda leaf, p=position: leaf[p], measured)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure_chunk(
-    bind: Callable[[Array, Params], tuple[Network, Params]],
-    measures: tuple[Any, ...],
-    archs: Array,
-    params: Params,
-    batch: Batch,
-    keys: Array,
-) -> Any:
-    def one(arch_and_key: tuple[Array, Array]) -> Any:
-        arch, key = arch_and_key
-        return measure_all(measures, *bind(arch, params), batch, key)
-
-    return jax.lax.map(one, (archs, keys))
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

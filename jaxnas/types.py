@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -103,6 +104,8 @@ class SearchSpace(NamedTuple):
         from_string: its inverse; raises `ValueError` for anything else.
         is_connected: whether a gradient can pass from the output to the input; of one architecture,
             concrete or traced.
+        representative: the architecture `int32[D]` that stands for all that are the same function
+            of the input, up to the names of their weights; of a concrete architecture.
         num_params: exact number of trainable parameters of a concrete architecture.
         options: everything else that determines a score (width, depth, normalisation, ...).
     """
@@ -114,6 +117,7 @@ class SearchSpace(NamedTuple):
     to_string: Callable[[ArrayLike], str]
     from_string: Callable[[str], Any]
     is_connected: Callable[[ArrayLike], ArrayLike]
+    representative: Callable[[ArrayLike], np.ndarray]
     num_params: Callable[[ArrayLike], int]
     options: Mapping[str, Any]
 

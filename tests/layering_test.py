@@ -15,12 +15,15 @@ import pytest
 import jaxnas
 
 FLOORS = {
-    0: ("types", "encoding", "gram", "correlation"),  # mathematics on arrays
+    0: ("allocator", "types", "encoding", "gram", "correlation"),  # mathematics on arrays
     1: ("gradients",),  # of a batch and of each example
     2: ("layerwise", "kernels", "benchmarks", "datasets", "training"),  # do not see each other
     3: ("proxies", "spaces", "search", "runs"),  # wings; do not see each other
     # Join the wings; see everything.
-    4: ("scoring", "population", "pool", "launch", "__init__", "__main__"),
+    4: (
+        *("scoring", "runners", "population", "processes", "pool"),
+        *("launch", "__init__", "__main__"),
+    ),
 }
 
 # Those that see less of jaxnas than their floor would let them.

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnas import gradients
 from jaxnas.types import ApplyFn, Array, Batch, Params, Reading
@@ -156,14 +155,13 @@ GRAM = Reading(gram_of)
 """The Gram matrix of a tensor's per-example gradients."""
 
 
-def stack(arrays: list[Any]) -> Any:
-    """Return arrays of one shape stacked; concrete ones on the host.
+@jax.jit
+def stack(arrays: list[Array]) -> Array:
+    """Return arrays of one shape stacked, by one program for each number of them.
 
-    A walk gives hundreds of little arrays: as many dispatches, if they were stacked on the device.
+    A walk gives hundreds of little arrays: as many dispatches, if they were stacked eagerly.
     """
-    if any(isinstance(array, jax.core.Tracer) for array in arrays):
-        return jnp.stack(arrays)
-    return np.stack(jax.device_get(arrays))
+    return jnp.stack(arrays)
 
 
 def _read_grams(apply_fn: ApplyFn, params: Params, batch: Batch, of: Of, max_bytes: int) -> Params:

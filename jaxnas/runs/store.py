@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from jaxnas.runs.files import output_folder
+from jaxnas.runs.sqlite_errors import DAMAGED, plain_errors
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "disconnected", "no gradient", "not finite")
@@ -39,34 +40,11 @@ CREATE TABLE scores (
 ) WITHOUT ROWID;
 CREATE TABLE work (run INTEGER NOT NULL REFERENCES runs, cpu_seconds REAL NOT NULL);
 """
-_DAMAGED = (
-    "The score store must be a whole SQLite file: got {path} ('{reason}'); "
-    "restore it from a copy, or move it away to begin anew."
+# What happens to a row whose key is there already.
+_KEEP = (
+    "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
+    "SET score = excluded.score, status = excluded.status WHERE scores.status LIKE 'failed:%'"
 )
-_LOCKED = (
-    "The score store must not be held by another process: got {path} ('{reason}'); "
-    "wait for the other run to end, or name another file."
-)
-_FORBIDDEN = (
-    "The score store must be readable and writable: got {path} ('{reason}'); "
-    "name another file, or change its permissions."
-)
-_FAILING = (
-    "The score store needs a disk that works and has room: got {path} ('{reason}'); "
-    "free some space, or name a file on another disk."
-)
-_ERRORS: dict[int, tuple[type[Exception], str]] = {
-    sqlite3.SQLITE_NOTADB: (ValueError, _DAMAGED),
-    sqlite3.SQLITE_CORRUPT: (ValueError, _DAMAGED),
-    sqlite3.SQLITE_ERROR: (ValueError, _DAMAGED),
-    sqlite3.SQLITE_BUSY: (TimeoutError, _LOCKED),
-    sqlite3.SQLITE_LOCKED: (TimeoutError, _LOCKED),
-    sqlite3.SQLITE_CANTOPEN: (PermissionError, _FORBIDDEN),
-    sqlite3.SQLITE_READONLY: (PermissionError, _FORBIDDEN),
-    sqlite3.SQLITE_PERM: (PermissionError, _FORBIDDEN),
-    sqlite3.SQLITE_FULL: (OSError, _FAILING),
-    sqlite3.SQLITE_IOERR: (OSError, _FAILING),
-}
 
 
 class ScoreRow(NamedTuple):
@@ -111,7 +89,7 @@ class ScoreStore:
                 "name a file in it, such as scores.sqlite."
             )
         output_folder(self._path.parent)
-        with self._plain_errors():
+        with plain_errors(self._path):
             self._connection = sqlite3.connect(
                 self._path, timeout=timeout_seconds, isolation_level=None
             )
@@ -172,20 +150,41 @@ class ScoreStore:
         values = [(run, *_checked(row)) for row in rows]
         with self._transaction() as connection:
             self._require(run)
-            connection.executemany(
-                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
-                "SET score = excluded.score, status = excluded.status "
-                "WHERE scores.status LIKE 'failed:%'",
-                values,
-            )
+            connection.executemany(f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) {_KEEP}", values)
             if cpu_seconds > 0.0:
                 connection.execute("INSERT INTO work VALUES (?, ?)", (run, cpu_seconds))
+
+    def part(self, process: int) -> "ScoreStore":
+        """Return the store of another process that scores for this one; see `absorb_parts`."""
+        return ScoreStore(self._path.with_suffix(f".process{process}{self._path.suffix}"))
+
+    def absorb_parts(self) -> None:
+        """Take over what other processes have written into their parts, and delete those."""
+        for path in sorted(
+            self._path.parent.glob(f"{self._path.stem}.process*{self._path.suffix}")
+        ):
+            with ScoreStore(path):  # raises what is to be said of a damaged file
+                pass
+            with plain_errors(self._path):
+                self._connection.execute("ATTACH ? AS part", (str(path),))
+                try:
+                    with self._transaction() as connection:
+                        connection.execute("INSERT OR IGNORE INTO runs SELECT * FROM part.runs")
+                        connection.execute(
+                            f"INSERT INTO scores SELECT * FROM part.scores WHERE true {_KEEP}"
+                        )
+                        connection.execute("INSERT INTO work SELECT * FROM part.work")
+                        connection.execute(
+                            "DELETE FROM part.work"
+                        )  # killed here, not counted twice
+                finally:
+                    self._connection.execute("DETACH part")
+            path.unlink()
 
     def done(self, run: int) -> set[tuple[str, str, int]]:
         """Return the `(arch, proxy, seed)` of a run that have a row that did not fail."""
         query = "SELECT arch, proxy, seed FROM scores WHERE run = ? AND status NOT LIKE 'failed:%'"
-        with self._plain_errors():
+        with plain_errors(self._path):
             return set(self._connection.execute(query, (self._require(run),)))
 
     def frame(self, run: int | None = None) -> pd.DataFrame:
@@ -200,7 +199,7 @@ class ScoreStore:
         """
         columns = ["run"] * (run is None) + list(ScoreRow._fields)
         query = f"SELECT {', '.join(columns)} FROM scores {'' if run is None else 'WHERE run = ?'}"
-        with self._plain_errors():
+        with plain_errors(self._path):
             known = () if run is None else (self._require(run),)
             rows = self._connection.execute(f"{query} ORDER BY run, arch, proxy, seed", known)
             frame = pd.DataFrame(rows.fetchall(), columns=columns)
@@ -210,14 +209,14 @@ class ScoreStore:
 
     def contexts(self) -> dict[int, dict[str, Any]]:
         """Return the context of every run, by id."""
-        with self._plain_errors():
+        with plain_errors(self._path):
             rows = self._connection.execute("SELECT run, context FROM runs ORDER BY run")
             return {run: json.loads(context) for run, context in rows}
 
     def cpu_seconds(self, run: int) -> float:
         """Return the CPU seconds that all sessions of a run reported together."""
         query = "SELECT total(cpu_seconds) FROM work WHERE run = ?"
-        with self._plain_errors():
+        with plain_errors(self._path):
             return float(self._connection.execute(query, (self._require(run),)).fetchone()[0])
 
     def _prepare(self) -> None:
@@ -242,7 +241,7 @@ class ScoreStore:
                 f"version {version}; name another file, or use the jaxnas that wrote it."
             )
         if health != "ok":
-            raise ValueError(_DAMAGED.format(path=self._path, reason=health.splitlines()[-1]))
+            raise ValueError(DAMAGED.format(path=self._path, reason=health.splitlines()[-1]))
 
     def _require(self, run: int) -> int:
         query = "SELECT 1 FROM runs WHERE run = ?"
@@ -255,7 +254,7 @@ class ScoreStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection inside a transaction: written whole, or not at all."""
-        with self._plain_errors():
+        with plain_errors(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -264,19 +263,6 @@ class ScoreStore:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """Turn what SQLite says into one sentence of the matching type."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            # The low byte is the kind of error, the rest its variety.
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code not in _ERRORS:
-                raise
-            kind, sentence = _ERRORS[code]
-            raise kind(sentence.format(path=self._path, reason=error)) from error
 
 
 def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:

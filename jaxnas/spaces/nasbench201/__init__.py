@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnas.spaces import normalization, plans
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.spaces.nasbench201.network import NASBench201
 from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
 
-__all__ = ["NASBench201", "cell", "nasbench201"]
+__all__ = ["NASBench201", "cell", "equivalence", "nasbench201"]
 
 
 def nasbench201(
@@ -74,6 +74,7 @@ def nasbench201(
         to_string=cell.to_string,
         from_string=cell.from_string,
         is_connected=cell.is_connected,
+        representative=equivalence.representative,
         num_params=lambda arch: cell.num_params(
             arch,
             channels=channels,

@@ -1,0 +1,99 @@
+"""Which cells are the same function, up to the names of their weights: 5,485 classes of 15,625.
+
+Such cells need to be scored once. The benchmark's own isomorphism classes (6,466) separate some of
+them: cells that differ in an edge without effect, in where a sum is formed, or in how an identity
+is spelled.
+"""
+
+import functools
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas import encoding
+from jaxnas.spaces.nasbench201 import cell
+
+Key = tuple[object, ...]
+
+
+class _Term(NamedTuple):
+    """Something that is computed, and how often each earlier term is added to its input."""
+
+    kind: str
+    inputs: Counter[int]
+
+
+def representative(arch: ArrayLike) -> np.ndarray:
+    """Return the cell `int32[6]` that stands for all that are the same function.
+
+    Of these the one with the fewest operations, the first of them in lexicographic order.
+    """
+    code = encoding.encode(cell.one(arch), cell.NUM_CHOICES)
+    return encoding.decode(_representatives()[code], cell.NUM_CHOICES)
+
+
+def function_class(arch: ArrayLike) -> Key:
+    """Return a key that cells share if they are the same function of the input and the weights.
+
+    A cell is a graph of what it computes: convolutions, each with weights of its own, and poolings.
+    Sums and identities vanish in the counts of who is added to whose input, poolings of the same
+    are one, and what does not reach the output is left out. The key lists for each term what leads
+    to it and what it leads to; on all cells that tells apart exactly the graphs that differ.
+    """
+    terms = _terms(cell.one(arch))
+    before: list[Key] = []
+    for kind, inputs in terms:
+        before.append((kind, *sorted((before[source], count) for source, count in inputs.items())))
+    after: list[list[Key]] = [[] for _ in terms]
+    for target in reversed(range(len(terms))):
+        for source, count in terms[target].inputs.items():
+            after[source].append((before[target], tuple(sorted(after[target])), count))
+    return tuple(
+        sorted((own, tuple(sorted(uses))) for own, uses in zip(before, after, strict=True) if uses)
+    )
+
+
+def _terms(decisions: tuple[int, ...]) -> list[_Term]:
+    """Return the terms in an order of computation: the input first, the output last."""
+    terms = [_Term("input", Counter())]
+    sums: list[Counter[int]] = [Counter({0: 1}), Counter(), Counter(), Counter()]
+    for decision, (source, target) in zip(decisions, cell.EDGES, strict=True):
+        inputs = sums[source]
+        if decision == cell.SKIP_CONNECT:
+            sums[target] = sums[target] + inputs
+        elif decision in (cell.NOR_CONV_1X1, cell.NOR_CONV_3X3):
+            # Without an input, both give the bias of their normalisation.
+            terms.append(_Term(cell.OPERATIONS[decision] if inputs else "bias", inputs))
+            sums[target] = sums[target] + Counter({len(terms) - 1: 1})
+        elif decision == cell.AVG_POOL_3X3 and inputs:
+            pooling = _Term(cell.OPERATIONS[decision], inputs)
+            if pooling not in terms:
+                terms.append(pooling)
+            sums[target] = sums[target] + Counter({terms.index(pooling): 1})
+    return _reaching([*terms, _Term("output", sums[-1])])
+
+
+def _reaching(terms: list[_Term]) -> list[_Term]:
+    """Return the terms that the last one is computed from, with it."""
+    needed = {len(terms) - 1}
+    for position in reversed(range(len(terms))):
+        if position in needed:
+            needed.update(terms[position].inputs)
+    kept = sorted(needed)
+    return [
+        _Term(terms[old].kind, Counter({kept.index(s): n for s, n in terms[old].inputs.items()}))
+        for old in kept
+    ]
+
+
+@functools.cache
+def _representatives() -> np.ndarray:
+    """Return the code of the representative of each cell, by code, `int64[15625]`."""
+    archs = encoding.enumerate_archs(cell.NUM_CHOICES)
+    first: dict[Key, int] = {}
+    keys = [function_class(arch) for arch in archs]
+    for code in np.argsort((archs != cell.NONE).sum(1), kind="stable"):
+        first.setdefault(keys[code], int(code))
+    return np.array([first[key] for key in keys])

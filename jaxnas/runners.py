@@ -13,10 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxnas import gradients
 from jaxnas.proxies.measures import measure_all
+from jaxnas.spaces.plans import Bucket
 from jaxnas.types import Array, Batch, Measure, Network, Params, SearchSpace
 
-_CHUNK = 16
+_SIZES = (16, 4, 1)
+_SHARE_OF_MEMORY = 0.5
+_BYTES_OF_AN_UNKNOWN_DEVICE = 2**31
 
 
 class Setting(NamedTuple):
@@ -63,26 +67,64 @@ def walk(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
 
 
 def traced(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
-    """Yield the measurements of the architectures `[A, D]`, chunk by chunk in one program.
+    """Yield the measurements of the architectures `[A, D]`, bucket by bucket, in a few programs.
 
-    Each local device of the default backend takes its share of a chunk.
+    Those of one pattern are a batch, in chunks that fit the memory of a device. Each local device
+    of the default backend takes a chunk of its own.
     """
-    devices = jax.local_devices()
-    size = _CHUNK * len(devices)
-    measure = _chunk_program(setting.space.bind, setting.measures, tuple(devices))
-    for start in range(0, len(archs), size):
-        chunk = archs[start : start + size]
-        padded = np.resize(chunk, (size, archs.shape[1]))  # repeats rows: one shape, one program
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            setting.key, np.array([_digest(arch) for arch in padded], np.uint32)
-        )
-        measured = _or_failure(
-            functools.partial(measure, padded, keys, setting.params, setting.batch)
-        )
-        for position in range(len(chunk)):
+    devices = tuple(jax.local_devices())
+    sizes = _chunk_sizes(setting, devices[0])
+    chunks: dict[int, list[np.ndarray]] = {size: [] for size in sizes}
+    pattern_of = setting.space.pattern or np.zeros_like
+    patterns = pattern_of(archs)
+    for bucket in np.unique(patterns, axis=0):
+        positions = np.flatnonzero((patterns == bucket).all(1))
+        for size in sizes:
+            while len(positions) >= size:
+                chunks[size].append(positions[:size])
+                positions = positions[size:]
+    for own in chunks.values():
+        for start in range(0, len(own), len(devices)):
+            yield from _run_chunks(setting, archs, own[start : start + len(devices)], devices)
+
+
+def _run_chunks(
+    setting: Setting,
+    archs: np.ndarray,
+    chunks: list[np.ndarray],
+    devices: tuple[jax.Device, ...],
+) -> Iterator[Measured]:
+    """Yield the measurements of one chunk of positions a device."""
+    filled = np.resize(np.array(chunks), (len(devices), len(chunks[0])))  # one shape, one program
+    bucketed = setting.space.pattern is not None
+    program = _program(setting.space.bind, bucketed, setting.measures, devices)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        setting.key, np.array([_digest(arch) for arch in archs[filled.ravel()]], np.uint32)
+    ).reshape(filled.shape)
+    measured = _or_failure(lambda: program(archs[filled], keys, setting.params, setting.batch))
+    for row, chunk in enumerate(chunks):
+        for column, position in enumerate(chunk):
             if not isinstance(measured, str):
-                own = jax.tree.map(lambda leaf, p=position: leaf[p], measured)
-            yield start + position, measured if isinstance(measured, str) else own
+                own = jax.tree.map(lambda leaf, at=(row, column): leaf[at], measured)
+            yield int(position), measured if isinstance(measured, str) else own
+
+
+def _chunk_sizes(setting: Setting, device: jax.Device) -> list[int]:
+    """Return how many architectures may be a batch, largest first, by what one of them saves."""
+
+    def pullback(decisions: Array, params: Params) -> Any:
+        network, own = setting.space.bind(decisions, params)
+        return jax.vjp(lambda own: gradients.outputs(network, own, setting.batch.inputs), own)[1]
+
+    saved = jax.eval_shape(
+        pullback,
+        jax.ShapeDtypeStruct((len(setting.space.num_choices),), np.int32),
+        setting.params,
+    )
+    # As much again is at work as is saved.
+    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
+    there = (device.memory_stats() or {}).get("bytes_limit", _BYTES_OF_AN_UNKNOWN_DEVICE)
+    return [size for size in _SIZES if size == 1 or size * needed <= _SHARE_OF_MEMORY * there]
 
 
 def _measure(setting: Setting, arch: np.ndarray) -> Any:
@@ -95,26 +137,31 @@ def _measure(setting: Setting, arch: np.ndarray) -> Any:
 
 
 @functools.cache
-def _chunk_program(
-    bind: Callable[[Array, Params], tuple[Network, Params]],
+def _program(
+    bind: Callable[[Any, Params], tuple[Network, Params]],
+    bucketed: bool,
     measures: tuple[Measure, ...],
     devices: tuple[jax.Device, ...],
 ) -> Callable[..., Any]:
-    """Return the compiled `program(archs, keys, params, batch)`, a device's share after another."""
+    """Return the compiled `program(archs, keys, params, batch)`, for a chunk a device.
 
-    def share(archs: Array, keys: Array, params: Params, batch: Batch) -> Any:
-        def one(arch_and_key: tuple[Array, Array]) -> Any:
-            arch, key = arch_and_key
-            return measure_all(measures, *bind(arch, params), batch, key)
+    `archs` are `int32[devices, chunk, D]`, of one pattern in each chunk; `keys` `[devices, chunk]`.
+    """
 
-        return jax.lax.map(one, (archs, keys))
+    def on_a_device(archs: Array, keys: Array, params: Params, batch: Batch) -> Any:
+        pattern = archs[0, 0]
 
-    split, whole = PartitionSpec("archs"), PartitionSpec()
-    mesh = Mesh(np.array(devices), ("archs",))
+        def one(arch: Array, key: Array) -> Any:
+            network = bind(Bucket(arch, pattern) if bucketed else arch, params)
+            return measure_all(measures, *network, batch, key)
+
+        return jax.tree.map(lambda leaf: leaf[None], jax.vmap(one)(archs[0], keys[0]))
+
+    split, whole = PartitionSpec("devices"), PartitionSpec()
     return jax.jit(
         jax.shard_map(
-            share,
-            mesh=mesh,
+            on_a_device,
+            mesh=Mesh(np.array(devices), ("devices",)),
             in_specs=(split, split, whole, whole),
             out_specs=split,
             check_vma=False,

@@ -99,7 +99,7 @@ class SearchSpace(NamedTuple):
         init: `init(key, inputs) -> params`, for the whole space at once.
         bind: `bind(arch, params) -> (network, params)`: one architecture `int32[D]` as a network,
             and the parameters that it reads. A concrete architecture reads only its live tensors; a
-            traced one reads them all and switches inside the compiled program.
+            traced one, or a bucket of them, reads them all and switches inside the program.
         to_string: the space's own notation of a concrete architecture.
         from_string: its inverse; raises `ValueError` for anything else.
         is_connected: whether a gradient can pass from the output to the input; of one architecture,
@@ -108,18 +108,22 @@ class SearchSpace(NamedTuple):
             of the input, up to the names of their weights; of a concrete architecture.
         num_params: exact number of trainable parameters of a concrete architecture.
         options: everything else that determines a score (width, depth, normalisation, ...).
+        pattern: architectures `int32[A, D]` without their light operations; those with one pattern
+            are a `spaces.plans.Bucket`, which a compiled program runs as a batch. None for a space
+            whose `bind` knows no buckets: there any architectures are a batch.
     """
 
     name: str
     num_choices: tuple[int, ...]
     init: Callable[[Array, Array], Params]
-    bind: Callable[[ArrayLike, Params], tuple[Network, Params]]
+    bind: Callable[[Any, Params], tuple[Network, Params]]
     to_string: Callable[[ArrayLike], str]
     from_string: Callable[[str], Any]
     is_connected: Callable[[ArrayLike], ArrayLike]
     representative: Callable[[ArrayLike], np.ndarray]
     num_params: Callable[[ArrayLike], int]
     options: Mapping[str, Any]
+    pattern: Callable[[ArrayLike], np.ndarray] | None = None
 
 
 Measure = Callable[[ApplyFn, Params, Batch, Array], Any]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import runners, score_space
+from jaxnas import Proxy, runners, score_space
 from jaxnas.proxies import measures
 
 CELLS = np.array(
@@ -55,6 +55,28 @@ def test_a_walk_that_is_given_up_ends(setting):
     assert threading.active_count() == running
 
 
+def test_a_bucket_gives_what_a_walk_gives(setting, monkeypatch):
+    monkeypatch.setattr(runners, "_SIZES", (4, 1))
+    light = [(3, 1, 4, 2, 4, 1), (3, 4, 1, 2, 4, 1), (3, 0, 1, 2, 4, 4), (3, 1, 1, 2, 0, 1)]
+    archs = np.array([*light, CELLS[0]], np.int32)
+    walked, traced = dict(runners.walk(setting, archs)), dict(runners.traced(setting, archs))
+    for position, arch in enumerate(archs):
+        # The walk reads the tensors of the static network, the bucket those of the whole space.
+        squares = [np.sort(own[position][0]) for own in (walked, traced)]
+        reached = [own[own > 1e-25 * own.max()] for own in squares]
+        np.testing.assert_allclose(*reached, rtol=1e-9, err_msg=str(arch))
+
+
+def test_chunks_fit_the_memory(setting, monkeypatch):
+    sizes = []
+    for memory in (2**50, 2**21, 1):
+        monkeypatch.setattr(runners, "_BYTES_OF_AN_UNKNOWN_DEVICE", memory)
+        sizes.append(runners._chunk_sizes(setting, jax.local_devices(backend="cpu")[0]))
+    assert sizes[0] == [16, 4, 1]
+    assert sizes[2] == [1]
+    assert len(sizes[1]) < 3
+
+
 PROGRAM = """
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
@@ -96,8 +118,6 @@ def test_the_same_function_is_scored_once(small_space, draw_batch):
     def count(apply_fn, params, batch, key):
         calls.append(apply_fn.arch)
         return jnp.float32(len(calls))
-
-    from jaxnas import Proxy
 
     chosen = [Proxy("count", count, jnp.asarray), "params"]
     twins = np.array([(3, 0, 0, 0, 1, 0), (0, 3, 0, 0, 0, 1), (3, 0, 0, 0, 2, 0)])

@@ -38,10 +38,12 @@ class Operation(NamedTuple):
         backward: `backward(residuals, cotangent, readings) -> (input_gradient, kept)`; `kept` has
             the keys of `weights`, and for each a tuple of what the readings keep. Readings are
             static.
+        heavy: whether many architectures had better agree on it than compute it for nothing.
     """
 
     forward: Callable[[Weights, Array, Any], tuple[Array, normalization.Normalized | None]]
     backward: Callable[[Residuals, Array, Readings], tuple[Array, dict[str, Any]]]
+    heavy: bool = False
 
 
 Forward = tuple[Array, normalization.Normalized | None]
@@ -77,7 +79,7 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
         )
         return gradient * (inputs > 0) if relu else gradient, kept
 
-    return _jitted(forward, backward)
+    return _jitted(forward, backward)._replace(heavy=True)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The two plans to run a network of operations: walk it, or compile it whole.
+"""The plans to run a network of operations: walk it, or compile it whole, for one or for many.
 
 One picture: a network is blocks of operations, **chosen** by decisions and **repeated** over cells.
 What an architecture is when it arrives decides the plan, here and nowhere else:
@@ -8,8 +8,12 @@ What an architecture is when it arrives decides the plan, here and nowhere else:
   architectures share. Fastest on CPU; inside `jax.jit` it unrolls into the static network.
 - **traced**: an architecture that is a traced array. `choose` is `lax.switch` and `repeat` is
   `lax.scan`: one compiled program is all architectures. Made for GPU and TPU.
+- **bucket**: traced, many at once. `jax.vmap` turns a switch into all of its branches; so the
+  architectures of a `Bucket` agree in their heavy operations and switch between them together,
+  and only what is light is computed in all its forms.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +31,33 @@ class StaticArch(tuple[int, ...]):
     """A concrete architecture; static under every JAX transformation, so it stays concrete."""
 
     __slots__ = ()
+
+
+class Decision(NamedTuple):
+    """A decision in a bucket: `own`, and `shared` by the bucket where that is a heavy operation."""
+
+    own: Array
+    shared: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """A traced architecture that stands, under `jax.vmap`, for many with the same pattern.
+
+    Attributes:
+        decisions: `int32[D]`, mapped.
+        pattern: `int32[D]`, not mapped; the decisions, but for which light operation they name.
+    """
+
+    decisions: Array
+    pattern: Array
+
+    def __getitem__(self, position: int) -> Decision:
+        return Decision(self.decisions[position], self.pattern[position])
+
+
+Arch = StaticArch | Array | Bucket
 
 
 class Block(NamedTuple):
@@ -51,12 +82,14 @@ def block(operation: Operation) -> Block:
     return Block(forward, operation.backward)
 
 
-def choose(operations: Mapping[str, Operation], decision: int | Array) -> Operation:
+def choose(operations: Mapping[str, Operation], decision: int | Array | Decision) -> Operation:
     """Return the operation at `decision`, by a call when it is concrete, by a switch when traced.
 
     The weights of the result are those of the named operations, each under its name; a concrete
     choice needs only its own.
     """
+    if isinstance(decision, Decision):
+        return _choose_in_bucket(operations, decision)
     if not isinstance(decision, int):
         return _switch(operations, decision)
     name = list(operations)[decision]
@@ -71,6 +104,16 @@ def choose(operations: Mapping[str, Operation], decision: int | Array) -> Operat
         return gradient, {name: kept} if kept else {}
 
     return Operation(forward, backward)
+
+
+def _choose_in_bucket(operations: Mapping[str, Operation], decision: Decision) -> Operation:
+    """Return the switch that a bucket takes together; in one branch of it, each its light one."""
+    heavy = {name: own for name, own in operations.items() if own.heavy}
+    light = {name: own for name, own in operations.items() if not own.heavy}
+    among_light = [list(light).index(name) if name in light else 0 for name in operations]
+    branch = [1 + list(heavy).index(name) if name in heavy else 0 for name in operations]
+    any_light = _switch(light, jnp.array(among_light)[decision.own])
+    return _switch({"light": any_light} | heavy, jnp.array(branch)[decision.shared])
 
 
 def _switch(operations: Mapping[str, Operation], decision: Array) -> Operation:

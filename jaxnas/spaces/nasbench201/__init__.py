@@ -55,7 +55,9 @@ def nasbench201(
         _validate_images(inputs, colours, norm)
         return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
-    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
+    def bind(arch: ArrayLike | plans.Bucket, params: Params) -> tuple[Network, Params]:
+        if isinstance(arch, plans.Bucket):
+            return BoundNetwork(module, arch), params
         if isinstance(arch, jax.core.Tracer):
             if arch.shape != (len(cell.EDGES),) or arch.dtype.kind not in "iu":
                 raise ValueError(
@@ -75,6 +77,7 @@ def nasbench201(
         from_string=cell.from_string,
         is_connected=cell.is_connected,
         representative=equivalence.representative,
+        pattern=cell.pattern,
         num_params=lambda arch: cell.num_params(
             arch,
             channels=channels,
@@ -98,7 +101,7 @@ class BoundNetwork:
     """A `NASBench201` module with its architecture filled in: a `PerExampleDifferentiable`."""
 
     module: NASBench201
-    arch: plans.StaticArch | Array
+    arch: plans.Arch
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""

@@ -9,7 +9,7 @@ from jaxnas.spaces.nasbench201 import cell as facts
 from jaxnas.types import Array, Params, Readings
 
 
-def cell(arch: plans.StaticArch | Array, mode: normalization.Mode) -> plans.Block:
+def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
     """Return the cell: node `t` is the sum of the operations on the edges `s -> t`."""
     by_name = {
         "none": operations.zero(),

@@ -30,6 +30,7 @@ __all__ = [
     "num_macs",
     "num_params",
     "one",
+    "pattern",
     "to_string",
 ]
 
@@ -95,6 +96,12 @@ def is_connected(arch: ArrayLike) -> ArrayLike:
         edges = [(edge, source) for edge, (source, into) in enumerate(EDGES) if into == target]
         fed.append(functools.reduce(operator.or_, (present[e] & fed[s] for e, s in edges)))
     return fed[-1]
+
+
+def pattern(archs: ArrayLike) -> np.ndarray:
+    """Return the architectures `int32[..., 6]` with nothing but their convolutions."""
+    given = encoding.validate_archs(archs, NUM_CHOICES)
+    return np.where(np.isin(given, (NOR_CONV_1X1, NOR_CONV_3X3)), given, NONE).astype(np.int32)
 
 
 @functools.cache

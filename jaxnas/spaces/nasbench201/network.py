@@ -17,8 +17,6 @@ from jaxnas.spaces import normalization, operations, plans
 from jaxnas.spaces.nasbench201 import blocks, parameters
 from jaxnas.types import Array, Outputs, Params, Pullback, Readings
 
-Arch = plans.StaticArch | Array
-
 
 class NASBench201(nn.Module):
     """Any NAS-Bench-201 network.
@@ -35,12 +33,12 @@ class NASBench201(nn.Module):
     classes: int = 10
     norm: normalization.Mode = "batch"
 
-    def __call__(self, arch: Arch, inputs: Array, statistics: Any = None) -> Outputs:
+    def __call__(self, arch: plans.Arch, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs of architecture `arch` for `inputs` `[B, H, W, colours]`.
 
         Args:
             arch: a `StaticArch`, which reads only the parameters of its own operations, or a traced
-                `int32[6]`, which reads those of all.
+                `int32[6]` or a `Bucket`, which read those of all.
             inputs: images; H and W divisible by 4.
             statistics: running statistics (as in `Outputs.statistics`) for the `eval` mode of a
                 `StaticArch`; mean 0 and variance 1 if None.
@@ -66,7 +64,7 @@ class NASBench201(nn.Module):
             self.param(name, functools.partial(parameters.initialise, block, dtype))
 
     def per_example_vjp(
-        self, arch: Arch, params: Params, inputs: Array
+        self, arch: plans.Arch, params: Params, inputs: Array
     ) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients; see `types.Pullback`.
 
@@ -122,7 +120,7 @@ def _names(cells: int) -> list[str]:
     return [f"{position:02d}_{kind}" for position, kind in enumerate(kinds)]
 
 
-def _groups(wiring: _Wiring, arch: Arch) -> list[tuple[list[str], plans.Block]]:
+def _groups(wiring: _Wiring, arch: plans.Arch) -> list[tuple[list[str], plans.Block]]:
     """Return runs of blocks that repeat, in order, with their names."""
     mode = wiring.norm
     by_kind = {
@@ -145,7 +143,7 @@ def _groups(wiring: _Wiring, arch: Arch) -> list[tuple[list[str], plans.Block]]:
 
 
 def _forward(
-    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+    wiring: _Wiring, arch: plans.Arch, params: Params, inputs: Array, statistics: Any
 ) -> tuple[Outputs, Any]:
     x, saved = inputs, []
     walk = isinstance(arch, plans.StaticArch)
@@ -161,7 +159,7 @@ def _forward(
 
 def _backward(
     wiring: _Wiring,
-    arch: Arch,
+    arch: plans.Arch,
     saved: Any,
     logits_cotangent: Array,
     features_cotangent: Array | None,
@@ -180,13 +178,13 @@ def _backward(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _network(
-    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+    wiring: _Wiring, arch: plans.Arch, params: Params, inputs: Array, statistics: Any
 ) -> Outputs:
     return _forward(wiring, arch, params, inputs, statistics)[0]
 
 
 def _network_forward(
-    wiring: _Wiring, arch: Arch, params: Params, inputs: Array, statistics: Any
+    wiring: _Wiring, arch: plans.Arch, params: Params, inputs: Array, statistics: Any
 ) -> tuple[Outputs, Any]:
     outputs, saved = _forward(wiring, arch, params, inputs, statistics)
     return outputs, (arch, params, saved)

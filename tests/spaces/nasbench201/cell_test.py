@@ -217,3 +217,9 @@ def test_the_notation_of_edges_and_operations():
 def test_bad_architectures_on_a_device(arch):
     with pytest.raises(ValueError, match="ecision"):
         cell.is_connected(jnp.array(arch))
+
+
+def test_a_pattern_is_the_convolutions():
+    archs = [[3, 1, 4, 2, 0, 1], [3, 4, 0, 2, 1, 4], [0] * 6]
+    expected = [[3, 0, 0, 2, 0, 0], [3, 0, 0, 2, 0, 0], [0] * 6]
+    np.testing.assert_array_equal(cell.pattern(archs), expected)

@@ -4,7 +4,7 @@ r"""A race over NAS-Bench-201: a cheap score thins the pool out, the full one de
 
 Samples 300 cells and scores them all on few small images; only the best share of them is scored in
 full, on --batch_size images of --image_size pixels. --rungs names the cheap rungs, from the first
-to the last: `8@16:5%,16@32:10` scores on 8 images of 16 pixels and keeps 5 %, then on 16 images of
+to the last: `8@16:4%,16@32:10` scores on 8 images of 16 pixels and keeps 4 %, then on 16 images of
 32 pixels and keeps 10 cells. --check also scores everything in full, to say which share of the best
 cells reached the last rung and what the race cost beside it.
 
@@ -41,7 +41,7 @@ from jaxnas.spaces.nasbench201 import cell
 _PROXY = flags.DEFINE_string("proxy", "grad_norm", f"The score, of {', '.join(proxies.BY_NAME)}.")
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Cells to race.", 2, 15625)
 _RUNGS = flags.DEFINE_list(
-    "rungs", ["8@16:5%"], "Rungs below the full score: IMAGES@PIXELS:KEPT, a count or a percentage."
+    "rungs", ["8@16:4%"], "Rungs below the full score: IMAGES@PIXELS:KEPT, a count or a percentage."
 )
 _CHECK = flags.DEFINE_bool("check", False, "Score everything in full too, for recall and cost.")
 _FRESH_DRAWS = flags.DEFINE_bool(
@@ -129,11 +129,11 @@ def _ladder(full: common.Setting) -> list[Fidelity]:
 
 
 def _parsed(rung: str) -> tuple[int, int, int | float]:
-    """Return images, pixels and what to keep, of a text like `8@16:5%` or `8@16:15`."""
+    """Return images, pixels and what to keep, of a text like `8@16:4%` or `8@16:15`."""
     if not (match := _RUNG.fullmatch(rung)):
         raise ValueError(
             "A rung must be IMAGES@PIXELS:KEPT, with a count or a percentage to keep: got "
-            f"{rung!r}; write 8@16:5% or 8@16:15."
+            f"{rung!r}; write 8@16:4% or 8@16:15."
         )
     images, pixels, kept = match.groups()
     keep = float(kept[:-1]) / 100 if kept.endswith("%") else int(kept)

@@ -23,7 +23,7 @@ SMALL = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num
 @pytest.mark.parametrize(
     ("text", "rung"),
     [
-        ("8@16:5%", (8, 16, 0.05)),
+        ("8@16:4%", (8, 16, 0.04)),
         ("8@16:12.5%", (8, 16, 0.125)),
         ("64@32:100%", (64, 32, 1.0)),
         ("64@32:1", (64, 32, 1)),
@@ -38,7 +38,7 @@ def test_rungs_as_text(text, rung):
     "text", ["", "8@16", "8@16:", "8x16:5%", "8@16:0.5", "8@16:-1", "8@16:1.2.3%", "8@16:%", "8@:1"]
 )
 def test_rungs_that_are_none(text):
-    with pytest.raises(ValueError, match=r"must be IMAGES@PIXELS:KEPT.*write 8@16:5%"):
+    with pytest.raises(ValueError, match=r"must be IMAGES@PIXELS:KEPT.*write 8@16:4%"):
         _parsed(text)
 
 
@@ -189,7 +189,7 @@ def test_no_cheap_rung_is_the_full_score(tmp_path, cache):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rungs=2@8"], "got '2@8'; write 8@16:5%"),
+        (["--rungs=2@8"], "got '2@8'; write 8@16:4%"),
         (["--rungs=2@8:13"], "1 to the 12 that reach rung 1"),
         (["--proxy=nothing"], "Unknown proxy 'nothing'"),
     ],

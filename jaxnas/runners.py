@@ -18,7 +18,8 @@ from jaxnas.proxies.measures import measure_all
 from jaxnas.spaces.plans import Bucket
 from jaxnas.types import Array, Batch, Measure, Network, Params, SearchSpace
 
-_SIZES = (16, 4, 1)
+# Most buckets of NAS-Bench-201 are this large or larger.
+_MAX_CHUNK = 4
 _SHARE_OF_MEMORY = 0.5
 _BYTES_OF_AN_UNKNOWN_DEVICE = 2**31
 
@@ -67,25 +68,21 @@ def walk(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
 
 
 def traced(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
-    """Yield the measurements of the architectures `[A, D]`, bucket by bucket, in a few programs.
+    """Yield the measurements of the architectures `[A, D]`, bucket by bucket, in one program.
 
-    Those of one pattern are a batch, in chunks that fit the memory of a device. Each local device
-    of the default backend takes a chunk of its own.
+    Those of one pattern are a batch, in chunks that fit the memory of a device; each local device
+    of the default backend takes a chunk. Chunks that are not full repeat their rows: the same
+    program gives the same bits, whatever else is scored.
     """
     devices = tuple(jax.local_devices())
-    sizes = _chunk_sizes(setting, devices[0])
-    chunks: dict[int, list[np.ndarray]] = {size: [] for size in sizes}
-    pattern_of = setting.space.pattern or np.zeros_like
-    patterns = pattern_of(archs)
+    size = _chunk_size(setting, devices[0])
+    patterns = (setting.space.pattern or np.zeros_like)(archs)
+    chunks: list[np.ndarray] = []
     for bucket in np.unique(patterns, axis=0):
         positions = np.flatnonzero((patterns == bucket).all(1))
-        for size in sizes:
-            while len(positions) >= size:
-                chunks[size].append(positions[:size])
-                positions = positions[size:]
-    for own in chunks.values():
-        for start in range(0, len(own), len(devices)):
-            yield from _run_chunks(setting, archs, own[start : start + len(devices)], devices)
+        chunks += [positions[start : start + size] for start in range(0, len(positions), size)]
+    for start in range(0, len(chunks), len(devices)):
+        yield from _run_chunks(setting, archs, chunks[start : start + len(devices)], devices, size)
 
 
 def _run_chunks(
@@ -93,9 +90,11 @@ def _run_chunks(
     archs: np.ndarray,
     chunks: list[np.ndarray],
     devices: tuple[jax.Device, ...],
+    size: int,
 ) -> Iterator[Measured]:
     """Yield the measurements of one chunk of positions a device."""
-    filled = np.resize(np.array(chunks), (len(devices), len(chunks[0])))  # one shape, one program
+    full = [np.resize(chunk, size) for chunk in chunks]
+    filled = np.resize(np.array(full), (len(devices), size))
     bucketed = setting.space.pattern is not None
     program = _program(setting.space.bind, bucketed, setting.measures, devices)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
@@ -109,8 +108,8 @@ def _run_chunks(
             yield int(position), measured if isinstance(measured, str) else own
 
 
-def _chunk_sizes(setting: Setting, device: jax.Device) -> list[int]:
-    """Return how many architectures may be a batch, largest first, by what one of them saves."""
+def _chunk_size(setting: Setting, device: jax.Device) -> int:
+    """Return how many architectures may be a batch, by what one of them saves for its gradient."""
 
     def pullback(decisions: Array, params: Params) -> Any:
         network, own = setting.space.bind(decisions, params)
@@ -124,7 +123,7 @@ def _chunk_sizes(setting: Setting, device: jax.Device) -> list[int]:
     # As much again is at work as is saved.
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved))
     there = (device.memory_stats() or {}).get("bytes_limit", _BYTES_OF_AN_UNKNOWN_DEVICE)
-    return [size for size in _SIZES if size == 1 or size * needed <= _SHARE_OF_MEMORY * there]
+    return int(max(1, min(_MAX_CHUNK, _SHARE_OF_MEMORY * there // needed)))
 
 
 def _measure(setting: Setting, arch: np.ndarray) -> Any:

@@ -52,13 +52,14 @@ def walk(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
         with jax.enable_x64(x64), jax.default_device(device):
             return _measure(setting, arch)
 
-    ahead = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
-    executor = ThreadPoolExecutor(ahead)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = cores or 1
+    executor = ThreadPoolExecutor(threads)
     pending: collections.deque[tuple[int, Future[Any]]] = collections.deque()
     try:
         for position, arch in enumerate(archs):
             pending.append((position, executor.submit(one, arch)))
-            if len(pending) > ahead:
+            if len(pending) > threads:
                 first, future = pending.popleft()
                 yield first, future.result()
         for position, future in pending:

@@ -11,7 +11,6 @@ of jaxnas, whose memory and threads would be counted with its own.
 
 import functools
 import importlib
-import json
 import os
 import runpy
 import sys
@@ -24,6 +23,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from experiments import workers
 
 _EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 _OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -340,18 +341,5 @@ class Worker:
         return {"cpu": min(seconds)}
 
 
-def main() -> None:
-    """Answer until standard input ends."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # what zero-cost-nas prints is no reply
-    worker = Worker()
-    for line in sys.stdin:
-        call, arguments = json.loads(line)
-        try:
-            reply = getattr(worker, call)(**arguments)
-        except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=replies, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    workers.serve(Worker())

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import benchmark
+from experiments import benchmark, benchmark_report, workers
 from jaxnas import nasbench201, proxies, runners
 from jaxnas.scoring import measures_of, reduce_scores
 from jaxnas.spaces.nasbench201 import cell
@@ -46,7 +46,7 @@ def parse():
 
 
 def _side(code, name="fake"):
-    return benchmark.Side(name, (sys.executable, "-c", code), {}, [[3, 0, 0, 1, 0, 0]])
+    return workers.Side(name, (sys.executable, "-c", code), {}, [[3, 0, 0, 1, 0, 0]])
 
 
 def _run(output_dir, *arguments):
@@ -90,7 +90,7 @@ def test_turns_rotate(parse, tmp_path):
     assert bench.workers[0]["gflops"] == pytest.approx(2 * 1024**3 / 0.5 / 1e9)
     if Path("/proc/self/status").exists():
         assert 1 < bench.workers[0]["megabytes"] < 1000
-    table = benchmark.ratios(turns.replace({"1": "jaxnas"}), "one", "cpu")
+    table = benchmark_report.ratios(turns.replace({"1": "jaxnas"}), "one", "cpu")
     assert table["x jaxnas"].iloc[1] == pytest.approx(2)
 
 
@@ -177,17 +177,17 @@ def _turns(cpu_by_side, values_by_side, compiled=()):
 def test_ratios():
     same = {"jaxnas": [1] * 3, "lean_torch": [1] * 3}
     turns = _turns({"jaxnas": [1.0, 2.0, 4.0], "lean_torch": [3.0, 4.0, 4.0]}, same)
-    ours, theirs = benchmark.ratios(turns, "one", "cpu").to_dict("records")
+    ours, theirs = benchmark_report.ratios(turns, "one", "cpu").to_dict("records")
     assert ours["ms"] == 1000
     assert theirs["ms"] == 2000
     assert theirs["x jaxnas"] == 2  # of 3, 2, 1
     assert (theirs["25 %"], theirs["75 %"]) == (1.5, 2.5)
     assert theirs["of sums"] == pytest.approx(11 / 7)
-    assert benchmark.ratios(turns, "all", "cpu").empty
+    assert benchmark_report.ratios(turns, "all", "cpu").empty
     compiled = _turns(
         {"jaxnas": [9.0, 2.0, 4.0], "lean_torch": [3.0, 4.0, 4.0]}, same, {("jaxnas", 0)}
     )
-    ours, theirs = benchmark.ratios(compiled, "one", "cpu").to_dict("records")
+    ours, theirs = benchmark_report.ratios(compiled, "one", "cpu").to_dict("records")
     assert ours["ms"] == 1500
     assert theirs["x jaxnas"] == 1.5
 
@@ -195,18 +195,18 @@ def test_ratios():
 def test_agreement():
     values = {"jaxnas": [2.0, 4.0, 1.0], "lean_torch": [2.0, 4.4, 1.0005]}
     turns = _turns({"jaxnas": [1] * 3, "lean_torch": [1] * 3}, values)
-    (row,) = benchmark.agreement(turns).to_dict("records")
+    (row,) = benchmark_report.agreement(turns).to_dict("records")
     assert row["median"] == pytest.approx(0.0005)
     assert row["worst"] == pytest.approx(0.1)
     assert row["cells within .001"] == "67%"
-    assert benchmark.agreement(_turns({"jaxnas": [1] * 3}, values)).empty
+    assert benchmark_report.agreement(_turns({"jaxnas": [1] * 3}, values)).empty
 
 
 def test_efficiency():
     same = {"jaxnas": [1] * 2, "lean_torch": [1] * 2}
     turns = _turns({"jaxnas": [1.0, 2.0], "lean_torch": [3.0, 9.0]}, same)
     workers = pd.DataFrame({"threads": ["one", "one", "all"], "gflops": [8.0, 40.0, 99.0]})
-    ours, theirs = benchmark.efficiency(turns, workers).to_dict("records")
+    ours, theirs = benchmark_report.efficiency(turns, workers).to_dict("records")
     assert (ours["GFLOP"], ours["GFLOP/s"], ours["% of peak"]) == (6, 4, 10)
     assert theirs["GFLOP/s"] == 1
 
@@ -224,7 +224,7 @@ def test_setting():
 
 
 def test_machine():
-    assert f"jax {jax.__version__}" in benchmark.machine()
+    assert f"jax {jax.__version__}" in benchmark_report.machine()
 
 
 @pytest.fixture

@@ -76,13 +76,18 @@ def eigenvalues(gram: Array) -> Array:
     return jnp.maximum(jnp.linalg.eigvalsh(gram), 0)
 
 
-def condition_number(gram: Array) -> Array:
+def condition_number(gram: Array, *, eps: Array | float | None = None) -> Array:
     """Return the largest over the smallest eigenvalue; inf for a singular matrix.
 
     "Singular" means to working precision: the smallest is below `B * eps` of the largest.
+
+    Args:
+        gram: `[B, B]`.
+        eps: relative precision of the entries; that of their dtype if None. A matrix that was
+            measured in float32 is no more precise as float64.
     """
     values = eigenvalues(gram)
-    floor = gram.shape[0] * jnp.finfo(gram.dtype).eps * values[-1]
+    floor = gram.shape[0] * (jnp.finfo(gram.dtype).eps if eps is None else eps) * values[-1]
     smallest = values[0]
     ratio = values[-1] / jnp.where(smallest > floor, smallest, 1)
     return jnp.where(smallest <= floor, jnp.inf, ratio)

@@ -114,6 +114,7 @@ def score_pool(
             deduplicate=deduplicate,
             shard=processes.shard(),
             skip=lambda position, seed: (position, seed) not in pairs,
+            in_order=False,
         )
 
     results = itertools.chain.from_iterable(itertools.starmap(score, missing.items()))

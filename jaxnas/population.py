@@ -53,8 +53,9 @@ def score_space(
     deduplicate: bool = True,
     shard: tuple[int, int] = (0, 1),
     skip: Callable[[int, int], bool] = lambda position, seed: False,
+    in_order: bool = True,
 ) -> Iterator[Scored]:
-    """Yield the scores of many architectures, seed by seed, as they come.
+    """Yield the scores of many architectures, seed by seed, in order.
 
     All architectures of a seed share the weights of the operations that they have in common. A
     disconnected architecture is not run: all its scores but `params` are `-inf`.
@@ -72,6 +73,7 @@ def score_space(
             either way.
         shard: `(i, n)`: score only the i-th of n shares of the different architectures.
         skip: `skip(position, seed)`: leave out what is already known.
+        in_order: False yields the scores of a seed as they come.
 
     Raises:
         ValueError: see `score`; or no architecture, no seed, an unknown plan, no such shard.
@@ -94,7 +96,8 @@ def score_space(
             todo = [_Job(job.arch, own) for job, own in zip(jobs, left, strict=True) if own]
             if todo:
                 examples = validate_batch(batch(seed) if callable(batch) else batch)
-                yield from _score_jobs(space, archs, examples, seed, resolved, runner, todo)
+                results = _score_jobs(space, archs, examples, seed, resolved, runner, todo)
+                yield from _by_position(results, todo) if in_order else results
 
     return scored()
 
@@ -169,6 +172,18 @@ def _jobs(space: SearchSpace, archs: np.ndarray, deduplicate: bool) -> list[_Job
         stands = space.representative(arch) if deduplicate else arch
         jobs.setdefault(stands.tobytes(), _Job(stands, [])).positions.append(position)
     return list(jobs.values())
+
+
+def _by_position(results: Iterable[Scored], jobs: list[_Job]) -> Iterator[Scored]:
+    """Yield the results by position, each as soon as all before it have come."""
+    waiting: dict[int, Scored] = {}
+    expected = iter(sorted(position for job in jobs for position in job.positions))
+    position = next(expected, None)
+    for result in results:
+        waiting[result.position] = result
+        while position in waiting:
+            yield waiting.pop(position)
+            position = next(expected, None)
 
 
 def _score_jobs(

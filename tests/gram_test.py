@@ -89,6 +89,19 @@ def test_small_eigenvalues_need_float64():
     assert gram.condition_number(jnp.asarray(hilbert, jnp.float32)) == jnp.inf
 
 
+def test_what_was_measured_in_float32_is_no_more_precise_as_float64():
+    # Rows (1/3, 2/3) and, but for rounding, the same: the smaller eigenvalue is only rounding.
+    measured = np.float32(_of([[1 / 3, 2 / 3], [1 / 3, 2 / 3 + 1e-4]]))
+    with jax.enable_x64(True):
+        wide = jnp.asarray(measured, jnp.float64)
+        assert gram.condition_number(wide, eps=np.finfo(np.float32).eps) == jnp.inf
+        assert jnp.isfinite(gram.condition_number(wide + 1e-9 * jnp.eye(2)))
+        # It decides what is singular, and nothing else.
+        loose = gram.condition_number(jnp.asarray([[2.0, 1], [1, 2]]), eps=0.1)
+        np.testing.assert_allclose(loose, 3, rtol=1e-12)
+        assert gram.condition_number(jnp.asarray([[2.0, 1], [1, 2]]), eps=0.2) == jnp.inf
+
+
 def test_eigenvalues_are_never_negative():
     # What rounding could give: eigenvalues -1 and 3.
     np.testing.assert_allclose(gram.eigenvalues(jnp.array([[1.0, 2], [2, 1]])), [0, 3], rtol=1e-6)

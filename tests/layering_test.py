@@ -41,6 +41,7 @@ FLOOR_0_PACKAGES = ("jax", "numpy", "scipy", "chex")
 # Packages with a door: they are imported here and nowhere else.
 DOORS = {
     "absl": ("launch", "__main__"),
+    "bayes_opt": ("search",),
     "codecarbon": ("runs",),
     "flax": ("spaces", "layerwise"),
     "matplotlib": ("runs",),
@@ -56,8 +57,9 @@ DOORS = {
     "tqdm": ("runs",),
 }
 
-# Extras: imported inside the function that needs them, so that jaxnas works without.
-LAZY = ("codecarbon", "sklearn", "tensorflow_datasets")
+# Extras and what is slow to import: imported inside the function that needs them, so that jaxnas
+# works, or starts, without.
+LAZY = ("bayes_opt", "codecarbon", "sklearn", "tensorflow_datasets")
 
 # What `import jaxnas` must not drag in.
 NOT_AT_IMPORT = ("tensorflow", "pandas", "matplotlib", "orbax", "neural_tangents", *LAZY)

@@ -135,6 +135,19 @@ def test_the_same_function_is_scored_once(small_space, draw_batch):
         assert found[True][position]["params"] == small_space.num_params(arch)
 
 
+def test_scores_as_they_come(small_space, draw_batch):
+    archs = np.array([(3, 0, 0, 0, 1, 0), (2, 0, 0, 0, 1, 0), (0, 3, 0, 0, 0, 1), (0,) * 6])
+
+    def positions(in_order):
+        chosen = [Proxy("zero", lambda *_: jnp.zeros(()), jnp.asarray)]
+        scored = score_space(small_space, archs, draw_batch(0), chosen, in_order=in_order)
+        return [own.position for own in scored]
+
+    with jax.enable_x64(True):
+        assert positions(in_order=True) == [0, 1, 2, 3]
+        assert positions(in_order=False) == [3, 0, 2, 1]  # not run; two of one function; the last
+
+
 def test_shards_are_parts_of_the_whole(small_space, draw_batch):
     archs = np.concatenate([CELLS, [(0,) * 6, (3, 0, 0, 0, 1, 0), (0, 3, 0, 0, 0, 1)]])
 

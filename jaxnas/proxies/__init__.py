@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jaxnas.proxies import cost, knas, knas_published, saliency
+from jaxnas.proxies import aggregate, cost, gradient_statistics, knas, knas_published, ntk, saliency
 from jaxnas.types import Proxy
 
 BY_NAME: dict[str, Proxy] = {
@@ -10,7 +10,15 @@ BY_NAME: dict[str, Proxy] = {
     for proxy in (
         cost.params(),
         saliency.grad_norm(),
+        saliency.grad_norm(aggregate="global"),
         saliency.snip(),
+        saliency.snip(form="total"),
+        saliency.plain(),
+        saliency.l2_norm(),
+        saliency.grasp(),
+        saliency.grasp(sign="signed"),
+        gradient_statistics.zico(),
+        gradient_statistics.gradsign(),
         knas.mgm(),
         knas.mgm(aggregate="mean"),
         knas.mgm(aggregate="log_sum"),
@@ -26,11 +34,30 @@ BY_NAME: dict[str, Proxy] = {
         knas.layer_balance(),
         knas_published.knas_published(),
         knas_published.knas_published(aliased=True),
+        ntk.ntk_trace(),
+        ntk.ntk_trace(logit="sum"),
+        ntk.ntk_trace(logit="random"),
+        ntk.ntk_trace(mode="exact"),
+        ntk.ntk_condition(),
+        ntk.ntk_condition(logit="sum"),
+        ntk.ntk_condition(mode="exact"),
+        ntk.ntk_mean(),
+        ntk.kernel_alignment(),
     )
 }
 """Proxies by name: the choices of flags, and the table of the conformance tests."""
 
-__all__ = ["BY_NAME", "cost", "knas", "knas_published", "resolve", "saliency"]
+__all__ = [
+    "BY_NAME",
+    "aggregate",
+    "cost",
+    "gradient_statistics",
+    "knas",
+    "knas_published",
+    "ntk",
+    "resolve",
+    "saliency",
+]
 
 
 def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:

@@ -5,6 +5,14 @@ from collections.abc import Callable, Mapping
 from jaxnas.search.base import History, run
 from jaxnas.search.evolution import regularized_evolution
 from jaxnas.search.halving import HalvingResult, Rung, RungResult, successive_halving
+from jaxnas.search.hybrid import (
+    Evaluation,
+    HybridOptions,
+    HybridResult,
+    Objective,
+    hybrid,
+    hybrid_steps,
+)
 from jaxnas.search.local_search import local_search
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
 from jaxnas.search.two_step import Controls, TwoStepResult, controls, two_step
@@ -20,12 +28,18 @@ BY_NAME: Mapping[str, Callable[..., SearchStrategy]] = {
 __all__ = [
     "BY_NAME",
     "Controls",
+    "Evaluation",
     "HalvingResult",
     "History",
+    "HybridOptions",
+    "HybridResult",
+    "Objective",
     "Rung",
     "RungResult",
     "TwoStepResult",
     "controls",
+    "hybrid",
+    "hybrid_steps",
     "local_search",
     "random_sampling",
     "regularized_evolution",

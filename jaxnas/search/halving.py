@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas.search.candidates import validate_candidates
 from jaxnas.types import ScoreFn
 
 
@@ -74,7 +75,7 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
             does not fit what reaches its rung, or the scores of a rung have another shape, hold
             `nan` or `inf`, or none that is finite.
     """
-    archs = _checked_candidates(candidates)
+    archs = validate_candidates(candidates)
     counts = _counts(rungs, len(archs))
     left = np.arange(len(archs), dtype=np.int64)
     results: list[RungResult] = []
@@ -88,22 +89,6 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
     ranking = np.concatenate([left, *reversed(dropped)])
     winner = int(ranking[0])
     return HalvingResult(tuple(results), ranking, winner, archs[winner])
-
-
-def _checked_candidates(candidates: ArrayLike) -> NDArray[np.int32]:
-    archs = np.asarray(candidates)
-    if archs.ndim != 2 or not archs.size or archs.dtype.kind not in "iu":
-        raise ValueError(
-            f"candidates must be integers of shape [A, D] with at least one architecture: got "
-            f"{archs.dtype} of shape {list(archs.shape)}."
-        )
-    different = len(np.unique(archs, axis=0))
-    if different < len(archs):
-        raise ValueError(
-            f"candidates must have each architecture once: got {len(archs)} with {different} "
-            "different; use sample_distinct or numpy.unique."
-        )
-    return archs.astype(np.int32)
 
 
 def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas.search.candidates import validate_candidates
 from jaxnas.types import Array, ScoreFn
 
 
@@ -61,7 +62,7 @@ def two_step(
         ValueError: If there are no candidates, the shapes do not fit, `k` is not from 1 to the
             number of different candidates, a coarse score is `nan`, or no fine score is finite.
     """
-    archs = _checked_candidates(candidates)
+    archs = validate_candidates(candidates, distinct=False)
     coarse = np.asarray(coarse_scores, np.float64)
     if coarse.shape != archs.shape[:1]:
         raise ValueError(
@@ -101,21 +102,11 @@ def controls(
     Raises:
         ValueError: As `two_step`.
     """
-    order = jax.random.permutation(key, len(_checked_candidates(candidates)))
+    order = jax.random.permutation(key, len(validate_candidates(candidates, distinct=False)))
     return Controls(
         random=two_step(candidates, order, fine_fn, k),
         params=two_step(candidates, num_params, fine_fn, k),
     )
-
-
-def _checked_candidates(candidates: ArrayLike) -> NDArray[np.int32]:
-    archs = np.asarray(candidates)
-    if archs.ndim != 2 or not archs.size or archs.dtype.kind not in "iu":
-        raise ValueError(
-            f"candidates must be integers of shape [A, D] with at least one architecture: got "
-            f"{archs.dtype} of shape {list(archs.shape)}."
-        )
-    return archs.astype(np.int32)
 
 
 def _fine_scores(fine_fn: ScoreFn, archs: NDArray[np.int32]) -> NDArray[np.float64]:

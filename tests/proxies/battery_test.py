@@ -9,7 +9,11 @@ from jaxnas import Batch, proxies, score_space
 
 NAMES = list(proxies.BY_NAME)
 MEASURES = list(dict.fromkeys(proxy.measure for proxy in proxies.BY_NAME.values()))
-ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased"}
+ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico"}
+BLIND_TO_ACTIVATIONS = {"params", "l2_norm"}
+# Average pooling of the last 2 x 2 pixels leaves one value and instance normalisation nothing: some
+# connected cells give all images the same logits.
+SINGULAR_OF_EQUAL_LOGITS = {name for name in NAMES if name.startswith(("ntk_condition", "kernel_"))}
 # Of as many convolutions, because the mathematics of a walk is compiled for a number of tensors.
 CELLS = [(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2)]
 
@@ -70,7 +74,7 @@ def test_jit_changes_nothing_on_a_plain_network(plain, name):
     eager, jitted = ([float(scores[name]) for scores in way] for way in plain[:2])
     assert all(scores[name].shape == () for scores in plain[1])
     assert np.isfinite(eager).all()
-    assert (eager[0] == eager[1]) == (name == "params")
+    assert (eager[0] == eager[1]) == (name in BLIND_TO_ACTIVATIONS)
     np.testing.assert_allclose(jitted, eager, rtol=_tolerance(name))
 
 
@@ -113,6 +117,8 @@ def of_random_cells(scored, small_space):
 @pytest.mark.parametrize("name", NAMES)
 def test_connected_cells_have_finite_scores(of_random_cells, name):
     own = [scores[name] for scores in of_random_cells]
+    if name in SINGULAR_OF_EQUAL_LOGITS:
+        own = [score for score in own if score != -np.inf]
     assert len(own) > 10
     assert np.isfinite(own).all()
     assert np.ptp(own) > 0

@@ -1,0 +1,193 @@
+"""Scores of a whole pool from several of its numbers: HNAS' hybrid score, its bounds, and ranks.
+
+Sources: Shu, Dai, Wu and Low, "Unifying and Boosting Gradient-Based Training-Free Neural
+Architecture Search", NeurIPS 2022, arXiv 2201.09785 (hybrid score and bounds); Lee and Ham,
+"AZ-NAS", CVPR 2024, arXiv 2403.19232 (`log_rank`).
+
+For HNAS an architecture has a metric `M` (gradient norm, SNIP, |GraSP|, or the root of the mean
+NTK trace; larger is better) and the condition number `kappa` of its NTK, itself and not its
+negative. One whose `M` or `kappa` is not finite or not positive is excluded: its score is `-inf`,
+its bound `inf`. How many those are is the caller's to count and to report.
+"""
+
+import numpy as np
+import scipy.stats
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+
+def hybrid_score(
+    metric: ArrayLike, condition: ArrayLike, *, tau: float, mu: float, winsorize: float = 0.99
+) -> NDArray[np.float64]:
+    """Return `-S`, `S = kappa_n / m + mu |m^2 - tau^2|`, `float64[A]`; larger is better.
+
+    Over the pool `m = min(M, q) / q`, with `q` the quantile `winsorize` of `M`, and
+    `kappa_n = kappa / median(kappa)`, so `tau` and `mu` mean the same for every metric. The target
+    `tau` keeps networks with exploding gradients from being the best; `mu` weighs it. `mu = 0`
+    orders by `M / kappa`; a large `mu` by `M` with `tau >= 1` (all such are one order), by `-M`
+    with `tau = 0`.
+
+    Source: HNAS, the unified objective `kappa / M + mu F(M^2 - nu)` with `F = |.|` as in the
+    released code. Differs from both: normalised over the pool, and the largest 1 % of `M` are made
+    equal, because some dead networks have gradients thousands of times as large as all others.
+
+    Args:
+        metric: `[A]`, `M`.
+        condition: `[A]`, `kappa`.
+        tau: The target of `m`; useful from 0 to 1.
+        mu: The weight of the target; useful from 1e-4 to 1e2.
+        winsorize: In (0, 1]; 1 leaves the largest metrics as they are.
+
+    Raises:
+        ValueError: If the arrays are not two vectors of one length, `tau` or `mu` is negative or
+            not finite, or `winsorize` is out of range.
+    """
+    magnitudes, conditions, usable = _checked_pool(metric, condition)
+    _not_negative(tau=tau, mu=mu)
+    if not 0 < winsorize <= 1:
+        raise ValueError(
+            f"winsorize must be above 0 and at most 1: got {winsorize}; 0.99 cuts the top 1 %."
+        )
+    if not usable.any():
+        return np.full(len(usable), -np.inf)
+    largest = np.quantile(magnitudes[usable], winsorize)
+    m = np.minimum(magnitudes, largest) / largest
+    kappa = conditions / np.median(conditions[usable])
+    return np.where(usable, -(kappa / m + mu * np.abs(m**2 - tau**2)), -np.inf)
+
+
+def published_hybrid_score(
+    metric: ArrayLike, condition: ArrayLike, *, tau: float, mu: float, scale: float = 5e3
+) -> NDArray[np.float64]:
+    """Return `-S`, `S = kappa / (M + 1e-6) + mu |M^2 - (tau scale)^2|`, `float64[A]`.
+
+    Source: HNAS, released code, whose search has `tau` in [0, 1], `log10(mu)` in [-4, 0] and a
+    scale of 5e3 on NAS-Bench-201; [-4, 1] and 1e2 on DARTS. The scale fits the NTK trace; other
+    metrics are far below it. Differs from the code: negative metrics (signed GraSP) and negative
+    condition numbers (rounding) are excluded, which there make the best scores of all.
+
+    Args:
+        metric: `[A]`, `M`.
+        condition: `[A]`, `kappa`.
+        tau: The target of `M`, in units of `scale`.
+        mu: The weight of the target.
+        scale: The unit of `tau`.
+
+    Raises:
+        ValueError: If the arrays are not two vectors of one length, or `tau`, `mu` or `scale` is
+            negative or not finite.
+    """
+    magnitudes, conditions, usable = _checked_pool(metric, condition)
+    _not_negative(tau=tau, mu=mu, scale=scale)
+    target = mu * np.abs(magnitudes**2 - (tau * scale) ** 2)
+    return np.where(usable, -(conditions / (magnitudes + 1e-6) + target), -np.inf)
+
+
+def realizable_bound(metric: ArrayLike, condition: ArrayLike) -> NDArray[np.float64]:
+    """Return `kappa / M`, `float64[A]`: the order of the generalisation bound; smaller is better.
+
+    Source: HNAS, Theorem 2 and Corollary 1: where training ends at zero loss, the generalisation
+    loss is `O(kappa / M)`.
+
+    Raises:
+        ValueError: If the arrays are not two vectors of one length.
+    """
+    magnitudes, conditions, usable = _checked_pool(metric, condition)
+    return np.where(usable, conditions / magnitudes, np.inf)
+
+
+def non_realizable_bound(
+    metric: ArrayLike,
+    condition: ArrayLike,
+    *,
+    learning_rate: float,
+    num_steps: int,
+    constant: float = 1.0,
+) -> NDArray[np.float64]:
+    """Return `(1 - eta M^2 / kappa)^(2T) / 2 + c kappa / M`, `float64[A]`; smaller is better.
+
+    Source: HNAS, Corollary 2: the training loss after `T` steps of gradient descent on the
+    linearised network (squared loss, residuals of at most 1) and what generalising adds. It is a
+    bound for `M` the root of the mean NTK trace and `eta` below one over the largest eigenvalue of
+    the NTK; beyond that it grows without limit, to `inf`.
+
+    Args:
+        metric: `[A]`, `M`.
+        condition: `[A]`, `kappa`.
+        learning_rate: `eta`.
+        num_steps: `T`.
+        constant: `c`, the constant of the `O`.
+
+    Raises:
+        ValueError: If the arrays are not two vectors of one length, or a constant is negative or
+            not finite.
+    """
+    magnitudes, conditions, usable = _checked_pool(metric, condition)
+    _not_negative(learning_rate=learning_rate, num_steps=num_steps, constant=constant)
+    with np.errstate(over="ignore"):  # far beyond the largest stable eta, inf is the answer
+        training = (1 - learning_rate * magnitudes**2 / conditions) ** (2 * num_steps) / 2
+    return np.where(usable, training + constant * conditions / magnitudes, np.inf)
+
+
+def mean_rank(scores: ArrayLike) -> NDArray[np.float64]:
+    """Return the mean over scores of the rank of each architecture, `float64[A]`.
+
+    Rank `A` is the best and 1 the worst; ties share the mean of their ranks.
+
+    Args:
+        scores: `[S, A]`, larger is better; `-inf` and `nan` are equal and worst.
+
+    Raises:
+        ValueError: If the shape is another, or there is no score.
+    """
+    return _ranks(scores).mean(axis=0)
+
+
+def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
+    """Return `sum_s log(rank_s / A)`, `float64[A]` in nats; 0 is the best of every score.
+
+    One bad rank costs more than several good ones gain. Ranks as in `mean_rank`; the value depends
+    on the pool.
+
+    Source: AZ-NAS, the non-linear ranking aggregation.
+
+    Args:
+        scores: `[S, A]`, larger is better; `-inf` and `nan` are equal and worst.
+
+    Raises:
+        ValueError: If the shape is another, or there is no score.
+    """
+    ranks = _ranks(scores)
+    return np.log(ranks / ranks.shape[1]).sum(axis=0)
+
+
+def _ranks(scores: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.asarray(scores, np.float64)
+    if matrix.ndim != 2 or not matrix.size:
+        raise ValueError(
+            "scores must be [S, A], with one score and one architecture at least: got shape "
+            f"{list(matrix.shape)}; stack the scores of the same architectures."
+        )
+    ordered = np.where(np.isnan(matrix), -np.inf, matrix)
+    return np.asarray(scipy.stats.rankdata(ordered, axis=1), np.float64)
+
+
+def _checked_pool(
+    metric: ArrayLike, condition: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return `M`, `kappa` and which are usable, all `[A]`; what is not reads 1."""
+    magnitudes, conditions = np.asarray(metric, np.float64), np.asarray(condition, np.float64)
+    if magnitudes.ndim != 1 or magnitudes.shape != conditions.shape:
+        raise ValueError(
+            "metric and condition must be vectors [A] of the same architectures: got shapes "
+            f"{list(magnitudes.shape)} and {list(conditions.shape)}; align them first."
+        )
+    usable = np.isfinite(magnitudes) & np.isfinite(conditions)
+    usable &= (magnitudes > 0) & (conditions > 0)
+    return np.where(usable, magnitudes, 1), np.where(usable, conditions, 1), usable
+
+
+def _not_negative(**constants: float) -> None:
+    for name, value in constants.items():
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name} must be finite and not negative: got {value}.")

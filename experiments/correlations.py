@@ -7,9 +7,9 @@ test accuracies, Spearman's and Kendall's correlation with a bootstrap interval,
 the partial correlation given log #params, and how well two draws of weights and images agree.
 #params and a random score stand beside them.
 
-The command above took 28 minutes on two busy CPU cores and 1.6 GB. Spearman with CIFAR-10 accuracy:
-gradient_diversity .859, layer_balance .811, grad_norm .741, #params .741, mgm .675, gradient_values
-.670, knas_published .056, random -.018; the README has the rest.
+All cells with --num_seeds=1 took 46 CPU minutes and 2.6 GB. Spearman with CIFAR-10 accuracy:
+gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .649, gradient_values
+.646, knas_published .045, random -.010; the README has the rest.
 """
 
 from collections.abc import Callable

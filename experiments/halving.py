@@ -14,6 +14,9 @@ same draws. It is not how well another draw would agree; with --fresh_draws each
 and images of its own, and the recall pays for that noise too. Costs are CPU seconds of this
 process, compilation included. The check comes last and finds the programs of the last rung
 compiled, so the share of the cost errs against the race.
+
+With --num_archs=1000 --seed=1 --num_seeds=1 --rungs=8@16:5% that took 3 minutes: all of the top 1 %
+reached the last rung, for 20.4 % of the cost.
 """
 
 import hashlib

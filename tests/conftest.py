@@ -5,6 +5,7 @@ same space, the same shape of a batch and float64, so that they share what is co
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,19 @@ import pytest
 from jaxnas import Batch, SearchSpace, nasbench201
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+    """Forget what is compiled before the system refuses to map more.
+
+    Each program of XLA's takes some memory maps, of which Linux allows a process 65,530 by default;
+    XLA ends the process at the limit.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

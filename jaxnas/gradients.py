@@ -204,6 +204,11 @@ def read_tensor(
     )
 
 
+def read_examples(readings: Readings, tensor: Array, per_example: Array) -> tuple[Any, ...]:
+    """Return what each reading keeps of a tensor whose per-example gradients are there."""
+    return read_tensor(readings, tensor, lambda: per_example.sum(0), lambda: per_example)
+
+
 def by_reading(kept: list[tuple[Any, ...]], readings: Readings, params: Params) -> tuple[Any, ...]:
     """Return a pytree like `params` for each reading, given what all keep of each tensor."""
     structure = jax.tree.structure(params)
@@ -271,10 +276,7 @@ def _read_group(
 
     per_example = jax.vmap(gradients, axis_name=EXAMPLES)(examples, cotangents)
     return [
-        tuple(
-            reading.keep(leaves[position], own if reading.per_example else own.sum(0))
-            for reading in readings
-        )
+        read_examples(readings, leaves[position], own)
         for position, own in zip(group, per_example, strict=True)
     ]
 

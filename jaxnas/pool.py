@@ -97,10 +97,11 @@ def score_pool(
             "use search.sample_distinct or numpy.unique."
         )
     plan = resolve_plan(plan)
-    setting = {"space": space.name, **space.options, "plan": plan, "deduplicate": deduplicate}
+    options = {**space.options, "plan": plan, "deduplicate": deduplicate}
+    setting = {"space": space.name, **options, **context}
     names = [proxy.name for proxy in resolved]
     _collect_parts(store)
-    run = store.open_run({**setting, **context})
+    run = store.open_run(setting)
     missing = _missing(store.done(run), strings, names, seeds)
 
     def score(chosen: tuple[str, ...], pairs: set[tuple[int, int]]) -> Iterator[Scored]:
@@ -125,7 +126,7 @@ def score_pool(
         _write(store, run, strings, track(results, total, "scoring", done=done))
     else:
         with store.part(index) as part:
-            _write(part, part.open_run({**setting, **context}), strings, results)
+            _write(part, part.open_run(setting), strings, results)
     _collect_parts(store)
     return _collect(store, run, strings, names, seeds)
 

@@ -202,8 +202,10 @@ def _score_jobs(
     validate_network(*space.bind(jobs[0].arch, params), batch)
     counted = [proxy for proxy in chosen if proxy.measure is num_params]
     networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
-    running = [job for job in jobs if networked and space.is_connected(job.arch)]
-    idle = [job for job in jobs if not (networked and space.is_connected(job.arch))]
+    running: list[_Job] = []
+    idle: list[_Job] = []
+    for job in jobs:
+        (running if networked and space.is_connected(job.arch) else idle).append(job)
     setting = runners.Setting(space, params, batch, key, measures_of(networked))
     measured = runner(setting, np.array([job.arch for job in running])) if running else ()
     results = itertools.chain(

@@ -114,9 +114,8 @@ def hybrid(
             objective or the feedback has another shape, the objective holds `nan` or `inf` or
             excludes every candidate, or every feedback failed.
     """
-    archs = validate_candidates(candidates)
     new = hybrid_steps(
-        archs,
+        candidates,
         objective,
         feedback,
         key=key,
@@ -131,7 +130,7 @@ def hybrid(
             f"feedback must succeed once at least: got {len(told)} failures, the first of them "
             f"{told[0].failure!r}; try it on one candidate."
         )
-    return HybridResult(told, best.candidate, archs[best.candidate])
+    return HybridResult(told, best.candidate, np.asarray(candidates, np.int32)[best.candidate])
 
 
 def hybrid_steps(

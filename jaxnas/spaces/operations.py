@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.gradients import read_tensor
+from jaxnas.gradients import read_examples, read_tensor
 from jaxnas.spaces import convolution, normalization
 from jaxnas.types import Array, Readings
 
@@ -156,7 +156,7 @@ def linear() -> Operation:
                 lambda: features.T @ cotangent,
                 lambda: features[:, :, None] * cotangent[:, None, :],
             ),
-            "bias": _read_vectors(readings, weights["bias"], cotangent),
+            "bias": read_examples(readings, weights["bias"], cotangent),
         }
         return cotangent @ weights["kernel"].T, kept
 
@@ -199,14 +199,10 @@ def _affine_backward(
     assert normalized is not None
     gradients = normalization.affine_backward(normalized, weights["scale"], cotangent, mode)
     kept = {
-        "scale": _read_vectors(readings, weights["scale"], gradients.scale),
-        "bias": _read_vectors(readings, weights["bias"], gradients.bias),
+        "scale": read_examples(readings, weights["scale"], gradients.scale),
+        "bias": read_examples(readings, weights["bias"], gradients.bias),
     }
     return kept, gradients.inputs
-
-
-def _read_vectors(readings: Readings, vector: Array, per_example: Array) -> tuple[Any, ...]:
-    return read_tensor(readings, vector, lambda: per_example.sum(0), lambda: per_example)
 
 
 def _inverse_counts(x: Array) -> Array:

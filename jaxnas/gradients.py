@@ -153,13 +153,13 @@ def per_example_vjp(
     logits = _one_by_one(one, params, inputs)
 
     def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
-        kept = read_in_groups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
+        kept = read_ingroups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
         return by_reading(kept, readings, params)
 
     return Outputs(logits), pullback
 
 
-def read_in_groups(
+def read_ingroups(
     function: Callable[[Params, Any], Any],
     params: Params,
     examples: Any,
@@ -184,7 +184,7 @@ def read_in_groups(
     positions = range(len(leaves)) if positions is None else positions
     count = jax.tree.leaves(cotangents)[0].shape[0]
     kept: list[tuple[Any, ...]] = []
-    for run in _groups([leaves[position].nbytes * count for position in positions], max_bytes):
+    for run in groups([leaves[position].nbytes * count for position in positions], max_bytes):
         group = tuple(positions[place] for place in run)
         kept += _read_group(function, readings, group, params, examples, cotangents)
     return kept
@@ -281,7 +281,7 @@ def _read_group(
     ]
 
 
-def _groups(sizes: list[int], limit: int) -> Iterator[tuple[int, ...]]:
+def groups(sizes: list[int], limit: int) -> Iterator[tuple[int, ...]]:
     """Yield runs of positions whose sizes sum to at most `limit`, or single larger ones."""
     group: list[int] = []
     total = 0

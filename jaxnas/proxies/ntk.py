@@ -21,7 +21,6 @@ backward pass is read one example at a time; in `exact` always as a whole batch.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -125,8 +124,8 @@ def random_cotangent(logits: Array, labels: Array) -> Array:
 class CoupledKernel:
     """The kernel of a batch whose examples may be coupled: B backward passes, one forward pass.
 
-    Rows of about `gradients.MAX_BYTES` exist at the same time; every further portion of the tensors
-    takes the backward passes once more.
+    Rows of `gradients.MAX_BYTES` (or of one larger tensor) exist at the same time; every further
+    group of tensors takes the backward passes once more.
     """
 
     of: gradients.Cotangent
@@ -161,12 +160,9 @@ def _coupled(
     count = batch.labels.size
     alone = jnp.eye(count, dtype=cotangent.dtype)[:, :, None] * cotangent[None]
     leaves = jax.tree.leaves(params)
-    ends = np.cumsum([leaf.nbytes * count for leaf in leaves])
     total = jnp.zeros((count, count), cotangent.dtype)
-    for _, group in itertools.groupby(
-        range(len(leaves)), lambda position: (ends[position] - 1) // gradients.MAX_BYTES
-    ):
-        total = total + _gram_of(pull, tuple(group), alone)
+    for group in gradients.groups([leaf.nbytes * count for leaf in leaves], gradients.MAX_BYTES):
+        total = total + _gram_of(pull, group, alone)
     return _kernel(total, batch)
 
 

@@ -28,33 +28,24 @@ def _linear(params, inputs):
 # With label 0 for the second it is 2 (-1/10, 1/10): mean 0.275.
 # H is p0 p1 x^2 (1, -1)(1, -1)': 3/16 and 4 x 9/100, mean h = 0.27375. So H g is 2 h m (1, -1) of
 # g = m (1, -1), and -theta H g is -2 h m log 3.
+def _goldens(mean, **own):
+    return {
+        "grad_norm": mean * 2**0.5,
+        "grad_norm_global": mean * 2**0.5,
+        "snip": mean * (2 + LOG3),
+        "snip_total": mean * LOG3,
+        "plain": mean * LOG3,
+        "l2_norm": ((1 + LOG3) ** 2 + 1) ** 0.5,
+        "grasp": 2 * 0.27375 * mean * LOG3,
+        "grasp_signed": -2 * 0.27375 * mean * LOG3,
+    } | own
+
+
 GOLDENS = {
-    (1, 1): {
-        "grad_norm": 1.275 * 2**0.5,
-        "grad_norm_global": 1.275 * 2**0.5,
-        "snip": 1.275 * (2 + LOG3),
-        "snip_total": 1.275 * LOG3,
-        "plain": 1.275 * LOG3,
-        "l2_norm": ((1 + LOG3) ** 2 + 1) ** 0.5,
-        "grasp": 2 * 0.27375 * 1.275 * LOG3,
-        "grasp_signed": -2 * 0.27375 * 1.275 * LOG3,
-        # Of each weight the mean is 1.275, the deviation (1.8 - 0.75) / 2 = 0.525.
-        "zico": math.log(2 * 1.275 / 0.525),
-        "gradsign": 2 + 2,
-    },
-    (1, 0): {
-        "grad_norm": 0.275 * 2**0.5,
-        "grad_norm_global": 0.275 * 2**0.5,
-        "snip": 0.275 * (2 + LOG3),
-        "snip_total": 0.275 * LOG3,
-        "plain": 0.275 * LOG3,
-        "l2_norm": ((1 + LOG3) ** 2 + 1) ** 0.5,
-        "grasp": 2 * 0.27375 * 0.275 * LOG3,
-        "grasp_signed": -2 * 0.27375 * 0.275 * LOG3,
-        # The mean of 0.75 and |-0.2| is 0.475, and so is the deviation.
-        "zico": math.log(2),
-        "gradsign": 0,
-    },
+    # Of each weight the mean is 1.275, the deviation (1.8 - 0.75) / 2 = 0.525.
+    (1, 1): _goldens(1.275, zico=math.log(2 * 1.275 / 0.525), gradsign=2 + 2),
+    # The mean of 0.75 and |-0.2| is 0.475, and so is the deviation.
+    (1, 0): _goldens(0.275, zico=math.log(2), gradsign=0),
 }
 
 

@@ -153,13 +153,13 @@ def per_example_vjp(
     logits = _one_by_one(one, params, inputs)
 
     def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
-        kept = read_ingroups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
+        kept = read_in_groups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
         return by_reading(kept, readings, params)
 
     return Outputs(logits), pullback
 
 
-def read_ingroups(
+def read_in_groups(
     function: Callable[[Params, Any], Any],
     params: Params,
     examples: Any,

@@ -83,6 +83,50 @@ class PerExampleDifferentiable(Protocol):
         """Return the outputs and the pullback to the per-example gradients."""
 
 
+class Site(NamedTuple):
+    """A layer of a network, seen during a forward pass.
+
+    Attributes:
+        preactivation: the input `[B, ...]` of its ReLU, or None.
+        variance: `[C]`, of the activations that it normalises, over the batch; or None.
+        alive: `bool[]`; whether the architecture has the layer (a traced one: its network shows all
+            that it could have).
+    """
+
+    preactivation: Array | None
+    variance: Array | None
+    alive: Any = True
+
+
+class Passed(NamedTuple):
+    """What a stage of a network gave for its inputs.
+
+    Attributes:
+        outputs: the inputs of the next stage; of the last one, the logits `[B, K]`.
+        sites: its layers that have a ReLU or normalise.
+        pullback: `pullback(cotangent, readings) -> (input_gradient, kept)`: what readings keep of
+            the stage's own tensors, a pytree.
+    """
+
+    outputs: Any
+    sites: tuple[Site, ...]
+    pullback: Callable[[Any, Readings], tuple[Any, Any]]
+
+
+Stage = Callable[[Any], Passed]
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """An `ApplyFn` that can be run stage by stage, and looked into. See `activations.stages`."""
+
+    def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
+        """Return the outputs for `inputs` `[B, ...]`."""
+
+    def stages(self, params: Params, *, normalized: bool = True) -> list[Stage]:
+        """Return the stages, first to last; without normalisation layers if not `normalized`."""
+
+
 class Network(Protocol):
     """One architecture of a search space as an `ApplyFn`, which can also be trained and judged."""
 

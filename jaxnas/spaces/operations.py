@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxnas.gradients import read_examples, read_tensor
 from jaxnas.spaces import convolution, normalization
-from jaxnas.types import Array, Readings
+from jaxnas.types import Array, Readings, Site
 
 Weights = Mapping[str, Any]
 """Nested dictionaries of arrays; an operation without weights has `{}`."""
@@ -29,6 +29,11 @@ class Residuals(NamedTuple):
     normalized: normalization.Normalized | None
 
 
+def see_nothing(residuals: Residuals) -> Site:
+    """Return what there is to see of an operation without ReLU and normalisation."""
+    return Site(None, None, False)
+
+
 class Operation(NamedTuple):
     """A differentiable map of activations.
 
@@ -38,11 +43,13 @@ class Operation(NamedTuple):
         backward: `backward(residuals, cotangent, readings) -> (input_gradient, kept)`; `kept` has
             the keys of `weights`, and for each a tuple of what the readings keep. Readings are
             static.
+        see: `see(residuals)`: the operation as a `Site`.
         heavy: whether many architectures had better agree on it than compute it for nothing.
     """
 
     forward: Callable[[Weights, Array, Any], tuple[Array, normalization.Normalized | None]]
     backward: Callable[[Residuals, Array, Readings], tuple[Array, dict[str, Any]]]
+    see: Callable[[Residuals], Site] = see_nothing
     heavy: bool = False
 
 
@@ -79,7 +86,10 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
         )
         return gradient * (inputs > 0) if relu else gradient, kept
 
-    return _jitted(forward, backward)._replace(heavy=True)
+    def see(residuals: Residuals) -> Site:
+        return Site(residuals.inputs if relu else None, _variance(residuals))
+
+    return _jitted(forward, backward)._replace(see=see, heavy=True)
 
 
 @functools.cache
@@ -102,7 +112,12 @@ def norm_relu_pool(mode: normalization.Mode) -> Operation:
         )
         return gradient, kept
 
-    return _jitted(forward, backward)
+    def see(residuals: Residuals) -> Site:
+        normalized = residuals.normalized
+        shown = residuals.inputs if normalized is None else _affine(normalized, residuals.weights)
+        return Site(shown, _variance(residuals))
+
+    return _jitted(forward, backward)._replace(see=see)
 
 
 @functools.cache
@@ -203,6 +218,10 @@ def _affine_backward(
         "bias": read_examples(readings, weights["bias"], gradients.bias),
     }
     return kept, gradients.inputs
+
+
+def _variance(residuals: Residuals) -> Array | None:
+    return None if residuals.normalized is None else residuals.normalized.statistics["var"]
 
 
 def _inverse_counts(x: Array) -> Array:

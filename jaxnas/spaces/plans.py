@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxnas.spaces.operations import Backward, Forward, Operation, Residuals, Weights
-from jaxnas.types import Array, Readings
+from jaxnas.types import Array, Readings, Site
 
 
 @jax.tree_util.register_static
@@ -60,16 +62,25 @@ class Bucket:
 Arch = StaticArch | Array | Bucket
 
 
+def decisions(arch: Arch) -> ArrayLike:
+    """Return the decisions of an architecture `int32[D]`, whichever form it has."""
+    if isinstance(arch, StaticArch):
+        return np.array(arch)
+    return arch.decisions if isinstance(arch, Bucket) else arch
+
+
 class Block(NamedTuple):
     """A part of a network: operations and the wiring between them.
 
     Attributes:
         forward: `forward(weights, inputs, statistics) -> (outputs, saved)`.
         backward: `backward(saved, cotangent, readings) -> (input_gradient, kept)`.
+        see: `see(saved)`: its operations as sites.
     """
 
     forward: Callable[[Weights, Array, Any], tuple[Array, Any]]
     backward: Callable[[Any, Array, Readings], Backward]
+    see: Callable[[Any], tuple[Site, ...]]
 
 
 def block(operation: Operation) -> Block:
@@ -79,7 +90,7 @@ def block(operation: Operation) -> Block:
         outputs, normalized = operation.forward(weights, inputs, statistics)
         return outputs, Residuals(weights, inputs, normalized)
 
-    return Block(forward, operation.backward)
+    return Block(forward, operation.backward, lambda residuals: (operation.see(residuals),))
 
 
 def choose(operations: Mapping[str, Operation], decision: int | Array | Decision) -> Operation:
@@ -103,7 +114,10 @@ def choose(operations: Mapping[str, Operation], decision: int | Array | Decision
         gradient, kept = chosen.backward(own, cotangent, readings)
         return gradient, {name: kept} if kept else {}
 
-    return Operation(forward, backward)
+    def see(residuals: Residuals) -> Site:
+        return chosen.see(residuals._replace(weights=residuals.weights.get(name, {})))
+
+    return Operation(forward, backward, see)
 
 
 def _choose_in_bucket(operations: Mapping[str, Operation], decision: Decision) -> Operation:
@@ -154,7 +168,28 @@ def _switch(operations: Mapping[str, Operation], decision: Array) -> Operation:
 
         return lax.switch(decision, [functools.partial(alike, name) for name in operations])
 
-    return Operation(forward, backward)
+    def see(residuals: Residuals) -> Site:
+        plain = [
+            functools.partial(
+                operation.see, residuals._replace(weights=residuals.weights.get(name, {}))
+            )
+            for name, operation in operations.items()
+        ]
+        shapes = [jax.eval_shape(branch) for branch in plain]
+        shown = [
+            next((own for own in field if own is not None), None)
+            for field in zip(*shapes, strict=True)
+        ]
+
+        def alike(branch: Callable[[], Site]) -> Site:
+            pairs = zip(branch(), shown, strict=True)
+            return Site(
+                *(zeros(shape) if own is None else jnp.asarray(own) for own, shape in pairs)
+            )
+
+        return lax.switch(decision, [functools.partial(alike, branch) for branch in plain])
+
+    return Operation(forward, backward, see)
 
 
 def repeat_forward(

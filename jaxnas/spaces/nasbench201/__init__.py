@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnas.spaces import normalization, plans
+from jaxnas.spaces.chain import BoundChain
 from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.spaces.nasbench201.network import NASBench201
 from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
@@ -97,23 +98,21 @@ def nasbench201(
 
 
 @dataclasses.dataclass(frozen=True)
-class BoundNetwork:
-    """A `NASBench201` module with its architecture filled in: a `PerExampleDifferentiable`."""
-
-    module: NASBench201
-    arch: plans.Arch
+class BoundNetwork(BoundChain):
+    """A NAS-Bench-201 network that says which images it can read."""
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
-        outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)
-        assert isinstance(outputs, Outputs)
-        return outputs
+        self._validate(params, inputs)
+        return super().__call__(params, inputs, statistics)
 
     def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
+        self._validate(params, inputs)
+        return super().per_example_vjp(params, inputs)
+
+    def _validate(self, params: Params, inputs: Array) -> None:
         _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
-        return self.module.per_example_vjp(self.arch, params, inputs)
 
 
 def _own(arch: plans.StaticArch, params: Params) -> Params:

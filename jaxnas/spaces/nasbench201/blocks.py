@@ -4,9 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnas.spaces import normalization, operations, plans
+from jaxnas.spaces import normalization, operations, plans, tensors
 from jaxnas.spaces.nasbench201 import cell as facts
-from jaxnas.types import Array, Params, Readings
+from jaxnas.spaces.tensors import Tensors
+from jaxnas.types import Array, Params, Readings, Site
 
 
 def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
@@ -50,7 +51,25 @@ def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
             into[source].append(gradient)
         return total(into[0], cotangent), kept
 
-    return plans.Block(forward, backward)
+    def see(saved: Any) -> tuple[Site, ...]:
+        has_a_say = facts.is_live(plans.decisions(arch))
+        seen = [
+            (edge, site)
+            for edge, block in edges.items()
+            for site in block.see(saved[f"edge_{edge}"])
+        ]
+        return tuple(site._replace(alive=site.alive & has_a_say[edge]) for edge, site in seen)
+
+    return plans.Block(forward, backward, see)
+
+
+def cell_tensors(width: int, normalised: bool) -> Tensors:
+    """Return both convolutions on every edge."""
+    edge = {
+        "nor_conv_1x1": tensors.conv(1, width, width, normalised),
+        "nor_conv_3x3": tensors.conv(3, width, width, normalised),
+    }
+    return {f"edge_{position}": edge for position in range(len(facts.EDGES))}
 
 
 def reduction(mode: normalization.Mode) -> plans.Block:
@@ -83,4 +102,16 @@ def reduction(mode: normalization.Mode) -> plans.Block:
         gradient = plans.add(run("conv_a", run("conv_b", cotangent)), run("shortcut", cotangent))
         return gradient, kept
 
-    return plans.Block(forward, backward)
+    def see(saved: Any) -> tuple[Site, ...]:
+        return tuple(site for name, block in parts.items() for site in block.see(saved[name]))
+
+    return plans.Block(forward, backward, see)
+
+
+def reduction_tensors(narrow: int, wide: int, normalised: bool) -> Tensors:
+    """Return the tensors of a residual reduction."""
+    return {
+        "conv_a": tensors.conv(3, narrow, wide, normalised),
+        "conv_b": tensors.conv(3, wide, wide, normalised),
+        "shortcut": tensors.conv(1, narrow, wide, False),
+    }

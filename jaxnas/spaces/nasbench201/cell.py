@@ -9,6 +9,7 @@ import functools
 import itertools
 import operator
 import random
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "from_string",
     "index",
     "is_connected",
+    "is_live",
     "isomorphism_class",
     "live_edges",
     "num_macs",
@@ -106,24 +108,28 @@ def pattern(archs: ArrayLike) -> np.ndarray:
 
 @functools.cache
 def live_edges(decisions: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the edges that have a say in the output, in order.
+    """Return the edges that have a say in the output, in order; see `is_live`."""
+    return tuple(edge for edge, live in enumerate(is_live(np.array(decisions))) if live)
+
+
+def is_live(arch: ArrayLike) -> list[Any]:
+    """Return for each edge whether it has a say in the output; `bool[]`, traced of a traced `arch`.
 
     A convolution on an edge that carries nothing has one too: the bias of its normalisation.
     """
-    fed, useful = {0}, {NUM_NODES - 1}
-    carrying = []
-    for edge, (decision, (source, target)) in enumerate(zip(decisions, EDGES, strict=True)):
-        convolves = decision in (NOR_CONV_1X1, NOR_CONV_3X3)
-        if decision != NONE and (convolves or source in fed):  # edges are ordered by target
-            fed.add(target)
-            carrying.append(edge)
+    decisions = arch if isinstance(arch, jax.core.Tracer) else np.asarray(arch)
+    convolves = (decisions == NOR_CONV_1X1) | (decisions == NOR_CONV_3X3)
+    present = decisions != NONE
+    fed = [present[0] | True, *[present[0] & False] * (NUM_NODES - 1)]
+    useful = fed[::-1]
     live = []
-    for edge in reversed(carrying):
-        source, target = EDGES[edge]
-        if target in useful:
-            useful.add(source)
-            live.append(edge)
-    return tuple(reversed(live))
+    for edge, (source, target) in enumerate(EDGES):  # ordered by target
+        live.append(present[edge] & (fed[source] | convolves[edge]))
+        fed[target] = fed[target] | live[edge]
+    for edge, (source, target) in reversed(list(enumerate(EDGES))):
+        live[edge] = live[edge] & useful[target]
+        useful[source] = useful[source] | live[edge]
+    return live
 
 
 def num_params(

@@ -1,7 +1,7 @@
-"""The parameter tensors of each block, and their initial values.
+"""The parameter tensors of a block, and their initial values.
 
-Weights are uniform in +- 1 / sqrt(fan_in), PyTorch's default, which the benchmark was trained from;
-scales are 1, biases of a normalisation 0.
+Weights are uniform in +- 1 / sqrt(fan_in), PyTorch's default, which the benchmarks were trained
+from; scales are 1, biases of a normalisation 0.
 """
 
 import functools
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnas.spaces.nasbench201.cell import EDGES
 from jaxnas.types import Array, Params
 
 # A program that draws random numbers takes a second to compile, so one draws them all in pieces.
@@ -26,50 +25,32 @@ class Tensor(NamedTuple):
     value: float = 0.0
 
 
-Block = dict[str, Any]
+Tensors = dict[str, Any]
 """Nested dictionaries of `Tensor`."""
 
 
-def conv(size: int, inputs: int, outputs: int, normalised: bool) -> Block:
+def conv(size: int, inputs: int, outputs: int, normalised: bool) -> Tensors:
     """Return a convolution and its normalisation."""
     kernel = Tensor((size, size, inputs, outputs), fan_in=size**2 * inputs)
     return {"kernel": kernel} | norm(outputs, normalised)
 
 
-def cell(width: int, normalised: bool) -> Block:
-    """Return both convolutions on every edge."""
-    edge = {
-        "nor_conv_1x1": conv(1, width, width, normalised),
-        "nor_conv_3x3": conv(3, width, width, normalised),
-    }
-    return {f"edge_{position}": edge for position in range(len(EDGES))}
-
-
-def reduction(narrow: int, wide: int, normalised: bool) -> Block:
-    """Return a residual reduction."""
-    return {
-        "conv_a": conv(3, narrow, wide, normalised),
-        "conv_b": conv(3, wide, wide, normalised),
-        "shortcut": conv(1, narrow, wide, False),
-    }
-
-
-def norm(width: int, normalised: bool) -> Block:
+def norm(width: int, normalised: bool) -> Tensors:
     """Return scale and bias, or nothing where nothing is normalised."""
     return {"scale": Tensor((width,), value=1), "bias": Tensor((width,))} if normalised else {}
 
 
-def linear(features: int, classes: int) -> Block:
+def linear(features: int, classes: int) -> Tensors:
     """Return the classifier."""
     return {"kernel": Tensor((features, classes), features), "bias": Tensor((classes,), features)}
 
 
-def initialise(block: Block, dtype: jnp.dtype, key: Array) -> Params:
-    """Return the initial values of a block."""
-    tensors, structure = jax.tree.flatten(block, is_leaf=lambda node: isinstance(node, Tensor))
-    count = sum(math.prod(tensor.shape) for tensor in tensors if tensor.fan_in)
+def initialise(tensors: Tensors, dtype: jnp.dtype, key: Array) -> Params:
+    """Return the initial values of the tensors."""
+    each, structure = jax.tree.flatten(tensors, is_leaf=lambda node: isinstance(node, Tensor))
+    count = sum(math.prod(tensor.shape) for tensor in each if tensor.fan_in)
     pieces = [_uniform(key, piece) for piece in range(-(-count // _PIECE))]
-    values = _arrange(tuple(tensors), dtype, pieces)
+    values = _arrange(tuple(each), dtype, pieces)
     return jax.tree.unflatten(structure, values)
 
 

@@ -2,18 +2,33 @@
 
 from collections.abc import Iterable
 
-from jaxnas.proxies import aggregate, cost, gradient_statistics, knas, knas_published, ntk, saliency
+from jaxnas.proxies import (
+    aggregate,
+    az_nas,
+    cost,
+    feature_correlation,
+    gradient_statistics,
+    input_jacobian,
+    knas,
+    knas_published,
+    noise,
+    ntk,
+    relu_codes,
+    saliency,
+)
 from jaxnas.types import Proxy
 
 BY_NAME: dict[str, Proxy] = {
     proxy.name: proxy
     for proxy in (
         cost.params(),
+        cost.flops(),
         saliency.grad_norm(),
         saliency.grad_norm(aggregate="global"),
         saliency.snip(),
         saliency.snip(form="total"),
         saliency.plain(),
+        saliency.fisher(),
         saliency.l2_norm(),
         saliency.grasp(),
         saliency.grasp(sign="signed"),
@@ -43,6 +58,17 @@ BY_NAME: dict[str, Proxy] = {
         ntk.ntk_condition(mode="exact"),
         ntk.ntk_mean(),
         ntk.kernel_alignment(),
+        relu_codes.naswot(),
+        relu_codes.linear_regions(),
+        relu_codes.swap(),
+        az_nas.expressivity(),
+        az_nas.progressivity(),
+        az_nas.trainability(),
+        feature_correlation.meco(),
+        input_jacobian.jacob_cov(),
+        input_jacobian.epe_nas(),
+        noise.zen(),
+        noise.synflow(),
     )
 }
 """Proxies by name: the choices of flags, and the table of the conformance tests."""
@@ -50,11 +76,16 @@ BY_NAME: dict[str, Proxy] = {
 __all__ = [
     "BY_NAME",
     "aggregate",
+    "az_nas",
     "cost",
+    "feature_correlation",
     "gradient_statistics",
+    "input_jacobian",
     "knas",
     "knas_published",
+    "noise",
     "ntk",
+    "relu_codes",
     "resolve",
     "saliency",
 ]

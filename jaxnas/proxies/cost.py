@@ -1,11 +1,55 @@
-"""Scores that cost nothing: the baselines that every other score must beat."""
+"""Scores that need no pass: the baselines that every other score must beat."""
 
+from typing import Protocol, runtime_checkable
+
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from jaxnas import gradients
 from jaxnas.proxies import measures
-from jaxnas.types import Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy
+
+
+@runtime_checkable
+class CountsMacs(Protocol):
+    """A network that knows its cost; those of the spaces do."""
+
+    def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
+        """Return the outputs for `inputs` `[B, ...]`."""
+
+    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
+        """Return the multiply-accumulates for one example."""
 
 
 def params() -> Proxy:
     """Return the number of parameters. In a search space it is the space's exact formula."""
     return Proxy("params", measures.num_params, jnp.asarray)
+
+
+def flops() -> Proxy:
+    """Return the multiply-accumulates for one example, which the field calls FLOPs.
+
+    In a search space that has one, by the space's exact formula; of any other network half of what
+    XLA counts for its program, before it optimises.
+    """
+    return Proxy("flops", _num_macs, jnp.asarray)
+
+
+def _num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    if isinstance(apply_fn, CountsMacs):
+        return jnp.asarray(apply_fn.num_macs(params, batch.inputs), float)
+
+    def logits(params: Params, inputs: Array) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    shapes = jax.tree.map(
+        lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), (params, batch.inputs[:1])
+    )
+    analysis = jax.jit(logits).lower(*shapes).cost_analysis()
+    if not analysis or "flops" not in analysis:
+        raise ValueError(
+            "XLA does not count FLOPs for this backend: got no cost analysis; run on the CPU, or "
+            "offer num_macs(params, inputs) on the network."
+        )
+    return jnp.asarray(analysis["flops"] / 2, float)

@@ -1,4 +1,8 @@
-"""The expensive halves of proxies: proxies that share a measure share its cost."""
+"""The expensive halves of proxies: proxies that share a measure share its cost.
+
+A measure that reads gradients, or looks at activations, says only what to keep of them: those of
+one request share their passes.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas import gradients
+from jaxnas import activations, gradients
 from jaxnas.kernels import empirical
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Reading
+from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Passed, Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,31 @@ class GradientMeasure:
         return measure_all((self,), apply_fn, params, batch, key)[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class StageMeasure:
+    """A measure that looks at the stages of a network; those of one request share a forward pass.
+
+    Attributes:
+        keep: `keep(inputs, passed, key)`: what to keep of a stage, given its inputs, what it gave,
+            and a key of its own.
+        collect: `collect(kept, batch)`: the measurement, given what was kept of each stage.
+    """
+
+    keep: Callable[[Any, Passed, Array], Any]
+    collect: Callable[[list[Any], Batch], Any]
+
+    def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Any:
+        """Return the measurement of one network."""
+        return measure_all((self,), apply_fn, params, batch, key)[0]
+
+
 def measure_all(
     measures: Sequence[Measure], apply_fn: ApplyFn, params: Params, batch: Batch, key: Array
 ) -> list[Any]:
     """Return all measurements of one network, at full precision also on GPU and TPU.
 
     Measures that read gradients share one forward pass, and one backward pass for each function
-    that is differentiated.
+    that is differentiated; those that look at stages share one forward pass.
     """
     wanted: dict[gradients.Cotangent, list[Reading]] = {}
     for measure in measures:
@@ -48,12 +70,35 @@ def measure_all(
         together = {of: tuple(readings) for of, readings in wanted.items()}
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
-        return [
-            measure.collect(next(kept[measure.of]), params, batch)
-            if isinstance(measure, GradientMeasure)
-            else measure(apply_fn, params, batch, key)
-            for measure in measures
-        ]
+        looking = tuple(own for own in measures if isinstance(own, StageMeasure))
+        seen = iter(_look(looking, apply_fn, params, batch, key) if looking else ())
+
+        def one(measure: Measure) -> Any:
+            if isinstance(measure, GradientMeasure):
+                return measure.collect(next(kept[measure.of]), params, batch)
+            if isinstance(measure, StageMeasure):
+                return measure.collect(next(seen), batch)
+            return measure(apply_fn, params, batch, key)
+
+        return [one(measure) for measure in measures]
+
+
+def _look(
+    measures: tuple[StageMeasure, ...],
+    apply_fn: ApplyFn,
+    params: Params,
+    batch: Batch,
+    key: Array,
+) -> list[list[Any]]:
+    """Return what each measure keeps of each stage."""
+    kept: list[list[Any]] = [[] for _ in measures]
+    inputs: Any = batch.inputs
+    for position, stage in enumerate(activations.stages(apply_fn, params)):
+        passed = stage(inputs)
+        for own, measure in zip(kept, measures, strict=True):
+            own.append(measure.keep(inputs, passed, jax.random.fold_in(key, position)))
+        inputs = passed.outputs
+    return kept
 
 
 def _collect_grams(kept: Params, params: Params, batch: Batch) -> empirical.TensorGrams:

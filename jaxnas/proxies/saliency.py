@@ -5,7 +5,8 @@ With `L` the mean cross-entropy of the batch, `theta` a weight and `g = dL / dth
     grad_norm   sum over layers of || g ||        snip   sum over weights of | theta g |
     plain       sum over weights of theta g       grasp  - sum over weights of theta (H g)
 
-All need labels, and one batch of any size. All but GraSP are readings of one backward pass, which
+and `fisher`, the squares of `theta g` by channel and example. All need labels, and one batch of
+any size. All but GraSP are readings of one backward pass, which
 they share with each other and with the scores of `knas` and `gradient_statistics`. **Weights** are
 matrices and filters, as in all published implementations; scales and biases do not count, but in
 the norms. In a normalisation mode that couples examples, `L` is that of the coupled batch, as
@@ -84,6 +85,22 @@ def plain() -> Proxy:
     return Proxy("plain", _PRODUCTS, _total)
 
 
+def fisher() -> Proxy:
+    """Return Fisher saliency, `sum_l n_l sum_c mean_i (sum a dL_i/da)^2 / 2` over channels.
+
+    `a` is the output of channel `c` of a layer, its inner sum over pixels, `i` an example and `n_l`
+    the number of weights of a channel, which all get its value. Source: Turner et al., "BlockSwap:
+    Fisher-guided Block Substitution for Network Compression on a Budget", ICLR 2020,
+    arXiv 1906.04113; as a score Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`fisher`), whose
+    scale this is: the loss is the mean over the batch.
+
+    A layer is linear in its weights, so `sum a da` over the pixels is `<w_c, g_c>` of the weights'
+    own gradient: no activation is looked at. Differs from the published code in layers with a bias
+    (here the classifier), whose part of `a` is left out. One forward and one backward pass.
+    """
+    return Proxy("fisher", _CHANNELS, _total)
+
+
 def l2_norm() -> Proxy:
     """Return the sum over weights of their own norms, `sum_l ||theta_l||`.
 
@@ -131,6 +148,17 @@ def _product(tensor: Array, gradient: Array) -> Array:
     return (tensor * gradient).sum()
 
 
+def _of_channels(tensor: Array, per_example: Array) -> Array:
+    batch, *_, channels = per_example.shape
+    of_channel = (tensor[None] * per_example).reshape(batch, -1, channels).sum(1)
+    return tensor[..., 0].size * jnp.square(of_channel).mean(0).sum() / 2
+
+
+def _collect_squares(kept: Params, params: Params, batch: Batch) -> Array:
+    """Collect what is quadratic in the gradient of the mean loss, of each weight `[L]`."""
+    return collect_weights(kept, params, batch) / batch.labels.size**2
+
+
 def _own_norm(tensor: Array, gradient: Array) -> Array:
     """Return the norm of a tensor that a gradient reaches; 0 for others, nan for one of nan."""
     return jnp.sqrt(jnp.square(tensor).sum()) * jnp.sign(jnp.abs(gradient).max())
@@ -160,6 +188,7 @@ def _collect_mean(kept: Params, params: Params, batch: Batch) -> Array:
 _of_loss = functools.partial(measures.GradientMeasure, gradients.cross_entropy_cotangent)
 _MAGNITUDES = _of_loss(Reading(_magnitude, per_example=False), _collect_mean)
 _PRODUCTS = _of_loss(Reading(_product, per_example=False), _collect_mean)
+_CHANNELS = _of_loss(Reading(_of_channels), _collect_squares)
 _OWN_NORMS = _of_loss(Reading(_own_norm, per_example=False), collect_weights)
 
 

@@ -12,7 +12,7 @@ from jaxnas import Batch, gradients, linen_network, nasbench201, proxies
 from jaxnas.proxies import gradient_statistics, measures, saliency
 
 OF_ONE_PASS = [
-    *("grad_norm", "grad_norm_global", "snip", "snip_total", "plain", "l2_norm"),
+    *("grad_norm", "grad_norm_global", "snip", "snip_total", "plain", "fisher", "l2_norm"),
     *("zico", "gradsign"),
 ]
 NAMES = [*OF_ONE_PASS, "grasp", "grasp_signed"]
@@ -43,9 +43,20 @@ def _goldens(mean, **own):
 
 GOLDENS = {
     # Of each weight the mean is 1.275, the deviation (1.8 - 0.75) / 2 = 0.525.
-    (1, 1): _goldens(1.275, zico=math.log(2 * 1.275 / 0.525), gradsign=2 + 2),
+    # Fisher: half the mean of (theta g / 2)^2, g / 2 of squares .75^2 / 4 and 1.8^2 / 4.
+    (1, 1): _goldens(
+        1.275,
+        zico=math.log(2 * 1.275 / 0.525),
+        gradsign=2 + 2,
+        fisher=((1 + LOG3) ** 2 + 1) * (0.75**2 + 1.8**2) / 4 / 2 / 2,
+    ),
     # The mean of 0.75 and |-0.2| is 0.475, and so is the deviation.
-    (1, 0): _goldens(0.275, zico=math.log(2), gradsign=0),
+    (1, 0): _goldens(
+        0.275,
+        zico=math.log(2),
+        gradsign=0,
+        fisher=((1 + LOG3) ** 2 + 1) * (0.75**2 + 0.2**2) / 4 / 2 / 2,
+    ),
 }
 
 
@@ -66,6 +77,7 @@ REDUCED = {
     "snip": ([1, 2, 0], 3),
     "snip_total": ([1, -3, 0], 2),
     "plain": ([1, -3, 0], -2),
+    "fisher": ([1, 2, 0], 3),
     "l2_norm": ([1, 2, 0], 3),
     "grasp": ([1, -3, 0], 2),
     "grasp_signed": ([1, -3, 0], -2),
@@ -142,6 +154,11 @@ def test_by_loops_over_examples_and_weights(problem):
         "snip": np.abs(together).sum(),
         "snip_total": np.abs(together.sum()),
         "plain": together.sum(),
+        "fisher": sum(
+            own.shape[0] * np.square((own * single[name]).sum(0)).sum() / 2 / 7**3
+            for single in singles
+            for name, own in weights.items()
+        ),
         "l2_norm": sum(np.sqrt(np.square(own).sum()) for own in weights.values()),
         "zico": _variation_by_loop(singles, 2),
         "gradsign": sum(np.abs(own).sum() for own in signs),
@@ -272,7 +289,7 @@ def test_grasp_of_a_walk_by_finite_differences(normalised):
 
 @pytest.mark.parametrize(
     ("name", "factor"),
-    [("snip", 3), ("plain", 3), ("l2_norm", 1), ("zico", 1), ("gradsign", 1)],
+    [("snip", 3), ("plain", 3), ("fisher", 9), ("l2_norm", 1), ("zico", 1), ("gradsign", 1)],
 )
 def test_scale_laws(name, factor):
     rng = np.random.default_rng(0)
@@ -292,7 +309,9 @@ def test_examples_twice_change_nothing_but_the_count(problem):
     twice = jax.tree.map(lambda own: jnp.concatenate([own, own]), batch)
     for name in set(NAMES) - {"zico"}:
         proxy = proxies.BY_NAME[name]
-        once = proxy(_perceptron, params, batch) * (2 if name == "gradsign" else 1)
+        # Fisher squares the share of an example in the mean.
+        factor = {"gradsign": 2, "fisher": 1 / 4}.get(name, 1)
+        once = proxy(_perceptron, params, batch) * factor
         np.testing.assert_allclose(proxy(_perceptron, params, twice), once, rtol=1e-10)
     # The two parts are the same, and nothing varies.
     assert proxies.BY_NAME["zico"](_perceptron, params, twice) == -jnp.inf

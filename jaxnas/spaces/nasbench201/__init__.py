@@ -111,6 +111,19 @@ class BoundNetwork(BoundChain):
         self._validate(params, inputs)
         return super().per_example_vjp(params, inputs)
 
+    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
+        """Return the multiply-accumulates for one image; see `cell.num_macs`."""
+        module = self.module
+        assert isinstance(module, NASBench201)
+        return cell.num_macs(
+            plans.decisions(self.arch),
+            channels=module.channels,
+            cells=module.cells,
+            classes=module.classes,
+            colours=inputs.shape[-1],
+            pixels=inputs.shape[1] * inputs.shape[2],
+        )
+
     def _validate(self, params: Params, inputs: Array) -> None:
         _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
 

@@ -168,21 +168,23 @@ def num_macs(
     cells: int = 5,
     classes: int = 10,
     colours: int = 3,
-    image_size: int = 32,
-) -> int:
+    pixels: int = 32**2,
+) -> Any:
     """Return the multiply-accumulates for one image: what the benchmark's table calls FLOPs.
 
-    Convolutions and the linear layer (with its bias) count; normalisation and pooling do not.
+    Convolutions and the linear layer (with its bias) count; normalisation and pooling do not. An
+    integer, or a traced integer of a traced architecture.
     """
-    decisions = one(arch)
-    total = 9 * colours * channels * image_size**2
-    for stage in range(3):
-        width, pixels = channels << stage, (image_size >> stage) ** 2
-        per_cell = {NOR_CONV_1X1: width**2 * pixels, NOR_CONV_3X3: 9 * width**2 * pixels}
-        total += cells * sum(per_cell.get(decision, 0) for decision in decisions)
-        if stage:
-            total += pixels * (9 * (width // 2) * width + 9 * width**2 + (width // 2) * width)
-    return total + (4 * channels + 1) * classes
+    decisions = arch if isinstance(arch, jax.core.Tracer) else np.asarray(one(arch))
+    # A cell has the same cost in each stage: the width doubles, the pixels become a quarter.
+    in_cells = 3 * cells * channels**2 * pixels
+    total = 9 * colours * channels * pixels + (4 * channels + 1) * classes
+    for width in (2 * channels, 4 * channels):
+        stage_pixels = pixels * channels**2 // width**2
+        narrow = width // 2
+        total += stage_pixels * (9 * narrow * width + 9 * width**2 + narrow * width)
+    filters = (decisions == NOR_CONV_1X1).sum() + 9 * (decisions == NOR_CONV_3X3).sum()
+    return total + in_cells * filters
 
 
 @functools.cache

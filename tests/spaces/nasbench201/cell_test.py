@@ -49,9 +49,9 @@ def test_cost_by_hand():
     grey = cell.num_params(bare, **sizes, colours=1)
     assert cell.num_params(bare, **sizes) - grey == 36
     # MACs: stem 54*64, reductions (72 + 144 + 8)*16 and (288 + 576 + 32)*4, classifier 27.
-    assert cell.num_macs(bare, **sizes, image_size=8) == 3456 + 3584 + 3584 + 27
+    assert cell.num_macs(bare, **sizes, pixels=64) == 3456 + 3584 + 3584 + 27
     # One 1x1: 4*64 + 16*16 + 64*4, in each of two cells a stage.
-    two = {**sizes, "cells": 2, "image_size": 8}
+    two = {**sizes, "cells": 2, "pixels": 64}
     more = cell.num_macs([CONV_1X1, *bare[1:]], **two) - cell.num_macs(bare, **two)
     assert more == 2 * 768
 

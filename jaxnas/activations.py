@@ -1,0 +1,139 @@
+"""Looking into a network: its stages one after the other, and the inputs of its ReLUs.
+
+A network of a space shows its blocks (`types.Staged`). Any other is one stage, whose ReLUs are
+found in its traced program: a ReLU is a maximum with zero, whoever wrote it.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from jaxnas import gradients
+from jaxnas.types import ApplyFn, Array, Params, Passed, Readings, Site, Stage, Staged
+
+
+def stages(apply_fn: ApplyFn, params: Params, *, normalized: bool = True) -> list[Stage]:
+    """Return the stages of a network, first to last: each `stage(inputs) -> Passed`.
+
+    Args:
+        apply_fn: any network.
+        params: its parameters.
+        normalized: False leaves out the normalisation layers of a network that is `Staged`; any
+            other is taken as it is.
+    """
+    if isinstance(apply_fn, Staged):
+        return apply_fn.stages(params, normalized=normalized)
+    return [functools.partial(_whole, gradients.hashable(apply_fn), params)]
+
+
+def _whole(apply_fn: Callable[..., Any], params: Params, inputs: Array) -> Passed:
+    logits, preactivations = _look(apply_fn, params, inputs)
+
+    def pullback(cotangent: Array, readings: Readings) -> tuple[Array, Any]:
+        if any(reading.per_example for reading in readings):
+            raise ValueError("A whole network as one stage has sums only: use gradients.read.")
+        return _pull(apply_fn, readings, params, inputs, cotangent)
+
+    return Passed(logits, tuple(Site(own, None) for own in preactivations), pullback)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(apply_fn: Callable[..., Any], params: Params, inputs: Array) -> tuple[Array, list[Array]]:
+    """Return the logits, and the inputs `[B, ...]` of the ReLUs."""
+
+    def logits(params: Params, inputs: Array) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    program = jax.make_jaxpr(logits)(params, inputs)
+    found: list[Array] = []
+    (result,) = _run(program, jax.tree.leaves((params, inputs)), found)
+    # A variance is kept positive in the same way, but has no axis besides that of its examples.
+    return result, [own for own in found if own.ndim > 1 and own.shape[0] == inputs.shape[0]]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pull(
+    apply_fn: Callable[..., Any],
+    readings: Readings,
+    params: Params,
+    inputs: Array,
+    cotangent: Array,
+) -> tuple[Array, Any]:
+    def logits(params: Params, inputs: Array) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    of_params, of_inputs = jax.vjp(logits, params, inputs)[1](cotangent)
+    kept = jax.tree.map(
+        lambda tensor, summed: tuple(own.keep(tensor, summed) for own in readings),
+        params,
+        of_params,
+    )
+    return of_inputs, kept
+
+
+def _run(program: core.ClosedJaxpr, args: list[Any], found: list[Array]) -> list[Any]:
+    """Return the results of a program, and add what it takes the maximum of with zero."""
+    jaxpr = program.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+    for equation in jaxpr.eqns:
+        given = [
+            own.val if isinstance(own, core.Literal) else values[own] for own in equation.invars
+        ]
+        inner = _called(equation)
+        if inner is not None:
+            results = _run(inner, given, found)
+        else:
+            if any(_has_relu(own) for own in _programs(equation.params)):
+                raise ValueError(
+                    "The ReLUs of a network must be in its own program: got one inside "
+                    f"{equation.primitive.name}; score a network without jax.lax control flow, or "
+                    "one that offers jaxnas.types.Staged."
+                )
+            found += _rectified(equation, given)
+            results = equation.primitive.bind(*given, **equation.params)
+            results = results if equation.primitive.multiple_results else [results]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [own.val if isinstance(own, core.Literal) else values[own] for own in jaxpr.outvars]
+
+
+def _called(equation: Any) -> core.ClosedJaxpr | None:
+    """Return the program that an equation calls once, with its own arguments; None for others."""
+    if equation.primitive.name in ("scan", "while", "cond", "shard_map"):
+        return None
+    inner = list(_programs(equation.params))
+    if len(inner) != 1 or len(inner[0].jaxpr.invars) != len(equation.invars):
+        return None
+    return inner[0]
+
+
+def _programs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
+    for own in jax.tree.leaves(params, is_leaf=_is_program):
+        if isinstance(own, core.ClosedJaxpr):
+            yield own
+        elif isinstance(own, core.Jaxpr):
+            yield core.ClosedJaxpr(own, ())
+
+
+def _is_program(own: Any) -> bool:
+    return isinstance(own, core.ClosedJaxpr | core.Jaxpr)
+
+
+def _has_relu(program: core.ClosedJaxpr) -> bool:
+    return any(
+        _rectified(equation, [getattr(own, "val", None) for own in equation.invars])
+        or any(_has_relu(own) for own in _programs(equation.params))
+        for equation in program.jaxpr.eqns
+    )
+
+
+def _rectified(equation: Any, given: list[Any]) -> list[Any]:
+    """Return the other operand of a maximum with zero, in a list; none of anything else."""
+    if equation.primitive.name != "max":
+        return []
+    zero = [isinstance(own, np.ndarray | np.generic | float) and not np.any(own) for own in given]
+    return [given[1 - zero.index(True)]] if any(zero) else []

@@ -1,0 +1,120 @@
+"""The scores of AZ-NAS: what each block does to the features, and to a gradient that passes it.
+
+Source: Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR
+2024, arXiv 2403.19232. Its own rank is `aggregate.log_rank` of the three scores here and `flops`.
+
+Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells, in a space that
+shows them (`types.Staged`). One forward pass, and for `trainability` the backward pass of each
+block; no labels. Differs from the published code: given weights and images, where it has normal
+ones.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.proxies import measures
+from jaxnas.types import Array, Batch, Passed, Proxy
+
+
+def expressivity() -> Proxy:
+    """Return the sum over blocks of the entropy of the features' principal components.
+
+    `sum_l h_l`, `h_l = - sum_c p_c log p_c` in nats, `p` the eigenvalues of the `C x C` covariance
+    of `f_l` over examples and pixels, divided by their sum (equation 3). `-inf` where features are
+    constant.
+    """
+    return Proxy("expressivity", _ENTROPIES, jnp.sum)
+
+
+def progressivity() -> Proxy:
+    """Return the smallest step in entropy from a block to the next, `min_l h_l - h_{l-1}`.
+
+    Equation 4; see `expressivity` for `h_l`.
+    """
+    return Proxy("progressivity", _ENTROPIES, _smallest_step)
+
+
+def trainability() -> Proxy:
+    """Return the mean over blocks of `2 - s - 1 / s`, 0 where gradients keep their size.
+
+    Equation 7: `s` is the largest singular value of `v^T u / (B H W)`, `u` a draw of signs in place
+    of the gradient of `f_l`, and `v` what the block makes of it at its inputs, `f_{l-1}`. Where the
+    block halves the image, pixels that go together are channels of `v`. `-inf` where a block is the
+    identity, for which `v = u`.
+    """
+    return Proxy("trainability", _SPECTRAL_NORMS, _mean_distance)
+
+
+def _is_features(value: Any) -> bool:
+    return isinstance(value, jax.Array) and value.ndim == 4
+
+
+def _keep_entropy(inputs: Any, passed: Passed, key: Array) -> Array | None:
+    return _entropy(passed.outputs) if _is_features(passed.outputs) else None
+
+
+@jax.jit
+def _entropy(features: Array) -> Array:
+    rows = features.reshape(-1, features.shape[-1])
+    centred = rows - rows.mean(0, keepdims=True)
+    variances = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred / rows.shape[0]), 0)
+    total = variances.sum()
+    shares = variances / jnp.where(total > 0, total, 1)
+    entropy = -(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum()
+    return jnp.where(total > 0, entropy, jnp.where(jnp.isnan(total), jnp.nan, -jnp.inf))
+
+
+def _keep_norm(inputs: Any, passed: Passed, key: Array) -> Array | None:
+    if not (_is_features(inputs) and _is_features(passed.outputs)):
+        return None
+    probe = _signs(key, passed.outputs)
+    return _spectral_norm(probe, passed.pullback(probe, ())[0])
+
+
+@jax.jit
+def _signs(key: Array, like: Array) -> Array:
+    return jax.random.rademacher(key, like.shape, like.dtype)
+
+
+@jax.jit
+def _spectral_norm(probe: Array, pulled: Array) -> Array:
+    """Return `[2]`: the norm, and whether the block passed the probe on unchanged."""
+    batch, height, width, channels = probe.shape
+    rows, columns = pulled.shape[1] // height, pulled.shape[2] // width
+    blocks = pulled.reshape(batch, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
+    jacobian = blocks.reshape(batch * height * width, -1).T @ probe.reshape(-1, channels)
+    jacobian /= batch * height * width
+    squares = jnp.linalg.eigvalsh(jacobian.T @ jacobian)
+    unchanged = (probe == pulled).all() if probe.shape == pulled.shape else jnp.array(False)
+    return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(probe.dtype)])
+
+
+def _collect(kept: list[Array | None], batch: Batch, *, first: int) -> Array:
+    """Stack what was kept of the blocks from `first` on; the stem has no features before it."""
+    of_blocks = [own for own in kept if own is not None][first:]
+    if len(of_blocks) < 2:
+        raise ValueError(
+            "The scores of AZ-NAS compare blocks: got a network that shows no features "
+            "[B, H, W, C] between them; score one that offers jaxnas.types.Staged, such as "
+            "those of jaxnas.spaces."
+        )
+    return jnp.stack(of_blocks)
+
+
+_ENTROPIES = measures.StageMeasure(_keep_entropy, functools.partial(_collect, first=0))
+_SPECTRAL_NORMS = measures.StageMeasure(_keep_norm, functools.partial(_collect, first=1))
+
+
+def _smallest_step(entropies: Array) -> Array:
+    empty = jnp.isneginf(entropies).any()
+    steps = jnp.diff(jnp.where(empty, 0, entropies))
+    return jnp.where(empty, -jnp.inf, steps.min())
+
+
+def _mean_distance(kept: Array) -> Array:
+    norms, unchanged = kept.T
+    distances = 2 - norms - 1 / (norms + 1e-6)
+    return jnp.where(unchanged > 0, -jnp.inf, distances).mean()

@@ -1,0 +1,88 @@
+"""Scores from how the outputs change with the inputs: Jacobian covariance and EPE-NAS.
+
+`J_n` is the gradient of the summed logits with respect to image `n`, one forward and one backward
+pass for all. The scores read the correlations between the rows `J_n`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas import gradients
+from jaxnas.proxies import measures
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+
+_EPSILON = 1e-5
+_MANY_CLASSES = 100
+
+
+def jacob_cov() -> Proxy:
+    """Return the Jacobian covariance score, `-sum_i log(v_i + k) + 1 / (v_i + k)`.
+
+    `v` are the eigenvalues of the correlation matrix `[B, B]` of the rows, `k = 1e-5`: largest, at
+    about `-B`, where no two rows are correlated. No labels. `-inf` where no gradient reaches an
+    image. Source: Mellor et al., "Neural Architecture Search without Training", arXiv 2006.04647,
+    version 1; Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`jacob_cov`). The size of the batch
+    sets the scale: compare batches of one size only.
+    """
+    return Proxy("jacob_cov", _measure, _eigenvalue_score)
+
+
+def epe_nas() -> Proxy:
+    """Return EPE-NAS, how correlated the rows of each class are.
+
+    With `E_c = sum_ij log(|corr_ij| + 1e-5)` over the examples of class `c`: `sum_c |E_c|`, or for
+    more than 100 classes the sum of `|E_c / n_c - E_d / n_d|` over pairs of classes, divided by the
+    number of classes. Needs labels, several examples of each class. Source: Lopes, Alirezazadeh and
+    Alexandre, "EPE-NAS", ICANN 2021, arXiv 2102.08099, as in its code.
+    """
+    return Proxy("epe_nas", _measure, _class_score)
+
+
+def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+    """Measure the covariances of the rows `[B, B]`, with the classes `[B, K]` of the images."""
+
+    def logits(inputs: Array) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    given, pullback = jax.vjp(logits, batch.inputs)
+    (rows,) = pullback(jnp.ones_like(given))
+    classes = jax.nn.one_hot(batch.labels, given.shape[-1], dtype=given.dtype)
+    return {"covariance": _covariance(rows), "classes": classes}
+
+
+@jax.jit
+def _covariance(rows: Array) -> Array:
+    flat = rows.reshape(rows.shape[0], -1)
+    # Only ratios are read; without this the products of small numbers vanish.
+    largest = jnp.abs(flat).max()
+    flat /= jnp.where(largest > 0, largest, 1)
+    centred = flat - flat.mean(1, keepdims=True)
+    return centred @ centred.T
+
+
+def _correlation(covariance: Array) -> tuple[Array, Array]:
+    """Return the correlations, 0 with a row of zeros, and whether there is any other row."""
+    deviations = jnp.sqrt(jnp.diag(covariance))
+    inverse = jnp.where(deviations > 0, 1 / jnp.where(deviations > 0, deviations, 1), 0)
+    scaled = covariance * inverse[:, None] * inverse[None, :]
+    return jnp.where(jnp.isnan(deviations).any(), jnp.nan, scaled), deviations > 0
+
+
+def _eigenvalue_score(measured: dict[str, Array]) -> Array:
+    correlation, alive = _correlation(measured["covariance"])
+    shifted = jnp.maximum(jnp.linalg.eigvalsh(correlation), 0) + _EPSILON
+    return measures.or_nothing(-(jnp.log(shifted) + 1 / shifted).sum(), alive)
+
+
+def _class_score(measured: dict[str, Array]) -> Array:
+    correlation, alive = _correlation(measured["covariance"])
+    classes = measured["classes"]
+    logs = jnp.log(jnp.abs(correlation) + _EPSILON)
+    of_class = jnp.einsum("ik,ij,jk->k", classes, logs, classes)
+    counts = classes.sum(0)
+    if classes.shape[1] <= _MANY_CLASSES:
+        return measures.or_nothing(jnp.abs(of_class).sum(), alive)
+    means = of_class / jnp.maximum(counts, 1)
+    there = counts > 0
+    apart = jnp.abs(means[:, None] - means[None, :]) * there[:, None] * there[None, :]
+    return measures.or_nothing(apart.sum() / there.sum(), alive)

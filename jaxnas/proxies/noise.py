@@ -1,0 +1,125 @@
+"""Scores of a network on inputs of its own: SynFlow and Zen-score. They need no data.
+
+Both change the network's weights, and see a batch only for its shape. They read a network stage by
+stage; one that does not show stages (`types.Staged`) is taken as it is, normalisation included.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas import activations
+from jaxnas.proxies import measures
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Reading, Stage
+
+_STEP = 0.01
+
+
+def synflow() -> Proxy:
+    """Return the logarithm of SynFlow, `log sum_theta theta dR / dtheta`, in nats.
+
+    `R` is the sum of the logits for an image of ones of the network without normalisation, with
+    the magnitudes of its parameters; the sum is over weights (matrices and filters). One forward
+    and one backward pass of one image. `-inf` where no path leads from the image to a logit.
+
+    Source: Tanaka et al., "Pruning Neural Networks without any Data by Iteratively Conserving
+    Synaptic Flow", NeurIPS 2020, arXiv 2006.05467; as a score Abdelfattah et al., ICLR 2021,
+    arXiv 2101.08134. `R` grows like a product over layers: what a stage gives is divided by its
+    largest value and the logarithm added up, so single precision has room for any depth.
+    """
+    return Proxy("synflow", _flow, jnp.asarray)
+
+
+def zen() -> Proxy:
+    """Return Zen-score, `log E ||f(x) - f(x + 0.01 e)||_1 + sum_l log sigma_l`.
+
+    `x` and `e` are normal images, the weights are drawn anew and normal, `f` is the last map of
+    features behind its ReLU (the norm of an example sums over it, the mean is over examples), and
+    `sigma_l^2` the mean variance that a normalisation layer takes out. Two forward passes.
+
+    Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV
+    2021, arXiv 2102.01063, algorithm 1. Differs from the published code: the variance is of this
+    batch, not of running statistics after a momentum of 0.1; one draw, where it takes 32.
+    """
+    return Proxy("zen", _zen_score, jnp.asarray)
+
+
+def _product(tensor: Array, gradient: Array) -> Array:
+    return (tensor * gradient).sum() if tensor.ndim > 1 else jnp.zeros((), tensor.dtype)
+
+
+_PRODUCT = Reading(_product, per_example=False)
+
+
+def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    magnitudes = _magnitudes(params)
+    outputs: Array = jnp.ones_like(batch.inputs[:1], float)
+    scales, passes = [], []
+    for stage in activations.stages(apply_fn, magnitudes, normalized=False):
+        passed = stage(outputs)
+        outputs, scale = _rescaled(passed.outputs)
+        scales.append(scale)
+        passes.append(passed)
+    cotangent = jnp.ones_like(outputs)
+    total = jnp.zeros(())
+    for passed, scale in zip(reversed(passes), reversed(scales), strict=True):
+        cotangent, kept = passed.pullback(cotangent / scale, (_PRODUCT,))
+        total += sum(jax.tree.leaves(kept), start=jnp.zeros(()))
+    score = jnp.log(total) + jnp.log(jnp.stack(scales)).sum()
+    return jnp.where(jnp.isfinite(total), score, jnp.nan)
+
+
+@jax.jit
+def _magnitudes(params: Params) -> Params:
+    return jax.tree.map(jnp.abs, params)
+
+
+@jax.jit
+def _rescaled(outputs: Array) -> tuple[Array, Array]:
+    largest = outputs.max()
+    scale = jnp.where(largest > 0, largest, 1)
+    return outputs / scale, scale
+
+
+def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    weights, images, change = jax.random.split(key, 3)
+    leaves, structure = jax.tree.flatten(params)
+    drawn = [
+        _normal(jax.random.fold_in(weights, position), own) if own.ndim > 1 else own
+        for position, own in enumerate(leaves)
+    ]
+    stages = activations.stages(apply_fn, jax.tree.unflatten(structure, drawn))
+    inputs = _normal(images, batch.inputs)
+    features, logs = _last_features(stages, inputs)
+    moved, _ = _last_features(stages, inputs + _STEP * _normal(change, batch.inputs))
+    distance = jnp.abs(features - moved).sum() / features.shape[0]
+    return measures.or_nothing(jnp.log(distance) + logs, distance > 0)
+
+
+@jax.jit
+def _normal(key: Array, like: Array) -> Array:
+    return jax.random.normal(key, like.shape, like.dtype)
+
+
+def _last_features(stages: list[Stage], inputs: Array) -> tuple[Array, Array]:
+    """Return the last map behind a ReLU, and the sum of the logarithms of all deviations."""
+    features, logs = None, jnp.zeros(())
+    for stage in stages:
+        passed: Passed = stage(inputs)
+        for site in passed.sites:
+            if site.preactivation is not None:
+                features = jax.nn.relu(site.preactivation)
+            if site.variance is not None:
+                logs += _log_deviation(site.variance, site.alive)
+        inputs = passed.outputs
+    if features is None:
+        raise ValueError(
+            "Zen-score reads the features behind the last ReLU: got a network without; score "
+            "another network, or choose another score."
+        )
+    return features, logs
+
+
+@jax.jit
+def _log_deviation(variance: Array, alive: Array) -> Array:
+    mean = variance.mean()
+    return jnp.where(alive & (mean > 0), jnp.log(jnp.where(mean > 0, mean, 1)) / 2, 0)

@@ -1,0 +1,32 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import Batch, nasbench201, proxies, score_space
+
+FLOPS = proxies.BY_NAME["flops"]
+
+
+def test_flops_of_a_plain_network_are_half_of_what_xla_counts():
+    # 7 x 5 + 5 x 3 multiply-accumulates, of one example, whatever the batch.
+    params = {"first": jnp.ones((7, 5)), "second": jnp.ones((5, 3))}
+    batch = Batch(jnp.ones((6, 7)), jnp.zeros(6, int))
+    own = FLOPS(lambda params, x: x @ params["first"] @ params["second"], params, batch)
+    assert own == 7 * 5 + 5 * 3
+
+
+@pytest.mark.parametrize("plan", ["walk", "traced"])
+def test_flops_of_a_space_are_the_benchmarks(plan):
+    # 153.27 and 7.78 million in the table: the best cell, and one without convolutions.
+    space = nasbench201(norm="none")
+    cells = [
+        "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|+"
+        "|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
+        "|skip_connect~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|",
+    ]
+    archs = np.stack([space.from_string(cell) for cell in cells])
+    batch = Batch(jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, int))
+    own = [
+        scored.scores["flops"] for scored in score_space(space, archs, batch, ["flops"], plan=plan)
+    ]
+    np.testing.assert_allclose(np.array(own) / 1e6, [153.27, 7.78], atol=0.01)

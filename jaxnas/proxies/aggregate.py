@@ -10,10 +10,17 @@ negative. One whose `M` or `kappa` is not finite or not positive is excluded: it
 its bound `inf`. How many those are is the caller's to count and to report.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.stats
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
+
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    "az_nas": ("expressivity", "progressivity", "trainability", "flops"),
+}
+"""Scores, by name, whose `log_rank` is a score of its own. Sources: AZ-NAS."""
 
 
 def hybrid_score(

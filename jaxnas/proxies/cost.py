@@ -4,6 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jax.typing import ArrayLike
 
 from jaxnas import gradients
@@ -43,10 +44,17 @@ def _num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Ar
     def logits(params: Params, inputs: Array) -> Array:
         return gradients.outputs(apply_fn, params, inputs).logits
 
-    shapes = jax.tree.map(
-        lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), (params, batch.inputs[:1])
-    )
-    analysis = jax.jit(logits).lower(*shapes).cost_analysis()
+    # What the network closes over may be traced, and becomes an argument.
+    program = jax.make_jaxpr(logits)(params, batch.inputs[:1])
+
+    def on_shapes(constants: list[Array], *leaves: Array) -> list[Array]:
+        return core.jaxpr_as_fun(core.ClosedJaxpr(program.jaxpr, constants))(*leaves)
+
+    constants = [
+        jax.ShapeDtypeStruct(own.shape, own.dtype) for own in map(jnp.asarray, program.consts)
+    ]
+    leaves = [jax.ShapeDtypeStruct(own.shape, own.dtype) for own in program.in_avals]
+    analysis = jax.jit(on_shapes).lower(constants, *leaves).cost_analysis()
     if not analysis or "flops" not in analysis:
         raise ValueError(
             "XLA does not count FLOPs for this backend: got no cost analysis; run on the CPU, or "

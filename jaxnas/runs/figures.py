@@ -141,6 +141,30 @@ def recall_curve(scores: Mapping[str, ArrayLike], accuracies: ArrayLike) -> Figu
     return figure
 
 
+def curves(by_name: Mapping[str, pd.Series], *, x: str, y: str) -> Figure:
+    """Return lines, the index of each series as x.
+
+    Args:
+        by_name: name to series; at most eight.
+        x: label of the index.
+        y: label of the values.
+
+    Raises:
+        ValueError: there are no series or more than colours.
+    """
+    if not 1 <= len(by_name) <= len(PALETTE):
+        raise ValueError(
+            f"A plot of curves must show from 1 to {len(PALETTE)}: got {len(by_name)}; choose the "
+            "most telling ones."
+        )
+    figure, axes = _axes(x, y)
+    for colour, (name, own) in zip(PALETTE, by_name.items(), strict=False):
+        axes.plot(own.index, own.to_numpy(), color=colour, label=name)
+    axes.set_xscale("log")
+    axes.legend(frameon=False)
+    return figure
+
+
 def cell_svg(
     edges: Sequence[tuple[int, int, str]],
     num_nodes: int,

@@ -33,7 +33,7 @@ def search(feedback=feedback, key=KEY, num_evaluations=5, **options):
         feedback,
         key=key,
         num_evaluations=num_evaluations,
-        options=HybridOptions(**{"num_probes": 2, **options}),
+        options=HybridOptions(**{"probes": 2, **options}),
         history=history,
     )
 
@@ -41,7 +41,7 @@ def search(feedback=feedback, key=KEY, num_evaluations=5, **options):
 @pytest.fixture
 def suggested(monkeypatch):
     """`suggested(suggest)`: put `suggest` in the place of the Gaussian process."""
-    module = importlib.import_module("jaxnas.search.hybrid")
+    module = importlib.import_module("jaxnas.search.constants")
     return lambda suggest: monkeypatch.setattr(module, "suggest", suggest)
 
 
@@ -60,13 +60,13 @@ def test_probes_take_the_best_candidate_that_is_left_by_hand():
         of,
         key=KEY,
         num_evaluations=3,
-        options=HybridOptions(num_probes=3, log_mu=(-4, 0)),
+        options=HybridOptions({"tau": (0, 1), "log_mu": (-4, 0)}, probes=3),
     )
     # 0 is best; then 1, because 0 is done; then 3, because 0 is done: 8 is the best of the rest.
     assert result.evaluations == (
-        Evaluation(0.0, -2.0, 0, 0.3),
-        Evaluation(0.5, -2.0, 1, 0.7),
-        Evaluation(1.0, -2.0, 3, 0.7),
+        Evaluation((0.0, -2.0), 0, 0.3),
+        Evaluation((0.5, -2.0), 1, 0.7),
+        Evaluation((1.0, -2.0), 3, 0.7),
     )
     assert result.winner == 1  # of equals the first
     np.testing.assert_array_equal(result.arch, [1])
@@ -83,7 +83,7 @@ def test_a_quarter_of_the_steps_are_probes(num_evaluations, probes, suggested):
         key=KEY,
         num_evaluations=num_evaluations,
     )
-    points = [step[:2] for step in result.evaluations]
+    points = [step.point for step in result.evaluations]
     assert points[:probes] == [(tau, -1.0) for tau in np.linspace(0, 1, probes)]
     assert points[probes:] == [(0.123, 0.456)] * (num_evaluations - probes)
     # Equal scores go by the order of the candidates.
@@ -92,13 +92,33 @@ def test_a_quarter_of_the_steps_are_probes(num_evaluations, probes, suggested):
 
 @pytest.mark.parametrize("acquisition", ["ei", "ucb"])
 def test_points_stay_in_range_and_candidates_come_once(acquisition):
-    result = search(acquisition=acquisition, tau=(0.2, 0.9), log_mu=(-1.0, 1.0))
+    result = search(acquisition=acquisition, bounds={"tau": (0.2, 0.9), "log_mu": (-1.0, 1.0)})
     assert len({step.candidate for step in result.evaluations}) == 5
-    assert all(0.2 <= step.tau <= 0.9 for step in result.evaluations)
-    assert all(-1 <= step.log_mu <= 1 for step in result.evaluations)
+    assert all(0.2 <= step.point[0] <= 0.9 for step in result.evaluations)
+    assert all(-1 <= step.point[1] <= 1 for step in result.evaluations)
     for step in result.evaluations:
         assert step.feedback == feedback(ARCHS[[step.candidate]])[0]
     assert result.winner == max(result.evaluations, key=lambda step: step.feedback).candidate
+
+
+def test_named_probes_and_the_last_steps_go_down_the_best_ranking(suggested):
+    suggested(lambda *args, **kwargs: (0.0, 1.0))
+    quality = np.array([[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5]], float)
+    worth = np.array([1.0, 2, 3, 9, 8, 7])
+    result = hybrid(
+        np.arange(6)[:, None],
+        lambda first, second: first * quality[0] + second * quality[1],
+        lambda archs: worth[archs[:, 0]],
+        key=KEY,
+        num_evaluations=4,
+        options=HybridOptions(
+            {"first": (0, 1), "second": (0, 1)}, probes=((1.0, 0.0),), exploited=2
+        ),
+    )
+    # The probe finds 0 of worth 1, the process 5 of worth 7: the rest of its ranking is 4, 3.
+    assert [step.candidate for step in result.evaluations] == [0, 5, 4, 3]
+    assert [step.point for step in result.evaluations[1:]] == [(0.0, 1.0)] * 3
+    assert result.winner == 3
 
 
 def test_the_key_decides():
@@ -145,7 +165,7 @@ def test_steps_can_be_kept_one_by_one():
             feedback,
             key=KEY,
             num_evaluations=5,
-            options=HybridOptions(num_probes=2),
+            options=HybridOptions(probes=2),
             history=tuple(kept),
         )
 
@@ -175,7 +195,7 @@ def test_a_failure_is_recorded_told_as_the_worst_and_never_wins(failing, reason,
 
     suggested(suggest)
     worth = iter([failing, lambda archs: [-3.0], lambda archs: [-5.0], failing, lambda archs: [-4]])
-    result = search(lambda archs: next(worth)(archs), num_evaluations=5, num_probes=1)
+    result = search(lambda archs: next(worth)(archs), num_evaluations=5, probes=1)
     assert [bool(step.failure) for step in result.evaluations] == [True, False, False, True, False]
     assert result.evaluations[0].failure.startswith(reason)
     assert result.evaluations[0].feedback == -np.inf
@@ -195,7 +215,7 @@ def test_the_search_ends_when_nothing_is_left_to_rank():
     with pytest.raises(ValueError, match="history must be of the same search"):
         search(
             objective=lambda tau, log_mu: few,
-            history=[*result.evaluations, Evaluation(0.5, 0.0, 7, 1.0)],
+            history=[*result.evaluations, Evaluation((0.5, 0.0), 7, 1.0)],
         )
 
 
@@ -233,15 +253,18 @@ def test_a_growing_pool_limits_what_can_be_chosen(suggested):
         ({"objective": lambda tau, log_mu: np.full(20, np.inf)}, "got inf for 20 of 20"),
         ({"objective": lambda tau, log_mu: np.zeros(19)}, r"got shape \[19\] for 20"),
         ({"feedback": lambda archs: 3.0}, r"feedback must return one value .*got \[\]"),
-        ({"feedback": lambda archs: [np.nan], "num_probes": 5}, "got 5 failures.*was nan"),
-        ({"tau": (1.0, 0.0)}, "tau must be a range"),
-        ({"log_mu": (-np.inf, 0.0)}, "log_mu must be a range"),
+        ({"feedback": lambda archs: [np.nan], "probes": 5}, "got 5 failures.*was nan"),
+        ({"bounds": {"tau": (1.0, 0.0)}}, "tau must be a range"),
+        ({"bounds": {"mu": (-np.inf, 0.0)}}, "mu must be a range"),
+        ({"bounds": {}}, "bounds must name one"),
+        ({"probes": ((0.5,),)}, r"each of tau, log_mu: got \(0.5,\)"),
+        ({"exploited": -1}, "exploited must not be negative"),
         ({"acquisition": "poi"}, "use ei or ucb"),
-        ({"num_probes": 0}, "num_probes must be positive"),
+        ({"probes": 0}, "probes must be positive"),
         ({"growth": -1}, "growth must be positive"),
-        ({"history": [Evaluation(0.0, -1.0, 0, 1.0)] * 6}, "got 6 steps for 5"),
-        ({"history": [Evaluation(0.1, -1.0, 0, 1.0)]}, "history must be of the same search"),
-        ({"history": [Evaluation(0.0, -1.0, 19, 1.0)]}, "history must be of the same search"),
+        ({"history": [Evaluation((0.0, -1.0), 0, 1.0)] * 6}, "got 6 steps for 5"),
+        ({"history": [Evaluation((0.1, -1.0), 0, 1.0)]}, "history must be of the same search"),
+        ({"history": [Evaluation((0.0, -1.0), 19, 1.0)]}, "history must be of the same search"),
     ],
 )
 def test_bad_inputs_get_a_sentence(changed, sentence):
@@ -292,7 +315,7 @@ def test_it_beats_random_search_where_the_metric_knows_something():
             look,
             key=jax.random.key(seed),
             num_evaluations=8,
-            options=HybridOptions(num_probes=5),
+            options=HybridOptions(probes=5),
         )
         ours.append(table.accuracy(result.arch, "cifar10", "test"))
         drawn = archs[:8]  # the pool is in random order

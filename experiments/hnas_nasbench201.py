@@ -1,0 +1,242 @@
+r"""HNAS on NAS-Bench-201: hybrid search beside what else the same simulated cost buys.
+
+    python -m experiments.hnas_nasbench201 --num_candidates=1000
+    python -m experiments.hnas_nasbench201 --num_candidates=15625 --num_seeds=10 --num_searches=20
+
+Scores a pool of cells, then searches it: HNAS tunes the two constants of `kappa / M + mu |M^2 -
+nu|` by Bayesian optimisation over a few accuracies after 12 epochs, for each metric `M`. Beside it
+stand the published form of its score, random search, regularized evolution (over all cells), and
+the pool in the order of #params, of each metric and of rank aggregates. All look at the same
+CIFAR-10 validation accuracy after 12 epochs, pay the GPU seconds of those, and take the best they
+saw; the report compares the test accuracies after 200 epochs, at one budget and over budgets.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import flags
+
+from experiments import common
+from experiments.fine_step import from_table
+from jaxnas import processes, proxies, search
+from jaxnas.benchmarks import nasbench201
+from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.launch import launch
+from jaxnas.proxies import aggregate
+from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.search import HybridOptions, sample_distinct
+from jaxnas.spaces.nasbench201 import cell
+
+_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 1000, "Cells in the pool.", 30, 15625)
+_METRICS = flags.DEFINE_list(
+    "metrics", ["grad_norm", "snip", "grasp", "ntk_trace"], "Scores to be the M of HNAS."
+)
+_AGGREGATES = flags.DEFINE_list(
+    "aggregates", list(aggregate.RECIPES), "Rank aggregates to search by, beside each metric."
+)
+_NUM_SEARCHES = flags.DEFINE_integer(
+    "num_searches", 20, "Searches of each kind; they take the draws of scores in turn.", 2
+)
+_NUM_EVALUATIONS = flags.DEFINE_integer("num_evaluations", 20, "Looks of a hybrid search.", 2)
+_BUDGET = flags.DEFINE_float("budget", 3051, "Simulated GPU seconds of every search.", 1)
+
+flags.adopt_module_key_flags(common)  # so that --help shows them
+
+_CONDITION = "ntk_condition"
+_PUBLISHED = HybridOptions({"tau": (0.0, 1.0), "log_mu": (-4.0, 0.0)}, growth=2000)
+_EVOLUTION = search.regularized_evolution(cell.NUM_CHOICES)
+_BUDGETS = 24
+
+
+class Run(NamedTuple):
+    """One search: what it looked at, in order, `int32[T, 6]`."""
+
+    method: str
+    archs: np.ndarray
+
+
+def main() -> None:
+    """Score, search and compare."""
+    own = common.setting()
+    names = _needed()
+    proxies.resolve(names)
+    with common.run_folder("hnas_nasbench201") as (folder, meter):
+        key = jax.random.key(common.seed())
+        archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_CANDIDATES.value))
+        scored = common.score(own, archs, names, folder)
+        if processes.shard()[0] > 0:
+            return  # the first process searches and reports
+        found = common.Findings(nasbench201(), archs, scored)
+        outcomes = pd.DataFrame(row for run in _runs(found) for row in _outcomes(found, run))
+    finals = outcomes[outcomes["budget"] == _BUDGET.value]
+    table = _table(finals)
+    parts: list[Text | Table | Plot] = [
+        Text("The outcome", f"{_verdict(finals)}\n\n{common.failures(scored)}"),
+        Table(
+            f"What {_BUDGET.value:,.0f} simulated GPU seconds find",
+            table,
+            f"Means over searches. A hybrid search ends after {_NUM_EVALUATIONS.value} looks, all "
+            "others when the budget is spent; s and looks: what was used of it. +-: 95 % interval "
+            "of the mean over searches. Test accuracies are after 200 epochs, and never looked at.",
+        ),
+        *[_curves(outcomes, data) for data in DATASETS],
+    ]
+    report = Report("HNAS on NAS-Bench-201", common.describe(own), parts)
+    summary: dict[str, Any] = {
+        f"{row['method']}_{data}": row[f"{data} %"]
+        for _, row in table.iterrows()
+        for data in DATASETS
+    }
+    summary["scoring_cpu_seconds"] = scored.cpu_seconds
+    common.finish(folder, meter, report, summary)
+
+
+def _needed() -> list[str]:
+    unknown = set(_AGGREGATES.value) - set(aggregate.RECIPES)
+    if unknown:
+        raise ValueError(
+            f"Unknown aggregate {unknown.pop()!r}: use {', '.join(aggregate.RECIPES)}."
+        )
+    parts = [name for recipe in _AGGREGATES.value for name in aggregate.RECIPES[recipe]]
+    return list(dict.fromkeys([*_METRICS.value, _CONDITION, *parts]))
+
+
+def _runs(found: common.Findings) -> Iterator[Run]:
+    """Yield all searches; each takes one draw of the scores."""
+    draws = len(next(iter(found.scored.scores.values())))
+    for number in range(_NUM_SEARCHES.value):
+        key = jax.random.fold_in(jax.random.key(common.seed()), number)
+        scores = {name: own[number % draws] for name, own in found.scored.scores.items()}
+        yield from _hybrid_runs(found, scores, key)
+        yield Run("random", np.asarray(jax.random.permutation(key, found.archs)))
+        yield Run("evolution", _evolve(found, key))
+        if number < draws:  # these know no chance but that of the scores
+            yield from _ordered_runs(found, scores)
+
+
+def _hybrid_runs(
+    found: common.Findings, scores: dict[str, np.ndarray], key: jax.Array
+) -> Iterator[Run]:
+    look = from_table(found.benchmark)
+
+    def run(method: str, objective: search.Objective, options: HybridOptions) -> Run:
+        result = search.hybrid(
+            found.archs,
+            objective,
+            look,
+            key=key,
+            num_evaluations=_NUM_EVALUATIONS.value,
+            options=options,
+        )
+        return Run(method, found.archs[[step.candidate for step in result.evaluations]])
+
+    for metric in _METRICS.value:
+        pair = scores[metric], -scores[_CONDITION]
+
+        def ours(tau: float, log_mu: float, pair: Any = pair) -> np.ndarray:
+            return aggregate.hybrid_score(*pair, tau=tau, mu=10**log_mu)
+
+        def published(tau: float, log_mu: float, pair: Any = pair) -> np.ndarray:
+            return aggregate.published_hybrid_score(*pair, tau=tau, mu=10**log_mu)
+
+        yield run(f"HNAS {metric}", ours, HybridOptions())
+        yield run(f"HNAS published {metric}", published, _PUBLISHED)
+    for recipe in _AGGREGATES.value:
+        parts = aggregate.RECIPES[recipe]
+        each = np.stack([aggregate.log_rank(scores[name][None]) for name in parts])
+
+        def weighed(*weights: float, each: np.ndarray = each) -> np.ndarray:
+            return np.asarray(weights) @ each
+
+        options = HybridOptions(
+            dict.fromkeys(parts, (0.0, 1.0)),
+            probes=((1.0,) * len(parts),),
+            exploited=_NUM_EVALUATIONS.value // 2,
+        )
+        yield run(f"tuned {recipe}", weighed, options)
+
+
+def _ordered_runs(found: common.Findings, scores: dict[str, np.ndarray]) -> Iterator[Run]:
+    by_name = {
+        recipe: aggregate.log_rank(np.stack([scores[name] for name in aggregate.RECIPES[recipe]]))
+        for recipe in _AGGREGATES.value
+    }
+    by_name |= scores | {"#params": found.params}
+    for name, own in by_name.items():
+        yield Run(f"top {name}", found.archs[np.argsort(-own, kind="stable")])
+
+
+def _evolve(found: common.Findings, key: jax.Array) -> np.ndarray:
+    """Return what regularized evolution looks at, of all cells; twice the same costs once."""
+    looks = int(_BUDGET.value / found.benchmark.columns["seconds"].min()) + 1
+    lookup = found.benchmark.lookup("cifar10/valid_12ep")
+    archs = np.asarray(search.run(_EVOLUTION, lookup, key=key, num_evaluations=looks).archs)
+    first = np.sort(np.unique(archs, axis=0, return_index=True)[1])
+    return archs[first]
+
+
+def _outcomes(found: common.Findings, run: Run) -> Iterator[dict[str, Any]]:
+    """Yield what a run has found at each budget that pays for one look."""
+    seconds = found.benchmark.seconds(run.archs).cumsum()
+    seen = found.benchmark.accuracy(run.archs, "cifar10", "valid_12ep")
+    for budget in np.geomspace(100, _BUDGET.value, _BUDGETS):
+        looks = int((seconds <= budget).sum())
+        if looks:
+            best = run.archs[seen[:looks].argmax()]
+            yield {
+                "method": run.method,
+                "budget": float(budget),
+                "looks": looks,
+                "s": float(seconds[looks - 1]),
+                **{data: float(found.benchmark.accuracy(best, data)) for data in DATASETS},
+            }
+
+
+def _table(finals: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for method, own in finals.groupby("method", sort=False):
+        row: dict[str, Any] = {"method": method, "searches": len(own), "looks": own["looks"].mean()}
+        row["s"] = own["s"].mean()
+        for data in DATASETS:
+            row[f"{data} %"] = own[data].mean()
+            row[f"+- {data}"] = 1.96 * _error_of_mean(own[data])
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(f"{DATASETS[0]} %", ascending=False)
+
+
+def _verdict(finals: pd.DataFrame) -> str:
+    """Return in words which searches beat random search, and which #params."""
+    by_method = {str(name): own[DATASETS[0]] for name, own in finals.groupby("method", sort=False)}
+    random = by_method["random"]
+    better = []
+    for name, own in by_method.items():
+        gain = own.mean() - random.mean()
+        if gain > 1.96 * np.hypot(_error_of_mean(own), _error_of_mean(random)):
+            better.append(f"{name} {gain:+.2f}")
+    listed = ", ".join(better) or "none"
+    return (
+        f"Random search finds {random.mean():.2f} % on CIFAR-10. Better by more than the 95 % "
+        f"interval of the difference, in points: {listed}."
+    )
+
+
+def _error_of_mean(values: pd.Series) -> float:
+    return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def _curves(outcomes: pd.DataFrame, data: str) -> Plot:
+    methods = [f"HNAS {metric}" for metric in _METRICS.value][:3]
+    methods += [f"top {recipe}" for recipe in _AGGREGATES.value][:2]
+    methods += ["top #params", "random", "evolution"]
+    chosen = outcomes[outcomes["method"].isin(methods)]
+    mean = chosen.groupby(["method", "budget"], sort=False)[data].mean()
+    curves = {name: 100 - mean[name] for name in methods if name in mean}
+    figure = figures.curves(curves, x="simulated GPU seconds", y=f"{data} test error (%)")
+    return Plot(f"Error over budget, {data}", figure, "Mean test error of the best by validation.")
+
+
+if __name__ == "__main__":
+    launch(main)

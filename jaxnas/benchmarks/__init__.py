@@ -1,5 +1,6 @@
 """Tables of networks that somebody has trained already: ground truth for searches and proxies."""
 
+from jaxnas.benchmarks.macro import MacroBenchmark, nasbench_macro
 from jaxnas.benchmarks.tabular import TabularBenchmark, nasbench201
 
-__all__ = ["TabularBenchmark", "nasbench201"]
+__all__ = ["MacroBenchmark", "TabularBenchmark", "nasbench201", "nasbench_macro"]

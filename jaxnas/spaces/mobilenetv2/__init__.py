@@ -1,0 +1,180 @@
+"""Spaces of MobileNetV2 networks: in each layer an inverted residual block is chosen."""
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas import encoding
+from jaxnas.spaces import normalization, plans
+from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, Candidate, Layer
+from jaxnas.spaces.mobilenetv2.layout import BY_LAYOUT, Costs, Layout, Stage, costs, layers, resolve
+from jaxnas.spaces.mobilenetv2.network import (
+    BoundNetwork,
+    Bypass,
+    SearchedNetwork,
+    validate_images,
+)
+from jaxnas.types import Array, Network, Params, SearchSpace
+
+__all__ = [
+    "BY_LAYOUT",
+    "IDENTITY",
+    "BoundNetwork",
+    "Candidate",
+    "Costs",
+    "Layer",
+    "Layout",
+    "SearchedNetwork",
+    "Stage",
+    "costs",
+    "layers",
+    "mobilenetv2",
+    "space_of",
+]
+
+
+def mobilenetv2(
+    layout: str | Layout = "img32",
+    *,
+    classes: int = 10,
+    colours: int = 3,
+    norm: str = "batch",
+    bypass: Bypass = "identity",
+) -> SearchSpace:
+    """Return a search space of MobileNetV2 networks; an architecture is `int32[L]`.
+
+    Its notation is that of the published code: the choices with commas, -1 for the identity.
+
+    Args:
+        layout: what the networks look like, or a name in `BY_LAYOUT`.
+        classes: number of classes, K.
+        colours: channels of the images.
+        norm: what the normalisation layers do, `batch`, `instance`, `eval` or `none`.
+        bypass: what runs beside a block that keeps the shape: the `identity`, as published for
+            networks, or a normalisation (`norm`), as arXiv 2307.02263 trains its supernet.
+
+    Raises:
+        ValueError: an unknown name or mode, a size too small, or a table that makes no network.
+    """
+    space = space_of(resolve(layout), classes=classes, colours=colours, norm=norm, bypass=bypass)
+    candidates = [layer.candidates for layer in layers(resolve(layout))]
+
+    def to_string(arch: ArrayLike) -> str:
+        decisions = one(arch, space.num_choices)
+        chosen = zip(candidates, decisions, strict=True)
+        return ",".join("-1" if own[i] == IDENTITY else str(i) for own, i in chosen)
+
+    def from_string(string: str) -> np.ndarray:
+        return _from_string(string, candidates)
+
+    return space._replace(to_string=to_string, from_string=from_string)
+
+
+def space_of(
+    layout: Layout,
+    *,
+    name: str = "mobilenetv2",
+    classes: int = 10,
+    colours: int = 3,
+    norm: str = "batch",
+    bypass: Bypass = "identity",
+) -> SearchSpace:
+    """Return the search space of a checked layout, without a notation of its own.
+
+    Raises:
+        ValueError: an unknown mode, or a size too small.
+    """
+    if bypass not in ("identity", "norm"):
+        raise ValueError(f"bypass must be identity or norm: got {bypass!r}.")
+    for field, value, least in (("classes", classes, 2), ("colours", colours, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{field} must be an integer of at least {least}: got {value!r}.")
+    module = SearchedNetwork(layout, classes, normalization.checked_mode(norm), bypass)
+    num_choices = tuple(len(layer.candidates) for layer in layers(layout))
+    table = costs(
+        layout,
+        classes=classes,
+        colours=colours,
+        normalised=norm != "none",
+        bypass=bypass == "norm",
+    )
+
+    def init(key: Array, inputs: Array) -> Params:
+        validate_images(layout, colours, inputs)
+        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
+
+    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
+        if isinstance(arch, jax.core.Tracer):
+            if arch.shape != (len(num_choices),) or arch.dtype.kind not in "iu":
+                raise ValueError(
+                    f"An architecture of this space is int32[{len(num_choices)}]: got "
+                    f"{arch.dtype}{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
+                )
+            return BoundNetwork(module, arch), params
+        decisions = plans.StaticArch(one(arch, num_choices))
+        return BoundNetwork(module, decisions), _own(module, decisions, params)
+
+    return SearchSpace(
+        name=name,
+        num_choices=num_choices,
+        init=init,
+        bind=bind,
+        to_string=lambda arch: ",".join(str(i) for i in one(arch, num_choices)),
+        from_string=lambda string: np.array([int(i) for i in string.split(",")], np.int32),
+        is_connected=lambda arch: np.True_,
+        representative=lambda arch: np.array(one(arch, num_choices), np.int32),
+        num_params=lambda arch: int(table.num_params(one(arch, num_choices))),
+        options={
+            **layout._asdict(),
+            "classes": classes,
+            "colours": colours,
+            "norm": norm,
+            "bypass": bypass,
+        },
+    )
+
+
+def one(arch: ArrayLike, num_choices: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the decisions of one architecture.
+
+    Raises:
+        ValueError: not one architecture of the space.
+    """
+    array = encoding.validate_archs(arch, num_choices)
+    if array.ndim != 1:
+        raise ValueError(
+            f"One architecture at a time: got shape {list(array.shape)}; pass [{len(num_choices)}]."
+        )
+    return tuple(array.tolist())
+
+
+def _own(module: SearchedNetwork, arch: plans.StaticArch, params: Params) -> Params:
+    """Return the parameters of the chosen blocks only: those of the static network."""
+    chosen = {
+        name: {layer.candidates[decision].name, "bypass"}
+        for name, layer, decision in zip(
+            module.layer_names(), layers(module.layout), arch, strict=True
+        )
+    }
+    return {
+        name: {part: own for part, own in block.items() if part in chosen[name]}
+        if name in chosen
+        else block
+        for name, block in params.items()
+    }
+
+
+def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:
+    words = string.split(",")
+    decisions = []
+    for own, word in zip(candidates, words, strict=False):
+        if word == "-1" and IDENTITY in own:
+            decisions.append(own.index(IDENTITY))
+        elif word.isdecimal() and int(word) < len(own) and own[int(word)] != IDENTITY:
+            decisions.append(int(word))
+    if len(decisions) < len(candidates) or len(words) != len(candidates):
+        raise ValueError(
+            f"A network is written as {len(candidates)} choices with commas, -1 for the identity "
+            f"where a layer offers it: got {string!r}."
+        )
+    return np.array(decisions, np.int32)

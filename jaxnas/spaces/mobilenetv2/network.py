@@ -1,0 +1,240 @@
+"""A network of searched layers as a Flax module that takes the architecture as data."""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnas.spaces import normalization, plans, steps, tensors
+from jaxnas.spaces.mobilenetv2.blocks import Block, Layer
+from jaxnas.spaces.mobilenetv2.layout import STEM_SIZE, Layout, costs, first_layer, layers
+from jaxnas.types import Array, Outputs, Params
+
+Bypass = Literal["identity", "norm"]
+"""What runs beside a block that keeps the shape; `norm`: a normalisation with scale and bias, the
+same for all candidates, whose scale is the layer indicator of arXiv 2307.02263."""
+
+
+class SearchedNetwork(nn.Module):
+    """Any network of a layout.
+
+    Parameters are named after the parts, in order: `00_stem`, maybe `01_first`, then one `_layer`
+    for each decision with its candidates (`k3_e6`: `expand`, `depthwise`, `project`) and maybe its
+    `bypass`, `_head`, `_classifier`.
+
+    Attributes:
+        layout: what it looks like.
+        classes: number of logits, K.
+        norm: mode of the normalisation layers.
+        bypass: what runs beside the blocks.
+    """
+
+    layout: Layout
+    classes: int = 10
+    norm: normalization.Mode = "batch"
+    bypass: Bypass = "identity"
+
+    def __call__(self, arch: Any, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs of architecture `arch` for `inputs` `[B, H, W, colours]`.
+
+        Args:
+            arch: a `StaticArch`, which reads only the parameters of its own blocks, or a traced
+                `int32[L]`, which switches between those of all.
+            inputs: images.
+            statistics: running statistics (as in `Outputs.statistics`) for the `eval` mode of a
+                `StaticArch`; mean 0 and variance 1 if None.
+
+        Raises:
+            ValueError: `statistics` in another mode, or for a traced architecture.
+        """
+        if self.is_initializing():
+            self.declare(inputs.shape[-1], inputs.dtype)
+        if statistics is not None and not (
+            self.norm == "eval" and isinstance(arch, plans.StaticArch)
+        ):
+            raise ValueError(
+                "Running statistics belong to one trained network in eval mode: got them in mode "
+                f"{self.norm!r} for a {type(arch).__name__}; bind a concrete architecture."
+            )
+        return self._forward(arch, self.variables["params"], inputs, statistics or {})
+
+    @nn.compact
+    def declare(self, colours: int, dtype: jnp.dtype) -> None:
+        """Declare the parameters of all candidates, for images of so many colours."""
+        for name, own in self._tensors(colours).items():
+            self.param(name, functools.partial(tensors.initialise, own, dtype))
+
+    def layer_names(self) -> list[str]:
+        """Return the names of the searched layers, one for each decision."""
+        start = 2 if self.layout.first else 1
+        return [f"{start + i:02d}_layer" for i in range(len(layers(self.layout)))]
+
+    def _end_names(self) -> tuple[str, str]:
+        following = int(self.layer_names()[-1][:2]) + 1
+        return f"{following:02d}_head", f"{following + 1:02d}_classifier"
+
+    def _tensors(self, colours: int) -> dict[str, tensors.Tensors]:
+        layout, normalised = self.layout, self.norm != "none"
+        by_name = {"00_stem": tensors.conv(STEM_SIZE, colours, layout.stem, normalised)}
+        first = first_layer(layout)
+        if first is not None:
+            by_name["01_first"] = first.candidates[0].tensors(first, normalised)
+        searched = layers(layout)
+        for name, layer in zip(self.layer_names(), searched, strict=True):
+            by_name[name] = {
+                candidate.name: candidate.tensors(layer, normalised)
+                for candidate in layer.candidates
+            }
+            if self.bypass == "norm" and self._has_bypass(layer):
+                by_name[name]["bypass"] = tensors.norm(layer.outputs, normalised)
+        width = searched[-1].outputs
+        pixels = steps.halved(searched[-1].image_size, searched[-1].stride) ** 2
+        head, classifier = self._end_names()
+        if layout.head:
+            by_name[head] = tensors.conv(1, width, layout.head, normalised)
+        else:
+            by_name[head] = tensors.norm(width, normalised)
+        by_name[classifier] = tensors.linear(layout.head or width * pixels, self.classes)
+        return by_name
+
+    def _forward(self, arch: Any, params: Params, inputs: Array, statistics: Any) -> Outputs:
+        found: dict[str, Any] = {}
+
+        def convolve(name: str, x: Array, stride: int) -> Array:
+            x, found[name] = steps.conv_norm(
+                params[name], x, statistics.get(name), stride, self._style()
+            )
+            return x
+
+        x = convolve("00_stem", inputs, self.layout.stem_stride)
+        first = first_layer(self.layout)
+        if first is not None:
+            name = "01_first"
+            x, found[name] = first.candidates[0].apply(
+                first, params[name], x, statistics.get(name), self._style()
+            )
+        searched = zip(self.layer_names(), layers(self.layout), strict=True)
+        for position, (name, layer) in enumerate(searched):
+            own = params.get(name, {})
+            x, found[name] = self._layer(layer, arch[position], own, x, statistics.get(name) or {})
+        head, classifier = self._end_names()
+        if self.layout.head:
+            features = convolve(head, x, 1).mean((1, 2))
+        else:
+            x, found[head] = steps.norm_act(
+                params.get(head, {}), x, statistics.get(head), self._style()
+            )
+            features = x.reshape(x.shape[0], -1)
+        weights = params[classifier]
+        logits = features @ weights["kernel"] + weights["bias"][None]
+        return Outputs(logits, features, found if isinstance(arch, plans.StaticArch) else ())
+
+    def _layer(
+        self, layer: Layer, decision: int | Array, weights: Params, inputs: Array, statistics: Any
+    ) -> tuple[Array, dict[str, Any]]:
+        """Return the outputs of the chosen block and what runs beside it."""
+        found: dict[str, Any] = {}
+        if isinstance(decision, int):
+            candidate = layer.candidates[decision]
+            outputs, found = self._candidate(
+                layer, candidate, weights.get(candidate.name, {}), inputs, statistics
+            )
+        else:
+            outputs = lax.switch(
+                decision,
+                [functools.partial(self._branch, layer, own) for own in layer.candidates],
+                weights,
+                inputs,
+            )
+        if not self._has_bypass(layer):
+            return outputs, found
+        if self.bypass == "identity":
+            return inputs + outputs, found
+        beside, found["bypass"] = steps.norm_act(
+            weights.get("bypass", {}),
+            inputs,
+            statistics.get("bypass"),
+            steps.Style("none", self.norm),
+        )
+        return beside + outputs, found
+
+    def _candidate(
+        self, layer: Layer, candidate: Block, weights: Params, inputs: Array, statistics: Any
+    ) -> tuple[Array, dict[str, Any]]:
+        """Return the outputs of a candidate and, under its name, its batch statistics."""
+        if candidate.is_absent(layer):  # what runs beside it is all there is
+            return jnp.zeros_like(inputs), {}
+        own = statistics.get(candidate.name)
+        outputs, found = candidate.apply(layer, weights, inputs, own, self._style())
+        return outputs, {candidate.name: found}
+
+    def _branch(self, layer: Layer, candidate: Block, weights: Params, inputs: Array) -> Array:
+        return self._candidate(layer, candidate, weights[candidate.name], inputs, {})[0]
+
+    def _has_bypass(self, layer: Layer) -> bool:
+        return self.layout.residual and layer.is_plain
+
+    def _style(self) -> steps.Style:
+        return steps.Style(self.layout.activation, self.norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundNetwork:
+    """A `SearchedNetwork` with its architecture filled in."""
+
+    module: SearchedNetwork
+    arch: Any
+
+    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs for `inputs` `[B, H, W, colours]`."""
+        self.validate(params["00_stem"]["kernel"].shape[2], inputs)
+        outputs = self.module.apply({"params": params}, self.arch, inputs, statistics)
+        assert isinstance(outputs, Outputs)
+        return outputs
+
+    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
+        """Return the multiply-adds for one image of this size; see `layout.Costs`."""
+        layout = self.module.layout._replace(image_size=inputs.shape[1])
+        table = costs(layout, classes=self.module.classes, colours=inputs.shape[-1])
+        return table.num_macs(self.arch)
+
+    def validate(self, colours: int, inputs: Array) -> None:
+        """Check that the network can read these images.
+
+        Raises:
+            ValueError: it can't.
+        """
+        validate_images(self.module.layout, colours, inputs)
+
+
+def validate_images(layout: Layout, colours: int, inputs: Array) -> None:
+    """Check that networks of a layout can read these images.
+
+    Raises:
+        ValueError: they can't.
+    """
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(
+            f"This network reads normalised images: got dtype {inputs.dtype}; use "
+            "datasets.normalize, or convert them to float32."
+        )
+    if inputs.ndim != 4 or not inputs.size or inputs.shape[1] != inputs.shape[2]:
+        raise ValueError(
+            "This network reads square images [B, H, W, colours]: got shape "
+            f"{list(inputs.shape)}; resize or pad them."
+        )
+    if inputs.shape[-1] != colours:
+        raise ValueError(
+            f"This network reads images of {colours} colours: got {inputs.shape[-1]}; name the "
+            "number when you make the space."
+        )
+    if not layout.head and inputs.shape[1] != layout.image_size:
+        raise ValueError(
+            f"A network that flattens its last image reads {layout.image_size} pixels: got "
+            f"{inputs.shape[1]}; resize them, or use a layout with a head."
+        )
+    layers(layout._replace(image_size=inputs.shape[1]))

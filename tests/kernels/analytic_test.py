@@ -1,3 +1,4 @@
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import jaxnas
+from jaxnas import encoding, wiring
+from jaxnas.connectivity import recursion
 from jaxnas.kernels import analytic
 
 WEIGHT, BIAS = 2**0.5, 0.3
@@ -82,6 +85,156 @@ def test_layers_of_ones_own(inputs):
 def test_a_negative_depth_is_refused(depth):
     with pytest.raises(ValueError, match=f"^depth must not be negative: got {depth}; .*$"):
         analytic.fully_connected(depth)
+
+
+def _itself(both):
+    return both
+
+
+def _agrees(code, inputs):
+    """Whether neural-tangents and the closed recursion agree on a cell of rows."""
+    own = wiring.from_code(code)
+    rows = inputs / np.linalg.norm(inputs, axis=1, keepdims=True)
+    exact = recursion.over_wirings(_itself, own[None], rows @ rows.T, order="pre")
+    with jax.enable_x64(True):
+        found = analytic.fully_connected_cell(own, rows)
+        np.testing.assert_allclose(found.nngp, exact.nngp[0], rtol=1e-6)
+        np.testing.assert_allclose(found.ntk, exact.ntk[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("code", ["2_21_112", "1_11_112"])
+def test_cells_are_the_closed_recursion(inputs, code):
+    _agrees(code, inputs)
+
+
+@pytest.mark.slow
+def test_all_cells_are_the_closed_recursion(inputs):
+    """The 225 in which no signal comes twice, and the 65 others, 290 in all."""
+    pruned = jax.vmap(wiring.prune)(encoding.enumerate_archs((3,) * 6))
+    codes = {wiring.to_code(own) for own in np.asarray(pruned) if own.any()}
+    assert len(codes) == 290
+    for code in sorted(codes):
+        _agrees(code, inputs)
+
+
+def test_neural_tangents_takes_two_identities_for_independent(inputs):
+    """2 K instead of 4 K: why sums are not left to it. Outputs of ReLUs it does not add at all."""
+    stax = analytic.stax
+    identities = stax.parallel(stax.Identity(), stax.Identity())
+    with pytest.warns(UserWarning, match="assume independent inputs"):
+        twice = stax.serial(stax.Dense(1), stax.FanOut(2), identities, stax.FanInSum())[2](
+            inputs, None, "nngp"
+        )
+    once = stax.Dense(1)[2](inputs, None, "nngp")
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+    own = analytic.fully_connected_cell(wiring.from_code("1_11"), inputs)
+    np.testing.assert_allclose(own.nngp, 4 * inputs @ inputs.T, rtol=1e-5, atol=1e-5)
+    relus = stax.parallel(
+        stax.serial(stax.Dense(1), stax.Relu()), stax.serial(stax.Dense(1), stax.Relu())
+    )
+    with (
+        pytest.raises(NotImplementedError),
+        pytest.warns(UserWarning, match="assume independent inputs"),
+    ):
+        stax.serial(stax.FanOut(2), relus, stax.FanInSum())[2](inputs, None, "nngp")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).normal(size=(3, 4, 4, 2)).astype(np.float32)
+
+
+def test_a_cell_of_1x1_convolutions_is_that_of_each_pixel(images):
+    """A flattening read-out averages over pixels the cell's kernels of the stem's pixels."""
+    arch = [2, 0, 1, 0, 0, 2]  # two 1x1 convolutions in a row
+    own = analytic.convolutional_cell(arch, images, operations=analytic.NASBENCH201_OPERATIONS)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.stack(
+        [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)], axis=-1
+    ).reshape(3, 4, 4, 18)
+    expected = [
+        recursion.over_wirings(_itself, [[2, 0, 1, 0, 0, 2]], rows @ rows.T / 18, order="pre")
+        for rows in patches.transpose(1, 2, 0, 3).reshape(16, 3, 18).astype(float)
+    ]
+    np.testing.assert_allclose(own.nngp, np.mean([e.nngp[0] for e in expected], 0), rtol=1e-4)
+    np.testing.assert_allclose(own.ntk, np.mean([e.ntk[0] for e in expected], 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["flatten", "pool"])
+def test_convolutional_cells_are_what_wide_networks_do(images, readout):
+    """The NNGP of 3x3 convolutions by drawing networks: 100 channels, 80 draws."""
+    own = analytic.convolutional_cell(wiring.from_code("2_11"), images, readout=readout)
+    rng = np.random.default_rng(0)
+
+    def patches(x):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return np.concatenate(
+            [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)], axis=-1
+        )
+
+    drawn = []
+    for _ in range(80):
+        before = patches(images)
+        stem = before @ rng.normal(size=(before.shape[-1], 100)) / before.shape[-1] ** 0.5
+        hidden = patches(np.maximum(stem, 0))
+        layer = hidden @ rng.normal(size=(hidden.shape[-1], 100)) * (2 / hidden.shape[-1]) ** 0.5
+        out = stem + layer
+        flat = out.mean((1, 2)) if readout == "pool" else out.reshape(3, -1)
+        drawn.append(flat @ flat.T / flat.shape[1])
+    np.testing.assert_allclose(np.mean(drawn, 0), own.nngp, rtol=0.05, atol=0.02)
+
+
+def test_poolings_of_a_chain_and_of_independent_branches(images):
+    run = functools.partial(
+        analytic.convolutional_cell, images=images, operations=analytic.NASBENCH201_OPERATIONS
+    )
+    assert np.isfinite(run([4, 0, 1, 0, 0, 1]).ntk).all()
+    # Twice the same pooling is twice the signal.
+    once, twice = run([1, 0, 0, 4, 0, 0]), run([1, 0, 0, 4, 4, 0])
+    np.testing.assert_allclose(twice.ntk, 4 * once.ntk, rtol=1e-5)
+    with pytest.raises(ValueError, match="Node 3 adds a pooling to a signal that it depends on"):
+        run([1, 0, 0, 4, 1, 0])
+
+
+def test_memory_by_hand():
+    # 4 images, 8x8 pixels, one convolution: 16 x 64 pixels (or 16 x 4096 pairs), 4 bytes, 10 arrays
+    shape = (4, 8, 8, 3)
+    assert analytic.kernel_bytes(shape, pairs_of_pixels=False, weights=1) == 16 * 64 * 4 * 10
+    assert analytic.kernel_bytes(shape, pairs_of_pixels=True, weights=1) == 16 * 4096 * 4 * 10
+
+
+def test_too_large_a_kernel_is_refused_before_it_is_made():
+    images = np.zeros((32, 32, 32, 3), np.float32)  # 4 GiB for each array of pairs of pixels
+    with pytest.raises(
+        ValueError, match=r"32 images of 32x32 pixels need about .* GiB of 4\.0: take"
+    ):
+        analytic.convolutional_cell(wiring.from_code("2"), images, readout="pool")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: analytic.fully_connected_cell([0], x[:, 0, 0]), "No path leads from node 0 to"),
+        (lambda x: analytic.fully_connected_cell([3], x[:, 0, 0]), r"of 0 to 2 .*\[3\]"),
+        (lambda x: analytic.fully_connected_cell([2, 2], x[:, 0, 0]), r"got shape \[2\]"),
+        (lambda x: analytic.fully_connected_cell([2], x), r"rows \[B, F\]: got shape \[3, 4, 4, 2"),
+        (lambda x: analytic.convolutional_cell([2], x[0]), r"got shape \[4, 4, 2\]"),
+        (lambda x: analytic.convolutional_cell([2], x, readout="mean"), "got 'mean'"),
+        (lambda x: analytic.convolutional_cell([4], x), r"of 0 to 2"),
+    ],
+)
+def test_bad_cells_are_refused(images, call, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        call(images)
+    assert "\n" not in str(caught.value)
+
+
+def test_float64_is_refused_where_it_crashes(images):
+    with (
+        jax.enable_x64(True),
+        pytest.raises(ValueError, match=r"crash in float64: .* cast them to float32"),
+    ):
+        analytic.convolutional_cell([2], images.astype(float), readout="pool")
 
 
 def _run(program, *first):

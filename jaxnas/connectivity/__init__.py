@@ -1,0 +1,39 @@
+"""How the wiring of a network decides how it trains: paths, kernels, predictions, filters.
+
+The published bound and filter (Chen et al., NeurIPS 2022, arXiv 2205.05662) stand beside what
+works: exact kernels of infinitely wide networks, and the linearised training that they predict.
+"""
+
+from jaxnas.connectivity.bound import convergence_theorem, published_bound, published_kernel
+from jaxnas.connectivity.cells import from_darts, from_nasbench101, from_nasbench201
+from jaxnas.connectivity.dag import Statistics, path_histogram, path_statistics, statistics
+from jaxnas.connectivity.filter import deep_enough, half_radius, select, within
+from jaxnas.connectivity.inputs import input_gram, largest_cosine, unit_rows
+from jaxnas.connectivity.linearised import centred_one_hot, linearised_loss, predicted_steps_to
+from jaxnas.connectivity.recursion import Kernels, kernels, over_wirings
+
+__all__ = [
+    "Kernels",
+    "Statistics",
+    "centred_one_hot",
+    "convergence_theorem",
+    "deep_enough",
+    "from_darts",
+    "from_nasbench101",
+    "from_nasbench201",
+    "half_radius",
+    "input_gram",
+    "kernels",
+    "largest_cosine",
+    "linearised_loss",
+    "over_wirings",
+    "path_histogram",
+    "path_statistics",
+    "predicted_steps_to",
+    "published_bound",
+    "published_kernel",
+    "select",
+    "statistics",
+    "unit_rows",
+    "within",
+]

@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas.connectivity import linearised
+
+
+@pytest.fixture
+def kernel():
+    factor = np.random.default_rng(0).normal(size=(5, 5))
+    return factor @ factor.T
+
+
+@pytest.fixture
+def targets():
+    return linearised.centred_one_hot([0, 2, 1, 1, 0], 3)
+
+
+def _descend(kernel, targets, learning_rate, steps):
+    """Losses of gradient descent on the outputs, step by step."""
+    outputs, losses = np.zeros_like(targets), []
+    for _ in range(steps + 1):
+        losses.append(((targets - outputs) ** 2).sum() / 2)
+        outputs = outputs + learning_rate * kernel @ (targets - outputs)
+    return np.array(losses)
+
+
+def test_one_mode_by_hand():
+    # Eigenvalue 2, rate 0.25: the error halves each step, the loss 9 / 2 is quartered.
+    loss = linearised.linearised_loss([[2.0]], [3.0], 0.25, [0, 1, 2])
+    np.testing.assert_allclose(loss, [4.5, 4.5 / 4, 4.5 / 16], rtol=1e-6)
+    assert linearised.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 + 1e-6) == 2
+    assert linearised.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 - 1e-6) == 3
+
+
+def test_targets_by_hand():
+    np.testing.assert_allclose(linearised.centred_one_hot([1], 2), [[-0.5, 0.5]])
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0, 1.9])
+def test_it_is_gradient_descent(kernel, targets, share):
+    with jax.enable_x64(True):
+        rate = share / float(linearised.largest_eigenvalue(jnp.asarray(kernel)))
+        losses = _descend(kernel, targets, rate, 60)
+        found = linearised.linearised_loss(kernel, targets, rate, np.arange(61))
+        np.testing.assert_allclose(found, losses, rtol=1e-9)
+        one = linearised.linearised_loss(kernel, targets[:, 0], rate, 7)
+        np.testing.assert_allclose(one, _descend(kernel, targets[:, :1], rate, 7)[-1])
+
+
+def test_predicted_steps_are_the_first_in_a_loop(kernel, targets):
+    with jax.enable_x64(True):
+        rate = 1 / float(linearised.largest_eigenvalue(jnp.asarray(kernel)))
+        losses = _descend(kernel, targets, rate, 3000)
+        for goal in losses[0] * np.array([2, 0.9, 0.5, 0.2, 0.05]):
+            expected = np.argmax(losses <= goal)
+            assert losses[-1] < goal
+            assert linearised.predicted_steps_to(kernel, targets, rate, goal) == expected
+
+
+def test_far_away():
+    # (1 - 1e-9)^(2 k) = 1 / 100: k = log(10) / 1e-9
+    with jax.enable_x64(True):
+        steps = linearised.predicted_steps_to([[1.0]], [1.0], 1e-9, 0.005)
+        assert float(steps) == pytest.approx(np.log(10) * 1e9, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rate", "loss", "expected"),
+    [
+        (np.diag([1.0, 0.0]), 0.5, 0.1, np.inf),  # a mode that is never learned
+        (np.diag([1.0, 0.5]), 2.1, 0.1, np.inf),  # it diverges
+        (np.diag([1.0, 0.5]), 2.1, 9.0, 0),  # but is there from the start
+        (np.diag([1.0, 0.0]), 0.5, 0.6, 2),  # 0.5 + 0.5 / 4^k
+    ],
+)
+def test_where_it_stops(kernel, rate, loss, expected):
+    assert linearised.predicted_steps_to(kernel, [1.0, 1.0], rate, loss) == expected
+
+
+def test_divergence_is_infinite():
+    assert linearised.linearised_loss([[1.0]], [1.0], 3.0, 10**6) == np.inf
+
+
+def test_it_can_be_mapped(kernel, targets):
+    rates = jnp.array([0.01, 0.02])
+    steps = jax.jit(jax.vmap(linearised.predicted_steps_to, in_axes=(None, None, 0, None)))(
+        kernel, targets, rates, 1.0
+    )
+    assert steps[0] > steps[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: linearised.linearised_loss(np.ones((2, 3)), [1.0, 2], 1, 1), r"shape \[2, 3\]"),
+        (lambda: linearised.linearised_loss(np.eye(2), [1.0], 1, 1), r"\[2\] or .* shape \[1\]"),
+        (lambda: linearised.linearised_loss(np.eye(2), [0, 1], 1, 1), "got int32"),
+        (lambda: linearised.centred_one_hot([0.0], 2), r"got float64\[1\]"),
+        (lambda: linearised.centred_one_hot([0, 2], 2), "got 0 to 2"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

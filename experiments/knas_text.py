@@ -1,0 +1,237 @@
+r"""KNAS on text: score wirings of a pre-trained encoder, fine-tune the best k, choose by a dev set.
+
+    python -m experiments.knas_text --model=FOLDER --task=rte --output_dir=results/knas_text
+
+FOLDER holds an encoder of the BERT or RoBERTa family as Hugging Face's tools save it. Samples
+wirings near the pre-trained one (extra skip connections, dropped layers, another activation),
+scores them by MGM on labelled sentences before any training, and fine-tunes the best k with a few
+seeds each. Beside it, with as many runs: the encoder as it is, and k random wirings.
+
+The space is a reconstruction: that of the paper was not published. The dev set that chooses is cut
+from the training set; the test set is looked at once a run, and never chooses.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import flags
+
+from experiments import common
+from experiments.text_runs import DEV, TEST, Data, Tuner, run
+from jaxnas import correlation, pretrained, score_space
+from jaxnas.datasets import text, tokens
+from jaxnas.datasets.text import Texts
+from jaxnas.launch import launch
+from jaxnas.runs import Plot, Report, Table, Text
+from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers, wiring
+from jaxnas.training.adamw import FineTuneOptions
+from jaxnas.types import Batch, SearchSpace
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of the pre-trained encoder.", required=True)
+_TASK = flags.DEFINE_enum("task", "rte", tuple(text.SAMPLES), "A sample that comes with jaxnas.")
+_TRAIN_FILE = flags.DEFINE_string("train_file", None, "Instead: .tsv, .jsonl or .parquet.")
+_TEST_FILE = flags.DEFINE_string("test_file", None, "The test set beside --train_file.")
+_TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of a --test_file with a column `split`.")
+_TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Of a --train_file with such a column.")
+_TRAIN_SIZE = flags.DEFINE_integer("train_size", None, "Most training examples.", lower_bound=1)
+_DEV_SIZE = flags.DEFINE_integer("dev_size", 64, "Cut from the training set.", lower_bound=1)
+_MAX_LENGTH = flags.DEFINE_integer("max_length", 128, "Most tokens an example.", lower_bound=4)
+_PROXY = flags.DEFINE_string("proxy", "mgm", "The score.")
+_SCORED = flags.DEFINE_integer("scored", 32, "Sentences for each score.", lower_bound=1)
+_SCORE_SEEDS = flags.DEFINE_integer("score_seeds", 2, "Draws of head and sentences.", lower_bound=1)
+_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 24, "Wirings to score.", lower_bound=1)
+_CHANGES = flags.DEFINE_integer("changes", 3, "Most changes of a wiring.", lower_bound=1)
+_JOIN = flags.DEFINE_enum("join", "norm", layers.JOINS, "How a skip connection is added.")
+_GATE = flags.DEFINE_float("gate", 0.0, "Initial gates, of --join=gate.")
+_POOLING = flags.DEFINE_enum("pooling", "mean", layers.POOLINGS, "What the head reads.")
+_K = flags.DEFINE_integer("k", 4, "Wirings to fine-tune.", lower_bound=1)
+_TUNE_SEEDS = flags.DEFINE_integer("tune_seeds", 2, "Fine-tuning runs a wiring.", lower_bound=1)
+_RANKED = flags.DEFINE_integer("ranked", 0, "Candidates to fine-tune besides, for the ranks.")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Of fine-tuning.", lower_bound=1)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Of fine-tuning.")
+_TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Examples a step.", lower_bound=1)
+
+flags.adopt_module_key_flags(common)
+
+
+def main() -> None:
+    """Search and report."""
+    source = pretrained.load(_MODEL.value)
+    data, classes = _data()
+    options = Options(classes=classes, pooling=_POOLING.value, join=_JOIN.value, gate=_GATE.value)
+    space = encoder(source, options)
+    if not _K.value <= _NUM_CANDIDATES.value:
+        raise ValueError(
+            f"k must be at most the number of candidates: got k={_K.value} with "
+            f"{_NUM_CANDIDATES.value} candidates; sample more or lower k."
+        )
+    with common.run_folder("knas_text") as (folder, meter):
+        archs = wiring.sample(
+            space.num_choices, _NUM_CANDIDATES.value, changes=_CHANGES.value, seed=common.seed()
+        )
+        scores, seconds = _scores(space, archs, data)
+        tuning = FineTuneOptions(epochs=_EPOCHS.value, learning_rate=_LEARNING_RATE.value)
+        network = EncoderNetwork(source.config, options)
+        tuner = Tuner(
+            *(network, source.weights, data, _TUNE_BATCH.value, _lengths()),
+            *(tuning, folder / "runs.json", _context(space)),
+        )
+        arms = _arms(tuner, archs, scores, space)
+        ranked = _ranked(tuner, archs[: _RANKED.value])
+    report, summary = _report(arms, space, archs, scores, ranked)
+    common.finish(folder, meter, report, summary | {"scoring_seconds": seconds})
+
+
+def _data() -> tuple[Data, int]:
+    """Return the task that the flags name as tokens, and its number of classes."""
+    if _TRAIN_FILE.value is None:
+        task = text.bundled_task(_TASK.value)
+        train, test = task.train, task.dev
+    elif _TEST_FILE.value is None:
+        raise ValueError("--train_file needs --test_file beside it: got none; name one.")
+    else:
+        train = text.load_texts(_TRAIN_FILE.value, split=_TRAIN_SPLIT.value)
+        test = text.load_texts(_TEST_FILE.value, split=_TEST_SPLIT.value)
+    order = np.random.default_rng(common.seed()).permutation(len(train.labels))
+    if len(order) <= _DEV_SIZE.value:
+        raise ValueError(
+            f"dev_size must leave training examples: got {_DEV_SIZE.value} of {len(order)}."
+        )
+    dev, rest = order[: _DEV_SIZE.value], order[_DEV_SIZE.value :][: _TRAIN_SIZE.value]
+    tokenizer = pretrained.load_tokenizer(_MODEL.value, max_length=_MAX_LENGTH.value)
+    parts = (_chosen(train, rest), _chosen(train, dev), test)
+    data = Data(*(tokens.tokenize(tokenizer, own, lengths=_lengths()) for own in parts))
+    return data, 1 + int(max(own.labels.max() for own in data))
+
+
+def _lengths() -> tuple[int, ...]:
+    """Return the lengths that examples are padded to: few, because each costs a compilation."""
+    most = _MAX_LENGTH.value
+    return (*(length for length in (64, 128, 256) if length < most), most)
+
+
+def _chosen(examples: Texts, places: np.ndarray) -> Texts:
+    return Texts(
+        tuple(examples.first[at] for at in places),
+        examples.second and tuple(examples.second[at] for at in places),
+        examples.labels[places],
+    )
+
+
+def _scores(space: SearchSpace, archs: np.ndarray, data: Data) -> tuple[np.ndarray, float]:
+    """Return the mean score of each wiring, `[A]`, and what they cost in CPU seconds."""
+
+    def batch(seed: int) -> Batch:
+        return tokens.draw(data.train, _SCORED.value, seed=seed, lengths=_lengths())
+
+    found = np.zeros((_SCORE_SEEDS.value, len(archs)))
+    seconds = 0.0
+    for own in score_space(
+        space, archs, batch, [_PROXY.value], seeds=tuple(range(_SCORE_SEEDS.value))
+    ):
+        found[own.seed, own.position] = own.scores[_PROXY.value]
+        seconds += own.seconds
+    return found.mean(0), seconds
+
+
+def _context(space: SearchSpace) -> dict[str, Any]:
+    of_data = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
+    of_runs = (_MAX_LENGTH, _TUNE_BATCH, _EPOCHS, _LEARNING_RATE)
+    own = {flag.name: flag.value for flag in (*of_data, *of_runs)}
+    return own | {"seed": common.seed(), "model": _MODEL.value, "space": repr(space.options)}
+
+
+def _arms(
+    tuner: Tuner, archs: np.ndarray, scores: np.ndarray, space: SearchSpace
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the runs of each way to spend them, the search first."""
+    order = np.argsort(-scores, kind="stable")[: _K.value]
+    random = np.random.default_rng(common.seed()).permutation(len(archs))[: _K.value]
+    plain = np.zeros(len(space.num_choices), np.int32)
+    per_wiring = range(_TUNE_SEEDS.value)
+    plans = {
+        f"{_PROXY.value}-{_K.value}": [(archs[at], seed) for at in order for seed in per_wiring],
+        f"random-{_K.value}": [(archs[at], seed) for at in random for seed in per_wiring],
+        "unchanged": [(plain, seed) for seed in range(_K.value * _TUNE_SEEDS.value)],
+    }
+    return {name: [run(tuner, *own) for own in plan] for name, plan in plans.items()}
+
+
+def _ranked(tuner: Tuner, archs: Iterable[np.ndarray]) -> list[float]:
+    """Return the mean dev accuracy of each wiring over its seeds, percent."""
+    return [
+        float(np.mean([run(tuner, arch, seed)[DEV] for seed in range(_TUNE_SEEDS.value)]))
+        for arch in archs
+    ]
+
+
+def _report(
+    arms: dict[str, list[dict[str, Any]]],
+    space: SearchSpace,
+    archs: np.ndarray,
+    scores: np.ndarray,
+    ranked: list[float],
+) -> tuple[Report, dict[str, Any]]:
+    rows = []
+    for name, runs in arms.items():
+        # The first of equals: by the dev set there is nothing between them.
+        best = max(runs, key=lambda own: own[DEV])
+        tests = [own[TEST] for own in runs]
+        rows.append(
+            {
+                "runs of": name,
+                "chosen": best["wiring"],
+                DEV: best[DEV],
+                TEST: best[TEST],
+                "mean test %": float(np.mean(tests)),
+                "sd": float(np.std(tests, ddof=1)) if len(tests) > 1 else np.nan,
+                "runs": len(runs),
+            }
+        )
+    table = pd.DataFrame(rows)
+    names = [space.to_string(arch) for arch in archs]
+    candidates = pd.DataFrame({"wiring": names, _PROXY.value: scores})
+    candidates = candidates.sort_values(_PROXY.value, ascending=False, kind="stable")
+    parts: list[Text | Table | Plot] = [
+        Text("The outcome", _verdict(table, scores, ranked)),
+        Table(
+            "As many runs, spent in three ways",
+            table,
+            "Of each row the run with the best dev accuracy is chosen, and its test accuracy is "
+            "the result; mean and sd are over all runs.",
+        ),
+        Table("Candidates", candidates.head(20), "The best 20 by the score."),
+    ]
+    summary = {f"{row['runs of']}_test": row[TEST] for row in rows}
+    summary |= {f"{row['runs of']}_mean_test": row["mean test %"] for row in rows}
+    task = _TRAIN_FILE.value or _TASK.value
+    subtitle = f"{task}; skip connections joined by {_JOIN.value}, {_POOLING.value} pooling."
+    return Report(f"KNAS on text: {_PROXY.value}", subtitle, parts), summary
+
+
+def _verdict(table: pd.DataFrame, scores: np.ndarray, ranked: list[float]) -> str:
+    """Return in words whether the score beat its controls, and how well it ranks."""
+    final = table.set_index("runs of")
+    searched, *others = final.index
+    margins = ", ".join(
+        f"{final.loc[searched, 'test %'] - final.loc[other, 'test %']:+.2f} points to {other} "
+        f"({final.loc[searched, 'mean test %'] - final.loc[other, 'mean test %']:+.2f} in the mean)"
+        for other in others
+    )
+    wins = all(final.loc[searched, "test %"] > final.loc[other, "test %"] for other in others)
+    words = f"{searched} {'wins' if wins else 'does not win'}: {margins}."
+    if len(ranked) > 2:
+        first = scores[: len(ranked)]
+        low, high = correlation.bootstrap_interval(correlation.spearman, first, ranked)
+        words += (
+            f" Over {len(ranked)} wirings the score has a rank correlation of "
+            f"{correlation.spearman(first, ranked):.2f} with dev accuracy (95 % interval "
+            f"{low:.2f} to {high:.2f})."
+        )
+    return words
+
+
+if __name__ == "__main__":
+    launch(main)

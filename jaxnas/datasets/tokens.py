@@ -1,0 +1,144 @@
+"""Texts as arrays of a handful of static lengths, so that few programs are compiled.
+
+An example is `int32[2, T]`: the numbers of its tokens, and the segment of each, 0 or 1, or -1
+for padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.datasets.text import Texts
+from jaxnas.types import Batch
+
+LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)
+"""The lengths that examples are padded to."""
+
+NO_LABEL = -1
+"""Label of an example that fills up a batch."""
+
+# Batches are cut from as many shuffled batches at a time, sorted by length.
+_WINDOW = 8
+
+
+class Tokenizer(Protocol):
+    """What is needed of a `tokenizers.Tokenizer`."""
+
+    def encode_batch(self, input: Any) -> list[Any]:
+        """Return encodings with `ids` and `type_ids` of texts, or of pairs of texts."""
+
+
+class Tokens(NamedTuple):
+    """Labelled examples of one length, in host memory.
+
+    Attributes:
+        inputs: `int32[N, 2, T]`.
+        labels: `int32[N]`.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def tokenize(tokenizer: Tokenizer, texts: Texts, *, lengths: Sequence[int] = LENGTHS) -> Tokens:
+    """Return texts as tokens, padded to the least of `lengths` that all fit into.
+
+    Args:
+        tokenizer: of the encoder, which cuts what is too long; see `pretrained.load_tokenizer`.
+        texts: sentences or pairs.
+        lengths: to choose from.
+
+    Raises:
+        ValueError: there are no texts, one has no tokens at all, or more than `lengths` allow.
+    """
+    given = (
+        list(texts.first)
+        if texts.second is None
+        else list(zip(texts.first, texts.second, strict=True))
+    )
+    encoded = tokenizer.encode_batch(given)
+    counts = np.array([len(own.ids) for own in encoded], int)
+    if not counts.size or counts.min() < 1 or counts.max() > max(lengths):
+        raise ValueError(
+            f"Texts must have 1 to {max(lengths)} tokens: got "
+            f"{f'{counts.min()} to {counts.max()}' if counts.size else 'no text'}; let the "
+            "tokenizer cut them, by pretrained.load_tokenizer(..., max_length=...)."
+        )
+    inputs = np.zeros((len(encoded), 2, _fitting(counts.max(), lengths)), np.int32)
+    inputs[:, 1] = -1
+    for row, own in zip(inputs, encoded, strict=True):
+        row[:, : len(own.ids)] = own.ids, own.type_ids
+    return Tokens(inputs, np.asarray(texts.labels, np.int32))
+
+
+def draw(tokens: Tokens, size: int, *, seed: int, lengths: Sequence[int] = LENGTHS) -> Batch:
+    """Return `size` examples for a score, drawn without replacement, classes in equal parts.
+
+    They are padded to the least of `lengths` that all fit into.
+
+    Raises:
+        ValueError: `size` is below 1 or above the number of examples.
+    """
+    count = len(tokens.labels)
+    if not 1 <= size <= count:
+        raise ValueError(f"The batch size must be between 1 and {count} examples: got {size}.")
+    order = np.random.default_rng(seed).permutation(count)
+    labels = tokens.labels[order]
+    # The classes take turns: by how many of the class came before, in the order of the draw.
+    before = np.array([(labels[:at] == label).sum() for at, label in enumerate(labels)])
+    chosen = order[np.argsort(before, kind="stable")[:size]]
+    return _trimmed(tokens.inputs[chosen], tokens.labels[chosen], lengths)
+
+
+def batches(
+    tokens: Tokens,
+    size: int,
+    rng: np.random.Generator | None = None,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+) -> Iterator[Batch]:
+    """Yield all examples in batches of about one length, each padded to one of `lengths`.
+
+    Args:
+        tokens: the examples.
+        size: examples a batch.
+        rng: of the order, in training: what is left over from full batches is left out, and drawn
+            anew each epoch. None for evaluation: all examples, the longest last, and the last batch
+            filled up with examples of the label `NO_LABEL`.
+        lengths: to choose from.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"The batch size must be at least 1: got {size}.")
+    counts = (tokens.inputs[:, 1] >= 0).sum(1)
+    if rng is None:
+        order = np.argsort(counts, kind="stable")
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            labels = np.full(size, NO_LABEL, np.int32)
+            labels[: len(chosen)] = tokens.labels[chosen]
+            yield _trimmed(tokens.inputs[np.resize(chosen, size)], labels, lengths)
+        return
+    size = min(size, len(counts))
+    shuffled = rng.permutation(len(counts))[: len(counts) // size * size]
+    windows = [
+        window[np.argsort(counts[window], kind="stable")]
+        for window in np.split(shuffled, range(_WINDOW * size, len(shuffled), _WINDOW * size))
+    ]
+    rows = np.concatenate(windows).reshape(-1, size)
+    for chosen in rows[rng.permutation(len(rows))]:
+        yield _trimmed(tokens.inputs[chosen], tokens.labels[chosen], lengths)
+
+
+def _trimmed(inputs: np.ndarray, labels: np.ndarray, lengths: Sequence[int]) -> Batch:
+    longest = (inputs[:, 1] >= 0).sum(1).max()
+    length = min(_fitting(longest, lengths), inputs.shape[2])
+    return Batch(jnp.asarray(inputs[:, :, :length]), jnp.asarray(labels))
+
+
+def _fitting(count: int, lengths: Sequence[int]) -> int:
+    return min((length for length in lengths if length >= count), default=count)

@@ -1,0 +1,128 @@
+"""A pre-trained text encoder whose wiring is searched: skip connections, depth, activation.
+
+See `wiring` for the decisions and `layers` for the network. One compiled program runs all wirings,
+be they concrete or traced. Scores read the gradients of the layers and of the head: those of the
+embeddings, which no wiring changes, would take as much room an example as the vocabulary.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnas import gradients, pretrained
+from jaxnas.layerwise import linen_network
+from jaxnas.pretrained import EncoderConfig, Pretrained
+from jaxnas.spaces.encoder import layers, wiring
+from jaxnas.spaces.encoder.layers import Options
+from jaxnas.spaces.encoder.network import BoundEncoder, EncoderNetwork, validate_tokens
+from jaxnas.types import Array, Network, Params, SearchSpace
+
+__all__ = ["BoundEncoder", "EncoderNetwork", "Options", "encoder", "wiring"]
+
+
+def encoder(
+    source: Pretrained | EncoderConfig,
+    options: Options | None = None,
+    *,
+    max_bytes: int = gradients.MAX_BYTES,
+) -> SearchSpace:
+    """Return the search space of the wirings of an encoder.
+
+    Its parameters are `embeddings`, `layers` and `head`; those of a network that it binds are
+    `layers` and `head`, with all layers in them, also those that the wiring drops: no gradient
+    reaches them. `init` draws only what is not pre-trained, so seeds differ in the head.
+
+    Args:
+        source: from `pretrained.load`, or sizes alone for random weights.
+        options: None for the default of each.
+        max_bytes: of the per-example gradients that exist at the same time.
+
+    Raises:
+        ValueError: an option that is not there, or out of its range.
+    """
+    config, weights = source if isinstance(source, Pretrained) else (source, {})
+    options = _checked(options or Options(), config)
+    own = EncoderNetwork(config, options)
+    layerwise = linen_network(layers.Packed(config, options), max_bytes=max_bytes)
+    names = options.activations
+
+    def init(key: Array, inputs: Array) -> Params:
+        validate_tokens(inputs, config)
+        return own.init(key, weights)
+
+    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
+        if not isinstance(arch, jax.core.Tracer):
+            arch = np.array(wiring.one(arch, own.num_choices), np.int32)
+        if arch.shape != (len(own.num_choices),):
+            raise ValueError(
+                f"An architecture of this space is int32[{len(own.num_choices)}]: got "
+                f"{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
+            )
+        rest = {name: params[name] for name in ("layers", "head")}
+        return BoundEncoder(own, layerwise, jnp.asarray(arch), params["embeddings"]), rest
+
+    return SearchSpace(
+        name="encoder",
+        num_choices=own.num_choices,
+        init=init,
+        bind=bind,
+        to_string=lambda arch: wiring.to_string(arch, config.layers, names),
+        from_string=lambda notation: wiring.from_string(notation, config.layers, names),
+        is_connected=lambda arch: np.True_,
+        representative=lambda arch: np.array(wiring.one(arch, own.num_choices), np.int32),
+        num_params=lambda arch: _num_params(own, wiring.one(arch, own.num_choices)),
+        options={"weights": _digest(weights), **config._asdict(), **options._asdict()},
+    )
+
+
+def _digest(weights: Mapping[str, np.ndarray]) -> str:
+    """Return 16 hexadecimal digits that tell pre-trained weights apart, or none for no weights."""
+    sha = hashlib.sha256()
+    for name in sorted(weights):
+        sha.update(name.encode())
+        sha.update(weights[name].tobytes())
+    return sha.hexdigest()[:16] if weights else "none"
+
+
+def _num_params(own: EncoderNetwork, decisions: tuple[int, ...]) -> int:
+    """Return the number of parameters of what is kept; gates count where they are chosen."""
+    config = own.config
+    sizes: dict[str, int] = {}
+    for tensor in pretrained.tensors(config):
+        block = "/".join(tensor.name.split("/")[:2])
+        sizes[block] = sizes.get(block, 0) + math.prod(tensor.shape)
+    pairs = len(wiring.pairs(config.layers))
+    dropped = sum(
+        sizes[f"layers/layer_{layer:02}"] * decisions[pairs + layer]
+        for layer in range(config.layers)
+    )
+    gates = sum(decisions[:pairs]) if own.options.join == "gate" else 0
+    classifier = (config.width + 1) * own.options.classes
+    return sum(sizes.values()) - dropped + gates + classifier
+
+
+def _checked(options: Options, config: EncoderConfig) -> Options:
+    names = (config.activation, *options.activations)
+    unknown = [name for name in names if name not in layers.ACTIVATIONS]
+    if unknown or len(set(names)) < len(names):
+        raise ValueError(
+            f"Activations are different ones of {', '.join(layers.ACTIVATIONS)}: got "
+            f"{', '.join(names)}, the first of which is the encoder's."
+        )
+    for name, value, allowed in (
+        ("join", options.join, layers.JOINS),
+        ("pooling", options.pooling, layers.POOLINGS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}: got {value!r}.")
+    if options.classes < 2 or not 0 <= options.dropout < 1 or not math.isfinite(options.gate):
+        raise ValueError(
+            "An encoder has 2 classes or more, a dropout from 0 to below 1 and a finite gate: got "
+            f"{options.classes}, {options.dropout} and {options.gate}."
+        )
+    return options

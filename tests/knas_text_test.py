@@ -1,0 +1,69 @@
+"""The search on text with small flags: it leaves its files, resumes, and fails in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("safetensors", reason="the extra `text` is not installed")
+pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    *(f"--model={ROOT / 'tests' / 'golden' / 'tiny_bert'}", "--task=sst2", "--max_length=12"),
+    *("--num_candidates=3", "--k=1", "--tune_seeds=1", "--score_seeds=1", "--epochs=1"),
+    *("--train_size=32", "--ranked=3", "--scored=8"),
+]
+
+
+def run(output_dir, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.knas_text", f"--output_dir={output_dir}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_search_and_resume(tmp_path):
+    cache = f"--compilation_cache={tmp_path / 'xla'}"
+    first = run(tmp_path / "run", *SMALL, cache)
+    assert first.returncode == 0, first.stderr
+    assert "win" in first.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 0 <= summary["unchanged_test"] <= 100
+    path = tmp_path / "run" / "runs.json"
+    before = path.read_bytes()
+    runs = json.loads(before)["runs"]
+    assert len(runs) == 4  # three wirings, all ranked, and the encoder as it is
+    assert all(set(own) == {"dev %", "test %"} for own in runs.values())
+    again = run(tmp_path / "run", *SMALL, cache)
+    assert again.returncode == 0, again.stderr
+    assert path.read_bytes() == before
+    assert " @ 0" not in again.stdout  # nothing was run again
+    other = run(tmp_path / "run", *SMALL, "--learning_rate=1e-3", cache)
+    assert other.returncode == 1
+    assert "holds runs of another setting" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--k=9"], "k must be at most the number of candidates"),
+        (["--model=nowhere"], "config.json is missing"),
+        (["--train_file=a.tsv"], "--train_file needs --test_file"),
+        (["--dev_size=256"], "dev_size must leave training examples"),
+        (["--max_length=13"], "from 4 to the 12 positions"),
+    ],
+)
+@pytest.mark.slow
+def test_fails_in_one_line(tmp_path, arguments, sentence):
+    failed = run(tmp_path, *SMALL, *arguments)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert sentence in failed.stderr
+    assert failed.stderr.count("\n") == 1

@@ -1,0 +1,284 @@
+"""The encoder against the reference implementation, and its wirings against plain loops."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import Batch, gradients, pretrained, score_space
+from jaxnas.kernels import empirical
+from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CONFIG = pretrained.EncoderConfig(
+    *("bert", 24, 8, 3, 2, 12), positions=12, segments=2, initializer_range=0.3
+)
+# The decisions of three layers: 1>3, -1, -2, -3, and an activation.
+PRETRAINED = np.zeros(5, np.int32)
+SKIP = np.array([1, 0, 0, 0, 0], np.int32)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Four examples of 9, 5, 2 and 1 tokens, padded to 9."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 24, (4, 2, 9)).astype(np.int32)
+    for row, length in zip(tokens, (9, 5, 2, 1), strict=True):
+        row[1] = np.where(np.arange(9) < length, np.arange(9) > length // 2, -1)
+    return Batch(jnp.asarray(tokens), jnp.array([0, 1, 2, 0]))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return EncoderNetwork(CONFIG, Options(classes=3)).init(jax.random.key(0), {})
+
+
+def network(**options):
+    return EncoderNetwork(CONFIG, Options(classes=3, **options))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_hidden_states_are_those_of_transformers(family):
+    pytest.importorskip("safetensors", reason="the extra `text` is not installed")
+    source = pretrained.load(GOLDEN / f"tiny_{family}")
+    with np.load(GOLDEN / f"tiny_{family}" / "states.npz") as golden:
+        tokens, expected = golden["tokens"], golden["states"]
+        pooled = golden["pooled"] if family == "bert" else None
+    own = EncoderNetwork(source.config, Options())
+    weights = own.init(jax.random.key(0), source.weights)
+    states = np.stack(own.hidden_states(PRETRAINED, weights, jnp.asarray(tokens)))
+    present = np.broadcast_to(tokens[None, :, 1] >= 0, states.shape[:-1])
+    np.testing.assert_allclose(states[present], expected[present], atol=2e-6)
+    if pooled is not None:
+        features = own(PRETRAINED, weights, jnp.asarray(tokens)).features
+        np.testing.assert_allclose(features, pooled, atol=2e-6)
+
+
+JOINED = {
+    "sum": lambda usual, earlier: usual + earlier,
+    "mean": lambda usual, earlier: (usual + earlier) / 2,
+    "norm": lambda usual, earlier: (
+        usual.mean(-1, keepdims=True)
+        + usual.std(-1, keepdims=True)
+        * (usual + earlier - (usual + earlier).mean(-1, keepdims=True))
+        / (usual + earlier).std(-1, keepdims=True)
+    ),
+    "gate": lambda usual, earlier: usual + 0.5 * earlier,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(params, batch):
+    """The hidden states of the pre-trained network."""
+    return network().hidden_states(PRETRAINED, params, batch.inputs)
+
+
+@pytest.mark.parametrize("join", layers.JOINS)
+def test_a_skip_enters_its_layer_and_nothing_else(join, params, batch, plain):
+    own = network(join=join, gate=0.5)
+    if join == "gate":
+        gated = {**params["layers"], "join_02": {"gate": jnp.full(1, 0.5)}}
+        params = {**params, "layers": gated}
+    zeros = own.hidden_states(PRETRAINED, params, batch.inputs)
+    states = own.hidden_states(SKIP, params, batch.inputs)
+    np.testing.assert_array_equal(zeros, plain)
+    np.testing.assert_array_equal(states[:3], plain[:3])
+    layer = layers.Layer(CONFIG, own.options)
+    weights = {"params": params["layers"]["layer_02"]}
+    present, own_activation = batch.inputs[:, 1] >= 0, jnp.zeros(4, jnp.int32)
+    joined = JOINED[join](plain[2], plain[1])
+    expected = layer.apply(weights, joined, present, own_activation, train=False)
+    np.testing.assert_allclose(states[3], expected, atol=2e-5)
+    assert np.abs(states[3] - plain[3]).max() > 0.01
+
+
+def test_a_gate_of_zero_changes_nothing(params, batch, plain):
+    own = network(join="gate")
+    drawn = own.init(jax.random.key(0), {})
+    np.testing.assert_array_equal(drawn["layers"]["join_02"]["gate"], [0.0])
+    gated = {**params["layers"], "join_02": {"gate": jnp.zeros(1)}}
+    states = own.hidden_states(SKIP, {**params, "layers": gated}, batch.inputs)
+    np.testing.assert_array_equal(states, plain)
+
+
+def test_a_dropped_layer_passes_its_input_on(params, batch):
+    states = network().hidden_states(np.array([0, 0, 1, 0, 0]), params, batch.inputs)
+    np.testing.assert_array_equal(states[1], states[2])
+    states = network().hidden_states(np.array([0, 1, 1, 1, 0]), params, batch.inputs)
+    np.testing.assert_array_equal(states[0], states[3])
+
+
+def test_an_activation_is_that_of_a_network_that_has_it(params, batch):
+    choices = ("tanh", "gelu_new")
+    own = network(activations=choices)
+    for number, name in enumerate(choices, start=1):
+        other = EncoderNetwork(CONFIG._replace(activation=name), Options(3, activations=()))
+        expected = other(PRETRAINED, params, batch.inputs).logits
+        logits = own(np.array([0, 0, 0, 0, number]), params, batch.inputs).logits
+        np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_mean_pooling_ignores_padding(params, batch):
+    own = network(pooling="mean")
+    last = own.hidden_states(PRETRAINED, params, batch.inputs)[-1]
+    pooler = params["head"]["pooler"]
+    expected = jnp.tanh(last[1, :5].mean(0) @ pooler["kernel"] + pooler["bias"])
+    features = own(PRETRAINED, params, batch.inputs).features
+    np.testing.assert_allclose(features[1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", layers.POOLINGS)
+def test_padding_never_changes_a_result(pooling, params, batch):
+    own = network(pooling=pooling)
+    together = own(SKIP, params, batch.inputs).logits
+    alone = own(SKIP, params, batch.inputs[1:2, :, :5]).logits
+    np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
+    # What stands under the padding does not matter either.
+    np.testing.assert_array_equal(together, own(SKIP, params, _other_padding(batch)).logits)
+
+
+def _other_padding(batch):
+    numbers = jnp.where(batch.inputs[:, 1] >= 0, batch.inputs[:, 0], 7)
+    return batch.inputs.at[:, 0].set(numbers)
+
+
+def test_dropout_needs_a_key(params, batch):
+    own = network(dropout=0.5)
+    plain = own(PRETRAINED, params, batch.inputs).logits
+    first, second, again = (
+        own(PRETRAINED, params, batch.inputs, jax.random.key(seed)).logits for seed in (0, 1, 0)
+    )
+    assert (first != plain).any()
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.fixture(scope="module")
+def space():
+    return encoder(CONFIG, Options(3, join="gate", gate=0.5, activations=("relu", "tanh")))
+
+
+def test_one_program_runs_all_wirings_concrete_or_traced(space, batch):
+    params = space.init(jax.random.key(0), batch.inputs)
+    traces = []
+
+    @jax.jit
+    def traced(arch, params, inputs):
+        traces.append(arch)
+        bound, own = space.bind(arch, params)
+        return bound(own, inputs).logits
+
+    for notation in ("pretrained", "1>3 tanh", "-2", "1>3 -1 -3 relu"):
+        arch = space.from_string(notation)
+        assert space.to_string(arch) == notation
+        bound, own = space.bind(arch, params)
+        expected = bound(own, batch.inputs).logits
+        np.testing.assert_allclose(traced(arch, params, batch.inputs), expected, atol=1e-6)
+    assert len(traces) == 1
+
+
+def test_gradients_of_examples_are_those_of_each_alone(space, batch):
+    params = space.init(jax.random.key(0), batch.inputs)
+    bound, own = space.bind(space.from_string("1>3 -2 tanh"), params)
+    of = gradients.cross_entropy_cotangent
+    read = gradients.read(bound, own, batch, {of: (empirical.GRAM, gradients.GRADIENT)})
+    grams, sums = read[of]
+    each = gradients.per_example_gradients(lambda p, x: bound(p, x), own, batch)
+    assert jax.tree.structure(own) == jax.tree.structure(sums)
+    jax.tree.map(
+        lambda total, rows: np.testing.assert_allclose(total, rows.sum(0), atol=1e-5),
+        *(sums, each),
+    )
+    diagonal = [np.diagonal(leaf[0]) for leaf in jax.tree.leaves(grams, is_leaf=_is_grams)]
+    squares = [np.square(rows).reshape(4, -1).sum(1) for rows in jax.tree.leaves(each)]
+    np.testing.assert_allclose(diagonal, squares, rtol=1e-3, atol=1e-6)
+    assert all((rows == 0).all() for rows in jax.tree.leaves(each["layers"]["layer_01"]))
+    assert (each["layers"]["join_02"]["gate"] != 0).all()
+
+
+def _is_grams(leaf):
+    return not isinstance(leaf, dict)
+
+
+def test_score_space(space, batch):
+    notations = ["pretrained", "1>3", "-2", "1>3 relu"]
+    archs = np.stack([space.from_string(own) for own in notations])
+    proxies = ["mgm", "params"]
+    walked = [own.scores for own in score_space(space, archs, batch, proxies)]
+    assert len({own["mgm"] for own in walked}) == 4
+    params = space.init(jax.random.key(0), batch.inputs)
+    everything = sum(leaf.size for leaf in jax.tree.leaves(params))
+    layer = sum(leaf.size for leaf in jax.tree.leaves(params["layers"]["layer_01"]))
+    # The only gate is there where 1>3 is.
+    assert [own["params"] for own in walked] == [
+        *(everything - 1, everything, everything - 1 - layer, everything)
+    ]
+    # What stands under the padding does not matter.
+    hidden = batch._replace(inputs=_other_padding(batch))
+    (same,) = score_space(space, archs[1:2], hidden, proxies)
+    assert same.scores == walked[1]
+
+
+@pytest.mark.slow
+def test_score_space_is_the_same_traced_or_padded(space, batch):
+    archs = np.stack([space.from_string(own) for own in ("pretrained", "1>3", "-2", "1>3 relu")])
+    proxies = ["mgm", "gradient_values", "ntk_trace"]
+    walked, traced = (
+        [own.scores for own in score_space(space, archs, batch, proxies, plan=plan)]
+        for plan in ("walk", "traced")
+    )
+    wider = jnp.pad(batch.inputs, ((0, 0), (0, 0), (0, 3)), constant_values=-1)
+    padded = score_space(space, archs, batch._replace(inputs=wider.at[:, 0, 9:].set(3)), proxies)
+    for own, other, third in zip(walked, traced, padded, strict=True):
+        assert own == pytest.approx(other, rel=1e-4)
+        assert own == pytest.approx(third.scores, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (Options(join="product"), "join must be one of sum, mean, norm, gate: got 'product'"),
+        (Options(pooling="max"), "pooling must be one of cls, mean: got 'max'"),
+        (Options(activations=("gelu",)), "Activations are different ones"),
+        (Options(activations=("swish",)), "Activations are different ones"),
+        (Options(classes=1), "2 classes or more"),
+        (Options(dropout=1.0), "a dropout from 0 to below 1"),
+        (Options(gate=float("nan")), "a finite gate"),
+    ],
+)
+def test_refuses_options(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        encoder(CONFIG, options)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [jnp.zeros((2, 9), jnp.int32), jnp.zeros((2, 3, 9), jnp.int32), jnp.zeros((2, 2, 9))],
+)
+def test_refuses_what_are_no_tokens(space, inputs):
+    with pytest.raises(ValueError, match=r"reads tokens int32\[B, 2, T\]"):
+        space.init(jax.random.key(0), inputs)
+
+
+def test_options_tell_spaces_apart(space):
+    bias = {"head/pooler/bias": np.ones(8, np.float32)}
+    spaces = [encoder(pretrained.Pretrained(CONFIG, own)) for own in ({}, bias, bias)]
+    spaces.append(encoder(pretrained.Pretrained(CONFIG, {"head/pooler/bias": np.zeros(8)})))
+    told = [own.options for own in spaces]
+    assert told[1] == told[2]
+    assert len({own["weights"] for own in told}) == 3
+    assert space.options != told[0]  # it has gates
+    assert told[0]["weights"] == "none"
+
+
+def test_refuses_too_many_tokens_and_other_wirings(space, batch):
+    with pytest.raises(ValueError, match="reads 1 to 12 tokens an example: got 13"):
+        space.init(jax.random.key(0), jnp.zeros((1, 2, 13), jnp.int32))
+    with pytest.raises(ValueError, match=r"has 5 decisions"):
+        space.bind(np.zeros(4, np.int32), {})
+    with pytest.raises(ValueError, match=r"is int32\[5\]: got \[2, 5\]"):
+        jax.eval_shape(lambda arch: space.bind(arch, {})[0], jnp.zeros((2, 5), jnp.int32))
+    with pytest.raises(ValueError, match="Weights must fit the network: got head"):
+        network().init(jax.random.key(0), {"head/pooler/bias": np.zeros(3, np.float32)})

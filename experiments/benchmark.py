@@ -350,7 +350,7 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     live = [edge for edge in cell.live_edges(cell.one(arch)) if cell.EDGES[edge][0] in fed]
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
-    macs = cell.num_macs(pruned, image_size=setting.pixels, **sizes)
+    macs = cell.num_macs(pruned, pixels=setting.pixels**2, **sizes)
     return 2 * 3 * macs * setting.images / 1e9
 
 

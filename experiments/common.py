@@ -16,6 +16,7 @@ from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
 from jaxnas.spaces import normalization
+from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.types import Batch, SearchSpace
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
@@ -173,10 +174,18 @@ class Findings(NamedTuple):
         return self.benchmark.params[self.benchmark.index(self.archs)]
 
     @property
+    def live_params(self) -> np.ndarray:
+        """The number of parameters that have a say in the output, `[A]`."""
+        return np.array(
+            [cell.num_params(equivalence.representative(arch)) for arch in self.archs], float
+        )
+
+    @property
     def ranked(self) -> dict[str, np.ndarray]:
         """All scores `[S, A]` by name, the controls first."""
         random = np.random.default_rng(_SEED.value).random((1, len(self.archs)))
-        return {"#params": self.params[None].astype(float), "random": random} | self.scored.scores
+        counted = {"#params": self.params[None].astype(float), "#live": self.live_params[None]}
+        return counted | {"random": random} | self.scored.scores
 
 
 def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
@@ -216,7 +225,8 @@ def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
 
 CORRELATIONS_NOTE = (
     "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
-    "cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two seeds. "
+    "cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two seeds. #live: "
+    "parameters of the cell without what has no say in its output. "
     "partial: Spearman given log #params. ties: cells that share their score."
 )
 
@@ -263,7 +273,7 @@ def plots(found: Findings, table: pd.DataFrame, kept: np.ndarray | None = None) 
         Plot("Score versus accuracy", scatter, f"{data} test accuracy over {main}.{ringed}"),
         Plot(
             "Rank correlations",
-            figures.correlation_bars(table, controls=("#params", "random")),
+            figures.correlation_bars(table, controls=("#params", "#live", "random")),
             f"Spearman correlation with {data} test accuracy, 95 % bootstrap intervals.",
         ),
         Plot(

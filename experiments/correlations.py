@@ -79,7 +79,7 @@ def main() -> None:
 
 def _order(found: common.Findings) -> Callable[[pd.Series], pd.Series]:
     """Return the key that sorts names into the order of the scores, controls last."""
-    names = [*found.scored.scores, "#params", "random"]
+    names = [*found.scored.scores, "#params", "#live", "random"]
     return lambda column: column.map(names.index)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding, runners
-from jaxnas.proxies import resolve
-from jaxnas.proxies.measures import measure_all, num_params
+from jaxnas.proxies import cost, resolve
+from jaxnas.proxies.measures import measure_all
 from jaxnas.scoring import (
     measures_of,
     reduce_scores,
@@ -126,7 +126,7 @@ def score_fn(
         ValueError: see `jaxnas.score`.
     """
     (chosen,) = resolve([proxy])
-    if chosen.measure is num_params:
+    if chosen.measure is cost.num_params:
         raise ValueError("params is not measured in a space: use space.num_params.")
     batch = validate_batch(batch)
     key = jax.random.key(0) if key is None else key
@@ -200,8 +200,8 @@ def _score_jobs(
     key = jax.random.key(seed)
     params = space.init(jax.random.fold_in(key, 0), batch.inputs)
     validate_network(*space.bind(jobs[0].arch, params), batch)
-    counted = [proxy for proxy in chosen if proxy.measure is num_params]
-    networked = tuple(proxy for proxy in chosen if proxy.measure is not num_params)
+    counted = [proxy for proxy in chosen if proxy.measure in cost.COUNTS]
+    networked = tuple(proxy for proxy in chosen if proxy.measure not in cost.COUNTS)
     running: list[_Job] = []
     idle: list[_Job] = []
     for job in jobs:
@@ -214,16 +214,23 @@ def _score_jobs(
     for job, own in results:
         values, status = _judge(networked, own)
         for position in job.positions:
+            # Of the architecture itself: what stands for it may have less that is not used.
             exact = {
-                proxy.name: float(
-                    proxy.reduce(jnp.asarray(float(space.num_params(archs[position]))))
-                )
+                proxy.name: _count(space, params, batch, proxy, archs[position])
                 for proxy in counted
             }
             seconds, start = time.process_time() - start, time.process_time()
             yield Scored(
                 position, seed, values | exact, status | dict.fromkeys(exact, "ok"), seconds
             )
+
+
+def _count(
+    space: SearchSpace, params: Params, batch: Batch, proxy: Proxy, arch: np.ndarray
+) -> float:
+    if proxy.measure is cost.num_params:
+        return float(proxy.reduce(jnp.asarray(float(space.num_params(arch)))))
+    return float(proxy(*space.bind(arch, params), batch))
 
 
 def _judge(chosen: tuple[Proxy, ...], measured: Any) -> tuple[dict[str, float], dict[str, str]]:

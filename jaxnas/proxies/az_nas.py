@@ -4,19 +4,18 @@ Source: Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architect
 2024, arXiv 2403.19232. Its own rank is `aggregate.log_rank` of the three scores here and `flops`.
 
 Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells, in a space that
-shows them (`types.Staged`). One forward pass, and for `trainability` the backward pass of each
-block; no labels. Differs from the published code: given weights and images, where it has normal
-ones.
+shows them (`types.Staged`), for normal noise in place of the images, as published: they need no
+data, and take one forward pass and the backward pass of each block, all three together. Differs
+from the published code: the weights are those given, not drawn anew by He's rule.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import Array, Batch, Passed, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy
 
 
 def expressivity() -> Proxy:
@@ -26,7 +25,7 @@ def expressivity() -> Proxy:
     of `f_l` over examples and pixels, divided by their sum (equation 3). `-inf` where features are
     constant.
     """
-    return Proxy("expressivity", _ENTROPIES, jnp.sum)
+    return Proxy("expressivity", _measure, lambda measured: measured["entropies"].sum())
 
 
 def progressivity() -> Proxy:
@@ -34,7 +33,7 @@ def progressivity() -> Proxy:
 
     Equation 4; see `expressivity` for `h_l`.
     """
-    return Proxy("progressivity", _ENTROPIES, _smallest_step)
+    return Proxy("progressivity", _measure, _smallest_step)
 
 
 def trainability() -> Proxy:
@@ -45,7 +44,7 @@ def trainability() -> Proxy:
     block halves the image, pixels that go together are channels of `v`. `-inf` where a block is the
     identity, for which `v = u`.
     """
-    return Proxy("trainability", _SPECTRAL_NORMS, _mean_distance)
+    return Proxy("trainability", _measure, _mean_distance)
 
 
 def _is_features(value: Any) -> bool:
@@ -92,9 +91,8 @@ def _spectral_norm(probe: Array, pulled: Array) -> Array:
     return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(probe.dtype)])
 
 
-def _collect(kept: list[Array | None], batch: Batch, *, first: int) -> Array:
-    """Stack what was kept of the blocks from `first` on; the stem has no features before it."""
-    of_blocks = [own for own in kept if own is not None][first:]
+def _stack(kept: list[Array | None], batch: Batch) -> Array:
+    of_blocks = [own for own in kept if own is not None]
     if len(of_blocks) < 2:
         raise ValueError(
             "The scores of AZ-NAS compare blocks: got a network that shows no features "
@@ -104,17 +102,29 @@ def _collect(kept: list[Array | None], batch: Batch, *, first: int) -> Array:
     return jnp.stack(of_blocks)
 
 
-_ENTROPIES = measures.StageMeasure(_keep_entropy, functools.partial(_collect, first=0))
-_SPECTRAL_NORMS = measures.StageMeasure(_keep_norm, functools.partial(_collect, first=1))
+_ENTROPIES = measures.StageMeasure(_keep_entropy, _stack)
+_NORMS = measures.StageMeasure(_keep_norm, _stack)
 
 
-def _smallest_step(entropies: Array) -> Array:
+def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+    """Measure the entropies of the blocks and the spectral norms `[blocks - 1, 2]`."""
+    noise, signs = jax.random.split(key)
+    inputs = jax.random.normal(noise, batch.inputs.shape, batch.inputs.dtype)
+    kept = measures.look((_ENTROPIES, _NORMS), apply_fn, params, inputs, signs)
+    return {
+        "entropies": _ENTROPIES.collect(kept[0], batch),
+        "norms": _NORMS.collect(kept[1][1:], batch),  # in front of the stem are no features
+    }
+
+
+def _smallest_step(measured: dict[str, Array]) -> Array:
+    entropies = measured["entropies"]
     empty = jnp.isneginf(entropies).any()
     steps = jnp.diff(jnp.where(empty, 0, entropies))
     return jnp.where(empty, -jnp.inf, steps.min())
 
 
-def _mean_distance(kept: Array) -> Array:
-    norms, unchanged = kept.T
+def _mean_distance(measured: dict[str, Array]) -> Array:
+    norms, unchanged = measured["norms"].T
     distances = 2 - norms - 1 / (norms + 1e-6)
     return jnp.where(unchanged > 0, -jnp.inf, distances).mean()

@@ -8,7 +8,6 @@ from jax.extend import core
 from jax.typing import ArrayLike
 
 from jaxnas import gradients
-from jaxnas.proxies import measures
 from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy
 
 
@@ -25,7 +24,7 @@ class CountsMacs(Protocol):
 
 def params() -> Proxy:
     """Return the number of parameters. In a search space it is the space's exact formula."""
-    return Proxy("params", measures.num_params, jnp.asarray)
+    return Proxy("params", num_params, jnp.asarray)
 
 
 def flops() -> Proxy:
@@ -34,10 +33,16 @@ def flops() -> Proxy:
     In a search space that has one, by the space's exact formula; of any other network half of what
     XLA counts for its program, before it optimises.
     """
-    return Proxy("flops", _num_macs, jnp.asarray)
+    return Proxy("flops", num_macs, jnp.asarray)
 
 
-def _num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+def num_params(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    """Count the parameters."""
+    return jnp.asarray(float(sum(tensor.size for tensor in jax.tree.leaves(params))))
+
+
+def num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    """Count the multiply-accumulates for one example."""
     if isinstance(apply_fn, CountsMacs):
         return jnp.asarray(apply_fn.num_macs(params, batch.inputs), float)
 
@@ -61,3 +66,7 @@ def _num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Ar
             "offer num_macs(params, inputs) on the network."
         )
     return jnp.asarray(analysis["flops"] / 2, float)
+
+
+COUNTS = (num_params, num_macs)
+"""Measures that are exact for an architecture, and not the same for all that are its function."""

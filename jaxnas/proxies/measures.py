@@ -71,7 +71,7 @@ def measure_all(
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
         looking = tuple(own for own in measures if isinstance(own, StageMeasure))
-        seen = iter(_look(looking, apply_fn, params, batch, key) if looking else ())
+        seen = iter(look(looking, apply_fn, params, batch.inputs, key) if looking else ())
 
         def one(measure: Measure) -> Any:
             if isinstance(measure, GradientMeasure):
@@ -83,16 +83,15 @@ def measure_all(
         return [one(measure) for measure in measures]
 
 
-def _look(
+def look(
     measures: tuple[StageMeasure, ...],
     apply_fn: ApplyFn,
     params: Params,
-    batch: Batch,
+    inputs: Any,
     key: Array,
 ) -> list[list[Any]]:
-    """Return what each measure keeps of each stage."""
+    """Return what each measure keeps of each stage, for inputs `[B, ...]`."""
     kept: list[list[Any]] = [[] for _ in measures]
-    inputs: Any = batch.inputs
     for position, stage in enumerate(activations.stages(apply_fn, params)):
         passed = stage(inputs)
         for own, measure in zip(kept, measures, strict=True):
@@ -120,11 +119,6 @@ batch_gradient_squares = GradientMeasure(
     gradients.cross_entropy_cotangent, Reading(_square, per_example=False), _collect_squares
 )
 """The squared norm of each tensor's gradient of the mean loss, `[L]`."""
-
-
-def num_params(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    """Count the parameters."""
-    return jnp.asarray(float(sum(tensor.size for tensor in jax.tree.leaves(params))))
 
 
 def or_nothing(value: Array, alive: Array) -> Array:

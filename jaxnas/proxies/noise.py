@@ -4,6 +4,9 @@ Both change the network's weights, and see a batch only for its shape. They read
 stage; one that does not show stages (`types.Staged`) is taken as it is, normalisation included.
 """
 
+import zlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -82,12 +85,13 @@ def _rescaled(outputs: Array) -> tuple[Array, Array]:
 
 def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     weights, images, change = jax.random.split(key, 3)
-    leaves, structure = jax.tree.flatten(params)
-    drawn = [
-        _normal(jax.random.fold_in(weights, position), own) if own.ndim > 1 else own
-        for position, own in enumerate(leaves)
-    ]
-    stages = activations.stages(apply_fn, jax.tree.unflatten(structure, drawn))
+
+    def draw(path: Any, own: Array) -> Array:
+        # By name, because both plans know a tensor by the same one.
+        name = zlib.crc32(jax.tree_util.keystr(path).encode())
+        return _normal(jax.random.fold_in(weights, name), own) if own.ndim > 1 else own
+
+    stages = activations.stages(apply_fn, jax.tree_util.tree_map_with_path(draw, params))
     inputs = _normal(images, batch.inputs)
     features, logs = _last_features(stages, inputs)
     moved, _ = _last_features(stages, inputs + _STEP * _normal(change, batch.inputs))

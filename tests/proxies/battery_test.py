@@ -21,7 +21,9 @@ BLIND_TO_ACTIVATIONS = {"params", "flops", "l2_norm"} | OF_RELUS
 SATURATED = {"linear_regions"}
 # Average pooling of the last 2 x 2 pixels leaves one value and instance normalisation nothing: some
 # connected cells give all images the same logits.
-SINGULAR_OF_EQUAL_LOGITS = {name for name in NAMES if name.startswith(("ntk_condition", "kernel_"))}
+SINGULAR_OF_EQUAL_LOGITS = {
+    name for name in NAMES if name.startswith(("ntk_condition", "kernel_", "zen"))
+}
 # Of as many convolutions, because the mathematics of a walk is compiled for a number of tensors.
 CELLS = [(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2)]
 

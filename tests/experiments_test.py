@@ -67,6 +67,39 @@ def test_experiment(name, tmp_path, cache):
     assert figures.items() <= json.loads((tmp_path / "summary.json").read_text()).items()
 
 
+TINY = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_seeds=2"]
+OTHERS = {
+    "hnas_nasbench201": (
+        [
+            *TINY,
+            *("--num_candidates=30", "--metrics=grad_norm", "--aggregates=az_nas"),
+            *("--num_searches=2", "--num_evaluations=4", "--budget=1000"),
+        ],
+        ("HNAS grad_norm", "HNAS published grad_norm", "tuned az_nas", "top az_nas", "evolution"),
+    ),
+    "metric_relations": (
+        [*TINY, "--num_archs=20"],
+        ("ntk_trace, grad_norm", "M / kappa", "tuned"),
+    ),
+    "connectivity_dags": (
+        ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
+        ("linearised",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_experiments(name, tmp_path, cache):
+    arguments, words = OTHERS[name]
+    run = _run(name, tmp_path, *arguments, cache)
+    assert run.returncode == 0, run.stderr
+    for word in words:
+        assert word in run.stdout
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert list(tmp_path.glob("*.png"))
+    assert "cpu_seconds" in json.loads((tmp_path / "summary.json").read_text())
+
+
 def test_training_as_the_fine_step(tmp_path, cache):
     sizes = ["--num_candidates=3", "--k=1", "--fine_step=train", "--epochs=1"]
     run = _run("knas_nasbench201", tmp_path, *SMALL, *sizes, cache)
@@ -120,10 +153,13 @@ def _wait_for_progress(process, folder, before):
         ("correlations", ["--norm=layer"], "--norm"),
         ("correlations", ["--num_archs=20000"], "num_archs"),
         ("correlations", ["stray"], "stray"),
+        ("hnas_nasbench201", [*TINY, "--aggregates=nothing"], "Unknown aggregate 'nothing'"),
+        ("hnas_nasbench201", [*TINY, "--metrics=nothing"], "Unknown proxy 'nothing'"),
     ],
 )
 def test_wrong_input(name, arguments, message, tmp_path, cache):
-    run = _run(name, tmp_path, *SMALL, *SIZES[name], *arguments, cache)
+    common = [*SMALL, *SIZES[name]] if name in SIZES else []
+    run = _run(name, tmp_path, *common, *arguments, cache)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.spaces import convolution, normalization, tensors
@@ -135,47 +134,8 @@ def convolve(inputs: Array, kernel: Array, stride: int = 1) -> Array:
     if size == 1:  # a matrix product, whose gradients are fast everywhere
         return inputs[:, ::stride, ::stride] @ kernel[0, 0]
     if per_group == 1 and inputs.shape[-1] == outputs:
-        return depthwise(inputs, kernel, stride)
+        return convolution.depthwise(inputs, kernel, stride)
     return convolution.convolve(inputs, kernel, stride)
-
-
-def depthwise(inputs: Array, kernel: Array, stride: int = 1) -> Array:
-    """Return the depthwise convolution with `kernel` `[k, k, 1, C]`, padding `k // 2`.
-
-    On a CPU as a sum over shifted images, 3 to 5 times faster there than a grouped convolution.
-    """
-    return lax.platform_dependent(
-        inputs,
-        kernel,
-        cpu=functools.partial(_as_shifts, stride=stride),
-        default=functools.partial(_as_groups, stride=stride),
-    )
-
-
-def _as_shifts(inputs: Array, kernel: Array, *, stride: int) -> Array:
-    size = kernel.shape[0]
-    padding = (size // 2, size // 2)
-    padded = jnp.pad(inputs, ((0, 0), padding, padding, (0, 0)))
-    rows, columns = (stride * (halved(n, stride) - 1) + 1 for n in inputs.shape[1:3])
-    terms = [
-        padded[:, row : row + rows : stride, column : column + columns : stride]
-        * kernel[row, column][None, None]
-        for row in range(size)
-        for column in range(size)
-    ]
-    return sum(terms[1:], start=terms[0])
-
-
-def _as_groups(inputs: Array, kernel: Array, *, stride: int) -> Array:
-    padding = (kernel.shape[0] // 2, kernel.shape[0] // 2)
-    return lax.conv_general_dilated(
-        inputs,
-        kernel,
-        (stride, stride),
-        [padding, padding],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=inputs.shape[-1],
-    )
 
 
 def halved(image_size: int, stride: int) -> int:

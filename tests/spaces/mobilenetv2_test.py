@@ -144,17 +144,6 @@ def test_costs_of_a_traced_architecture():
 # The network.
 
 
-@pytest.mark.parametrize(("size", "stride", "pixels"), [(3, 1, 6), (5, 2, 6), (3, 2, 7)])
-def test_both_forms_of_a_depthwise_convolution(size, stride, pixels):
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(2, pixels, pixels, 3)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(size, size, 1, 3)), jnp.float32)
-    shifted = steps._as_shifts(images, kernel, stride=stride)
-    grouped = steps._as_groups(images, kernel, stride=stride)
-    np.testing.assert_allclose(shifted, grouped, atol=1e-5)
-    np.testing.assert_array_equal(steps.depthwise(images, kernel, stride), shifted)
-
-
 class _Oracle(nn.Module):
     """The same network, in Flax's own layers, from the same numbers."""
 

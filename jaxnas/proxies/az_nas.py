@@ -47,12 +47,15 @@ def trainability() -> Proxy:
     return Proxy("trainability", _measure, _mean_distance)
 
 
-def _is_features(value: Any) -> bool:
-    return isinstance(value, jax.Array) and value.ndim == 4
+def _features(value: Any) -> Array | None:
+    """Return the features that a stage gives: of several that it passes on, the last."""
+    last = jax.tree.leaves(value)[-1]
+    return last if last.ndim == 4 else None
 
 
 def _keep_entropy(inputs: Any, passed: Passed, key: Array) -> Array | None:
-    return _entropy(passed.outputs) if _is_features(passed.outputs) else None
+    features = _features(passed.outputs)
+    return None if features is None else _entropy(features)
 
 
 @jax.jit
@@ -67,10 +70,16 @@ def _entropy(features: Array) -> Array:
 
 
 def _keep_norm(inputs: Any, passed: Passed, key: Array) -> Array | None:
-    if not (_is_features(inputs) and _is_features(passed.outputs)):
+    features = _features(passed.outputs)
+    if features is None or _features(inputs) is None:
         return None
-    probe = _signs(key, passed.outputs)
-    return _spectral_norm(probe, passed.pullback(probe, ())[0])
+    probe = _signs(key, features)
+    *others, _ = jax.tree.leaves(passed.outputs)
+    cotangent = [*(jnp.zeros_like(own) for own in others), probe]
+    pulled, _ = passed.pullback(
+        jax.tree.unflatten(jax.tree.structure(passed.outputs), cotangent), ()
+    )
+    return _spectral_norm(probe, jax.tree.leaves(pulled)[-1])
 
 
 @jax.jit

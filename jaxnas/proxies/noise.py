@@ -55,7 +55,7 @@ _PRODUCT = Reading(_product, per_example=False)
 
 def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     magnitudes = _magnitudes(params)
-    outputs: Array = jnp.ones_like(batch.inputs[:1], float)
+    outputs: Any = jnp.ones_like(batch.inputs[:1], float)
     scales, passes = [], []
     for stage in activations.stages(apply_fn, magnitudes, normalized=False):
         passed = stage(outputs)
@@ -65,7 +65,7 @@ def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     cotangent = jnp.ones_like(outputs)
     total = jnp.zeros(())
     for passed, scale in zip(reversed(passes), reversed(scales), strict=True):
-        cotangent, kept = passed.pullback(cotangent / scale, (_PRODUCT,))
+        cotangent, kept = passed.pullback(_divided(cotangent, scale), (_PRODUCT,))
         total += sum(jax.tree.leaves(kept), start=jnp.zeros(()))
     score = jnp.log(total) + jnp.log(jnp.stack(scales)).sum()
     return jnp.where(jnp.isfinite(total), score, jnp.nan)
@@ -77,10 +77,16 @@ def _magnitudes(params: Params) -> Params:
 
 
 @jax.jit
-def _rescaled(outputs: Array) -> tuple[Array, Array]:
-    largest = outputs.max()
+def _rescaled(outputs: Any) -> tuple[Any, Array]:
+    """Return what a stage gave, an array or several, divided by its largest value, and that."""
+    largest = jnp.stack([own.max() for own in jax.tree.leaves(outputs)]).max()
     scale = jnp.where(largest > 0, largest, 1)
-    return outputs / scale, scale
+    return _divided(outputs, scale), scale
+
+
+@jax.jit
+def _divided(values: Any, scale: Array) -> Any:
+    return jax.tree.map(lambda own: own / scale, values)
 
 
 def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:

@@ -1,5 +1,6 @@
 """The loop of every search: ask a strategy for an architecture, score it, tell the score."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,6 +10,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas.types import Array, ScoreFn, SearchStrategy
+
+Keep = Callable[[Array], Array]
+
+_ASKED_BEFORE_TOLD = 8
+_MOST_REFUSALS = 10_000
 
 
 class History(NamedTuple):
@@ -46,6 +52,7 @@ def run(
     *,
     key: Array,
     num_evaluations: int,
+    keep: Keep | None = None,
     jit: bool = True,
 ) -> History:
     """Return the history of `num_evaluations` steps of ask, score and tell.
@@ -60,6 +67,10 @@ def run(
             a closure are built into it.
         key: A key from `jax.random.key`; `jax.vmap` over it gives a search for each seed.
         num_evaluations: How many architectures to score, `T`.
+        keep: `keep(arch)`, `bool[]`, traceable: which architectures `int32[D]` are worth a score.
+            What it refuses costs nothing: the strategy is asked again, and every eighth time told
+            -inf, so that one that draws nothing goes on. After 10,000 refusals in a row the last
+            one stands, with -inf for a score.
         jit: Whether to compile the whole search into one `jax.lax.scan`. False is for a `score_fn`
             that JAX cannot trace, a table or a training run: it gets NumPy arrays.
 
@@ -74,16 +85,22 @@ def run(
     if jit:
         if not isinstance(score_fn, jax.tree_util.Partial):
             score_fn = jax.tree_util.Partial(score_fn)
-        return _scan(strategy, score_fn, key, num_evaluations)
-    return _loop(strategy, score_fn, key, num_evaluations)
+        return _scan(strategy, score_fn, keep, key, num_evaluations)
+    return _loop(strategy, score_fn, keep, key, num_evaluations)
 
 
-@partial(jax.jit, static_argnames=("strategy", "num_evaluations"))
-def _scan(strategy: SearchStrategy, score_fn: ScoreFn, key: Array, num_evaluations: int) -> History:
+@partial(jax.jit, static_argnames=("strategy", "keep", "num_evaluations"))
+def _scan(
+    strategy: SearchStrategy,
+    score_fn: ScoreFn,
+    keep: Keep | None,
+    key: Array,
+    num_evaluations: int,
+) -> History:
     init_key, ask_key = jax.random.split(key)
 
     def step(state: Any, t: Array) -> tuple[Any, History]:
-        arch = strategy.ask(jax.random.fold_in(ask_key, t), state)
+        arch, kept, state = _ask(strategy, keep, jax.random.fold_in(ask_key, t), state)
         try:
             scores = score_fn(arch[None])
         except (TypeError, IndexError) as error:  # the bases of all that JAX raises at a tracer
@@ -91,23 +108,53 @@ def _scan(strategy: SearchStrategy, score_fn: ScoreFn, key: Array, num_evaluatio
                 f"score_fn must be traceable by JAX: got {type(error).__name__} in its trace; pass "
                 "jit=False to call it in a Python loop instead."
             ) from error
-        score = _finite(scores)
+        score = jnp.where(kept, _finite(scores), -jnp.inf)
         return strategy.tell(state, arch, score), History(arch, score)
 
     return jax.lax.scan(step, strategy.init(init_key), jnp.arange(num_evaluations))[1]
 
 
-def _loop(strategy: SearchStrategy, score_fn: ScoreFn, key: Array, num_evaluations: int) -> History:
+def _loop(
+    strategy: SearchStrategy,
+    score_fn: ScoreFn,
+    keep: Keep | None,
+    key: Array,
+    num_evaluations: int,
+) -> History:
     init_key, ask_key = jax.random.split(key)
-    ask, tell = jax.jit(strategy.ask), jax.jit(strategy.tell)
+    ask, tell = jax.jit(partial(_ask, strategy, keep)), jax.jit(strategy.tell)
     state = strategy.init(init_key)
     steps = []
     for t in range(num_evaluations):
-        arch = ask(jax.random.fold_in(ask_key, t), state)
-        score = _finite(score_fn(np.asarray(arch)[None]))
+        arch, kept, state = ask(jax.random.fold_in(ask_key, t), state)
+        score = _finite(score_fn(np.asarray(arch)[None]) if kept else np.array([-np.inf]))
         state = tell(state, arch, score)
         steps.append(History(arch, score))
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *steps)
+
+
+def _ask(
+    strategy: SearchStrategy, keep: Keep | None, key: Array, state: Any
+) -> tuple[Array, Array | bool, Any]:
+    """Return the next architecture, whether it is kept, and the state of the strategy."""
+    if keep is None:
+        return strategy.ask(key, state), True, state
+
+    def again(tried: tuple[Array, Array, Array, Any]) -> tuple[Array, Array, Array, Any]:
+        count, arch, _, state = tried
+        refused = strategy.tell(state, arch, jnp.float32(-jnp.inf))
+        tell = count % _ASKED_BEFORE_TOLD == 0
+        state = jax.tree.map(lambda old, new: jnp.where(tell, new, old), state, refused)
+        arch = strategy.ask(jax.random.fold_in(key, count), state)
+        return count + 1, arch, keep(arch), state
+
+    arch = strategy.ask(key, state)
+    _, arch, kept, state = jax.lax.while_loop(
+        lambda tried: ~tried[2] & (tried[0] < _MOST_REFUSALS),
+        again,
+        (jnp.int32(1), arch, keep(arch), state),
+    )
+    return arch, kept, state
 
 
 def _finite(scored: ArrayLike) -> Array:

@@ -7,6 +7,8 @@ keeps XLA from folding them back. Images are `[B, H, W, C]`, kernels `[k, k, C, 
 padding `k // 2` on every side (as PyTorch has it, not XLA's "SAME").
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -102,3 +104,73 @@ def _patches(image: Array, size: int, stride: int, height: int, width: int) -> A
         for column in range(size)
     ]
     return jnp.concatenate(shifted, axis=-1).reshape(height * width, -1)
+
+
+def depthwise(inputs: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
+    """Return the convolution of each channel with its own filter, `[B, H', W', C]`.
+
+    Args:
+        inputs: `[B, H, W, C]`.
+        kernel: `[k, k, 1, C]`; the padding is `dilation * (k // 2)` on every side.
+        stride: of the outputs.
+        dilation: distance between the pixels that a filter sees.
+    """
+
+    def as_shifts(inputs: Array, kernel: Array) -> Array:  # 3 to 5 times faster on a CPU
+        filters = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+        windows = _windows(inputs, kernel.shape[0], stride, dilation)
+        terms = [window * own for window, own in zip(windows, filters, strict=True)]
+        return sum(terms[1:], start=terms[0])
+
+    def as_groups(inputs: Array, kernel: Array) -> Array:
+        padding = dilation * (kernel.shape[0] // 2)
+        return lax.conv_general_dilated(
+            inputs,
+            kernel,
+            (stride, stride),
+            [(padding, padding)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=_LAYOUT,
+            feature_group_count=inputs.shape[-1],
+        )
+
+    return lax.platform_dependent(inputs, kernel, cpu=as_shifts, default=as_groups)
+
+
+def depthwise_input_gradient(
+    inputs: Array, kernel: Array, cotangent: Array, stride: int = 1, dilation: int = 1
+) -> Array:
+    """Return the gradient of `depthwise` with respect to `inputs`, `[B, H, W, C]`."""
+    between_zeros = spread(cotangent, inputs.shape, stride)
+    return depthwise(between_zeros, kernel[::-1, ::-1], 1, dilation)
+
+
+def depthwise_kernel_gradients(
+    inputs: Array, kernel: Array, cotangent: Array, stride: int = 1, dilation: int = 1
+) -> Array:
+    """Return the gradients of `depthwise` by `kernel` of each example, `[B, k, k, 1, C]`."""
+    windows = _windows(inputs, kernel.shape[0], stride, dilation)
+    gradients = jnp.stack([(window * cotangent).sum((1, 2)) for window in windows], axis=1)
+    return gradients.reshape(inputs.shape[0], *kernel.shape)
+
+
+def spread(outputs: Array, shape: Sequence[int], stride: int) -> Array:
+    """Return what `x[:, ::stride, ::stride]` takes from images of `shape`, with zeros between."""
+    margins = [
+        (0, size - stride * (count - 1) - 1, stride - 1)
+        for size, count in zip(shape[1:3], outputs.shape[1:3], strict=True)
+    ]
+    nothing = jnp.zeros((), outputs.dtype)
+    return lax.pad(outputs, nothing, [(0, 0, 0), *margins, (0, 0, 0)])
+
+
+def _windows(inputs: Array, size: int, stride: int, dilation: int) -> list[Array]:
+    """Return for each weight of a filter the pixels that it sees, `[B, H', W', C]`."""
+    padding = dilation * (size // 2)
+    padded = jnp.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = (stride * ((own - 1) // stride) + 1 for own in inputs.shape[1:3])
+    return [
+        padded[:, row : row + height : stride, column : column + width : stride]
+        for row in range(0, dilation * size, dilation)
+        for column in range(0, dilation * size, dilation)
+    ]

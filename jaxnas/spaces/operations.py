@@ -67,13 +67,13 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
         if mode == "none":
             return outputs, None
         normalized = normalization.normalize(outputs, mode, statistics)
-        return _affine(normalized, weights), normalized
+        return affine(normalized, weights), normalized
 
     def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         weights, inputs, normalized = residuals
         kept: dict[str, Any] = {}
         if normalized is not None:
-            kept, cotangent = _affine_backward(residuals, cotangent, readings, mode)
+            kept, cotangent = affine_backward(residuals, cotangent, readings, mode)
         activated = jax.nn.relu(inputs) if relu else inputs
         kernel = weights["kernel"]
         gradient = convolution.input_gradient(activated, kernel, cotangent, stride)
@@ -87,9 +87,35 @@ def convolution_norm(mode: normalization.Mode, stride: int = 1, relu: bool = Tru
         return gradient * (inputs > 0) if relu else gradient, kept
 
     def see(residuals: Residuals) -> Site:
-        return Site(residuals.inputs if relu else None, _variance(residuals))
+        return Site(residuals.inputs if relu else None, variance(residuals))
 
-    return _jitted(forward, backward)._replace(see=see, heavy=True)
+    return jitted(forward, backward)._replace(see=see, heavy=True)
+
+
+@functools.cache
+def convolution_norm_relu(mode: normalization.Mode) -> Operation:
+    """Return convolution - normalisation (with scale and bias) - ReLU."""
+    linear_part = convolution_norm(mode, relu=False)
+
+    def shown(residuals: Residuals) -> Array:
+        weights, inputs, normalized = residuals
+        if normalized is None:  # computed again: only the modes that normalise save it
+            return convolution.convolve(inputs, weights["kernel"])
+        return affine(normalized, weights)
+
+    def forward(weights: Weights, inputs: Array, statistics: Any) -> Forward:
+        outputs, normalized = linear_part.forward(weights, inputs, statistics)
+        return jax.nn.relu(outputs), normalized
+
+    def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
+        return linear_part.backward(residuals, cotangent * (shown(residuals) > 0), readings)
+
+    preactivation = jax.jit(shown)
+
+    def see(residuals: Residuals) -> Site:
+        return Site(preactivation(residuals), variance(residuals))
+
+    return jitted(forward, backward)._replace(see=see, heavy=True)
 
 
 @functools.cache
@@ -100,24 +126,24 @@ def norm_relu_pool(mode: normalization.Mode) -> Operation:
         if mode == "none":
             return jax.nn.relu(inputs).mean((1, 2)), None
         normalized = normalization.normalize(inputs, mode, statistics)
-        return jax.nn.relu(_affine(normalized, weights)).mean((1, 2)), normalized
+        return jax.nn.relu(affine(normalized, weights)).mean((1, 2)), normalized
 
     def backward(residuals: Residuals, cotangent: Array, readings: Readings) -> Backward:
         weights, inputs, normalized = residuals
         spread = cotangent[:, None, None, :] / (inputs.shape[1] * inputs.shape[2])
         if normalized is None:
             return spread * (inputs > 0), {}
-        kept, gradient = _affine_backward(
-            residuals, spread * (_affine(normalized, weights) > 0), readings, mode
+        kept, gradient = affine_backward(
+            residuals, spread * (affine(normalized, weights) > 0), readings, mode
         )
         return gradient, kept
 
     def see(residuals: Residuals) -> Site:
         normalized = residuals.normalized
-        shown = residuals.inputs if normalized is None else _affine(normalized, residuals.weights)
-        return Site(shown, _variance(residuals))
+        shown = residuals.inputs if normalized is None else affine(normalized, residuals.weights)
+        return Site(shown, variance(residuals))
 
-    return _jitted(forward, backward)._replace(see=see)
+    return jitted(forward, backward)._replace(see=see)
 
 
 @functools.cache
@@ -132,7 +158,7 @@ def average_pool() -> Operation:
         spread = lax.optimization_barrier(cotangent * _inverse_counts(cotangent))
         return _window_sum(spread), {}
 
-    return _jitted(forward, backward)
+    return jitted(forward, backward)
 
 
 @functools.cache
@@ -152,7 +178,7 @@ def average_pool_convolution() -> Operation:
         gradient, kept = convolve.backward(pooled, cotangent, readings)
         return gradient.repeat(2, axis=1).repeat(2, axis=2) / 4, kept
 
-    return _jitted(forward, backward)
+    return jitted(forward, backward)
 
 
 @functools.cache
@@ -175,7 +201,7 @@ def linear() -> Operation:
         }
         return cotangent @ weights["kernel"].T, kept
 
-    return _jitted(forward, backward)
+    return jitted(forward, backward)
 
 
 def skip_connect() -> Operation:
@@ -194,7 +220,7 @@ def zero() -> Operation:
     )
 
 
-def _jitted(
+def jitted(
     forward: Callable[[Weights, Array, Any], Forward],
     backward: Callable[[Residuals, Array, Readings], Backward],
 ) -> Operation:
@@ -202,11 +228,12 @@ def _jitted(
     return Operation(jax.jit(forward), jax.jit(backward, static_argnames="readings"))
 
 
-def _affine(normalized: normalization.Normalized, weights: Weights) -> Array:
+def affine(normalized: normalization.Normalized, weights: Weights) -> Array:
+    """Return the normalised activations, scaled and shifted by the weights."""
     return normalization.affine(normalized, weights["scale"], weights["bias"])
 
 
-def _affine_backward(
+def affine_backward(
     residuals: Residuals, cotangent: Array, readings: Readings, mode: normalization.Mode
 ) -> tuple[dict[str, Any], Array]:
     """Return what is kept of scale and bias, and the gradient before the normalisation."""
@@ -220,7 +247,8 @@ def _affine_backward(
     return kept, gradients.inputs
 
 
-def _variance(residuals: Residuals) -> Array | None:
+def variance(residuals: Residuals) -> Array | None:
+    """Return the variance `[C]` that was normalised, if any was."""
     return None if residuals.normalized is None else residuals.normalized.statistics["var"]
 
 

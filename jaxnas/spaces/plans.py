@@ -72,14 +72,16 @@ def decisions(arch: Arch) -> ArrayLike:
 class Block(NamedTuple):
     """A part of a network: operations and the wiring between them.
 
+    Inputs and outputs are activations: an array, or a pytree of arrays that are passed on together.
+
     Attributes:
         forward: `forward(weights, inputs, statistics) -> (outputs, saved)`.
         backward: `backward(saved, cotangent, readings) -> (input_gradient, kept)`.
         see: `see(saved)`: its operations as sites.
     """
 
-    forward: Callable[[Weights, Array, Any], tuple[Array, Any]]
-    backward: Callable[[Any, Array, Readings], Backward]
+    forward: Callable[[Weights, Any, Any], tuple[Any, Any]]
+    backward: Callable[[Any, Any, Readings], tuple[Any, dict[str, Any]]]
     see: Callable[[Any], tuple[Site, ...]]
 
 
@@ -195,10 +197,10 @@ def _switch(operations: Mapping[str, Operation], decision: Array) -> Operation:
 def repeat_forward(
     repeated: Block,
     weights: Sequence[Weights],
-    inputs: Array,
+    inputs: Any,
     statistics: Sequence[Any],
     walk: bool,
-) -> tuple[Array, Any]:
+) -> tuple[Any, Any]:
     """Apply a block once for each of `weights`; what is saved is a list, or stacked if scanned."""
     if walk or len(weights) == 1:
         saved = []
@@ -211,8 +213,8 @@ def repeat_forward(
 
 
 def repeat_backward(
-    repeated: Block, saved: Any, cotangent: Array, readings: Readings
-) -> tuple[Array, list[dict[str, Any]]]:
+    repeated: Block, saved: Any, cotangent: Any, readings: Readings
+) -> tuple[Any, list[dict[str, Any]]]:
     """Return the input gradient and what is kept of each repetition, first to last."""
     if isinstance(saved, list):
         kept = []

@@ -160,3 +160,53 @@ def test_history_of_nothing_but_failures_is_its_first():
     history = History(jnp.array([[4], [5]]), jnp.array([-jnp.inf, -jnp.inf]))
     assert history.best_arch == 4
     assert history.best_score == -jnp.inf
+
+
+def _even(arch):
+    return arch.sum() % 2 == 0
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_not_kept_is_not_scored(name, jit):
+    asked = []
+
+    def score(archs):
+        asked.append(np.asarray(archs[0]))
+        return _table(archs)
+
+    history = run(
+        STRATEGIES[name],
+        _weighted_sum if jit else score,
+        key=KEY,
+        num_evaluations=20,
+        keep=_even,
+        jit=jit,
+    )
+    assert (history.archs.sum(1) % 2 == 0).all()
+    assert np.isfinite(history.scores).all()
+    assert len(asked) == (0 if jit else 20)
+    other = run(STRATEGIES[name], _weighted_sum, key=KEY, num_evaluations=20, keep=_even)
+    np.testing.assert_array_equal(history.archs, other.archs)
+    free = run(STRATEGIES[name], _weighted_sum, key=KEY, num_evaluations=20)
+    assert (free.archs.sum(1) % 2 == 1).any()
+
+
+def test_a_rule_that_keeps_all_changes_nothing_and_one_that_keeps_none_ends():
+    random = STRATEGIES["random"]
+    free = run(random, _weighted_sum, key=KEY, num_evaluations=5)
+    all_kept = run(random, _weighted_sum, key=KEY, num_evaluations=5, keep=lambda arch: arch[0] < 9)
+    chex.assert_trees_all_equal(free, all_kept)
+    none = run(random, _weighted_sum, key=KEY, num_evaluations=2, keep=lambda arch: arch[0] > 9)
+    assert (none.scores == -jnp.inf).all()
+
+
+def test_a_strategy_that_draws_nothing_goes_on():
+    history = run(
+        COUNTING,
+        lambda archs: archs[:, 0],
+        key=KEY,
+        num_evaluations=3,
+        keep=lambda arch: arch[0] % 3 == 2,
+    )
+    np.testing.assert_array_equal(history.archs[:, 0], [2, 5, 8])

@@ -4,10 +4,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnas.spaces import normalization, plans
+from jaxnas.spaces import images, normalization, plans
 from jaxnas.spaces.chain import BoundChain
 from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.spaces.nasbench201.network import NASBench201
@@ -53,7 +52,7 @@ def nasbench201(
     )
 
     def init(key: Array, inputs: Array) -> Params:
-        _validate_images(inputs, colours, norm)
+        images.validate(inputs, space="nasbench201", colours=colours, norm=norm)
         return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
     def bind(arch: ArrayLike | plans.Bucket, params: Params) -> tuple[Network, Params]:
@@ -125,7 +124,8 @@ class BoundNetwork(BoundChain):
         )
 
     def _validate(self, params: Params, inputs: Array) -> None:
-        _validate_images(inputs, params["00_stem"]["kernel"].shape[2], self.module.norm)
+        colours = params["00_stem"]["kernel"].shape[2]
+        images.validate(inputs, space="nasbench201", colours=colours, norm=self.module.norm)
 
 
 def _own(arch: plans.StaticArch, params: Params) -> Params:
@@ -143,26 +143,3 @@ def _own(arch: plans.StaticArch, params: Params) -> Params:
         name: own_edges(block) if name.endswith("_cell") else block
         for name, block in params.items()
     }
-
-
-def _validate_images(inputs: Array, colours: int, norm: str) -> None:
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise ValueError(
-            f"NAS-Bench-201 reads normalised images: got dtype {inputs.dtype}; "
-            "use datasets.normalize, or convert them to float32."
-        )
-    if inputs.ndim != 4 or inputs.shape[1] % 4 or inputs.shape[2] % 4 or not inputs.size:
-        raise ValueError(
-            "NAS-Bench-201 reads images [B, H, W, colours] with H and W divisible by 4: "
-            f"got shape {inputs.shape}; resize or pad them."
-        )
-    if inputs.shape[-1] != colours:
-        raise ValueError(
-            f"This network reads images of {colours} colours: got {inputs.shape[-1]}; "
-            "name the number when you make the space: nasbench201(colours=...)."
-        )
-    if norm == "instance" and inputs.shape[1] * inputs.shape[2] <= 16:
-        raise ValueError(
-            "In instance mode the last stage normalises over the pixels of one image, and here it "
-            f"has one: got images {inputs.shape[1]}x{inputs.shape[2]}; use 8x8 or larger."
-        )

@@ -1,0 +1,419 @@
+"""The network against a plain Flax network that builds one cell as its authors describe it.
+
+Float64, five channels, one cell a stack; XLA's optimisations are
+off, as they double the time to compile, which is all that these tests cost.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxnas
+from jaxnas.benchmarks.nasbench101 import nasbench101 as table
+from jaxnas.gradients import GRADIENT
+from jaxnas.spaces.nasbench101 import blocks, cell, nasbench101
+from jaxnas.types import Batch, PerExampleDifferentiable, Reading, Staged
+
+CHANNELS, CLASSES = 5, 3
+SHAPE = (2, 8, 12, 3)
+CELLS = {
+    # Three vertices share five channels as 2, 2, 1; vertex 4 is cut from two to one.
+    "shared": (
+        "0111000/0000101/0000100/0000001/0000011/0000000/0000000:"
+        "input,conv3x3-bn-relu,maxpool3x3,conv1x1-bn-relu,conv1x1-bn-relu,maxpool3x3,output"
+    ),
+    # Vertex 1 feeds a wide and a narrow vertex; the input leads to the output too.
+    "cut": "010001/001100/000101/000011/000001/000000:"
+    "input,conv1x1-bn-relu,maxpool3x3,conv3x3-bn-relu,conv1x1-bn-relu,output",
+    "two vertices": "01/00:input,output",
+    "dead vertices": "0101000/0010000/0000000/0000001/0000001/0000000/0000000:"
+    "input,conv3x3-bn-relu,conv3x3-bn-relu,maxpool3x3,conv1x1-bn-relu,conv1x1-bn-relu,output",
+}
+MODES = ("batch", "instance", "none")
+SPACES = {
+    mode: nasbench101(channels=CHANNELS, cells=1, classes=CLASSES, norm=mode) for mode in MODES
+}
+
+
+# The reference: the matrix and the operations as they are written, nothing that is not used.
+
+
+class ConvNormRelu(nn.Module):
+    width: int
+    size: int
+    mode: str
+
+    @nn.compact
+    def __call__(self, x):
+        padding = [(self.size // 2, self.size // 2)] * 2
+        x = nn.Conv(self.width, (self.size,) * 2, padding=padding, use_bias=False, name="conv")(x)
+        if self.mode != "none":
+            axes = {"batch": (0, 1, 2), "instance": (1, 2)}[self.mode]
+            x = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + 1e-5)
+            scale = self.param("scale", nn.initializers.ones, (self.width,))
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            x = x * scale[None, None, None] + bias[None, None, None]
+        return nn.relu(x)
+
+
+class Cell(nn.Module):
+    string: str
+    width: int
+    mode: str
+
+    @nn.compact
+    def __call__(self, x):
+        rows, operations = (part for part in self.string.split(":"))
+        matrix = np.array([[int(bit) for bit in row] for row in rows.split("/")])
+        operations, last = operations.split(","), len(matrix) - 1
+        reach = np.linalg.matrix_power(matrix + np.eye(last + 1, dtype=int), last) > 0
+        live = [v for v in range(last + 1) if reach[0, v] and reach[v, last]]
+        to_output = [v for v in live[1:-1] if matrix[v, last]]
+        widths = {
+            v: len(own)
+            for v, own in zip(
+                to_output, np.array_split(np.arange(self.width), len(to_output) or 1), strict=False
+            )
+        }
+        for v in live[-2:0:-1]:
+            if v not in widths:
+                widths[v] = max(widths[t] for t in live[1:-1] if matrix[v, t])
+
+        def projected(v, width):
+            name = f"vertex_{v}" if v < last else "output"
+            return ConvNormRelu(width, 1, self.mode, name=f"{name}.projection")(x)
+
+        values = {}
+        for v in live[1:-1]:
+            total = jnp.zeros((*x.shape[:3], widths[v]))
+            for s in live[1:-1]:
+                if matrix[s, v]:
+                    total = total + values[s][..., : widths[v]]
+            if matrix[0, v]:
+                total = total + projected(v, widths[v])
+            if operations[v] == "maxpool3x3":
+                values[v] = nn.max_pool(total, (3, 3), padding="SAME")
+            else:
+                size = int(operations[v][4])
+                name = f"vertex_{v}.{operations[v]}"
+                values[v] = ConvNormRelu(widths[v], size, self.mode, name=name)(total)
+        outputs = jnp.concatenate([values[v] for v in to_output], -1) if to_output else 0
+        return outputs + projected(last, self.width) if matrix[0, last] else outputs
+
+
+class Reference(nn.Module):
+    string: str
+    mode: str
+
+    @nn.compact
+    def __call__(self, x):
+        x = ConvNormRelu(CHANNELS, 3, self.mode, name="00_stem")(x)
+        for stack, position in enumerate((1, 3, 5)):
+            if stack:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            width = CHANNELS * 2**stack
+            x = Cell(self.string, width, self.mode, name=f"{position:02d}_cell")(x)
+        features = x.mean((1, 2))
+        return nn.Dense(CLASSES, name="07_classifier")(features), features
+
+
+def _to_flax(own):
+    """Return the parameters of one cell's network as the reference names them."""
+
+    def convolution(weights):
+        return {"conv": {"kernel": weights["kernel"]}} | {
+            name: leaf for name, leaf in weights.items() if name != "kernel"
+        }
+
+    found = {}
+    for name, block in own.items():
+        if name.endswith("cell"):
+            found[name] = {
+                f"{vertex}.{part}": convolution(weights)
+                for vertex, parts in block.items()
+                for part, weights in parts.items()
+            }
+        else:
+            found[name] = block if name.endswith("classifier") else convolution(block)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_to_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _normal(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@functools.cache
+def _drawn(mode):
+    """Return random parameters of the whole space, scales and biases too, and random images."""
+    rng = np.random.default_rng(0)
+    images = _normal(1, SHAPE)
+
+    def draw(path, leaf):
+        shift = 1 if path[-1].key == "scale" else 0
+        return jnp.asarray(shift + rng.normal(size=leaf.shape) * 0.5)
+
+    shapes = jax.eval_shape(SPACES[mode].init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(draw, shapes), images
+
+
+def _differentiate(forward, own, images):
+    """Return logits and features, and the gradients of a function of both."""
+    weights = _normal(2, (len(images), CLASSES))
+
+    def loss(own, images):
+        logits, features = forward(own, images)
+        return (jnp.tanh(logits) * weights).sum() + (features**2).sum(), (logits, features)
+
+    (_, outputs), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(own, images)
+    return outputs, gradients
+
+
+def _bound(mode, name):
+    params, images = _drawn(mode)
+    network, own = SPACES[mode].bind(cell.from_string(CELLS[name]), params)
+    return network, own, images
+
+
+def _assert_close(found, expected, tolerance=1e-9):
+    def close(path, a, b):
+        bound = tolerance * max(1, float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(close, found, expected)
+
+
+# Cells in the second stack, of 5 to 10 channels.
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("shared", "batch"), ("cut", "batch"), ("cut", "none"), ("dead vertices", "batch")],
+)
+def test_a_cell_and_its_gradients(name, mode):
+    arch = cell.one(cell.from_string(CELLS[name]))
+    block = blocks.cell(cell.graph(arch), 2 * CHANNELS, mode)
+    weights = SPACES[mode].bind(arch, _drawn(mode)[0])[1]["03_cell"]
+    inputs, cotangent = _normal(3, (2, 4, 6, CHANNELS)), _normal(4, (2, 4, 6, 2 * CHANNELS))
+    # It numbers the vertices of a cell of fewer than seven as they are written.
+    reference = Cell(CELLS[name], 2 * CHANNELS, mode)
+
+    @jax.jit
+    def differentiate(weights, inputs):
+        outputs, pullback = jax.vjp(
+            lambda own, x: reference.apply({"params": _to_flax({"cell": own})["cell"]}, x),
+            weights,
+            inputs,
+        )
+        return outputs, pullback(cotangent)
+
+    expected, (of_weights, of_inputs) = differentiate(weights, inputs)
+    outputs, saved = block.forward(weights, inputs, None)
+    _assert_close(outputs, expected)
+    gradient, kept = block.backward(saved, cotangent, (GRADIENT,))
+    _assert_close(gradient, of_inputs)
+    found = jax.tree.map(lambda own: own[0], kept, is_leaf=lambda node: isinstance(node, tuple))
+    _assert_close(found, of_weights)
+    shown = [site for site in block.see(saved) if site.preactivation is not None]
+    assert len(shown) == len([part for parts in weights.values() for part in parts])
+
+
+# Networks.
+
+
+def test_outputs_and_gradients_of_the_static_network():
+    network, own, images = _bound("batch", "two vertices")
+    reference = Reference(CELLS["two vertices"], "batch")
+    expected = _differentiate(
+        jax.jit(lambda own, x: reference.apply({"params": _to_flax(own)}, x)), own, images
+    )
+    found = _differentiate(lambda own, x: network(own, x)[:2], own, images)
+    _assert_close(found, expected)
+    assert float(jnp.abs(found[1][1]).max()) > 1e-3
+
+
+def keep(tensor, gradients):
+    return gradients
+
+
+def test_gradients_of_examples_are_those_of_a_loop():
+    network, own, images = _bound("instance", "two vertices")
+    assert isinstance(network, PerExampleDifferentiable)
+    cotangent = _normal(3, (len(images), CLASSES))
+    outputs, pullback = network.per_example_vjp(own, images)
+    found = pullback(cotangent, (Reading(keep),))[0]
+
+    def loss(own, image, direction):
+        return (network(own, image[None]).logits[0] * direction).sum()
+
+    for i in range(len(images)):
+        expected = jax.grad(loss)(own, images[i], cotangent[i])
+        _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], found), expected)
+    _assert_close(outputs.logits, network(own, images).logits)
+
+
+def test_a_cell_without_a_path_gives_the_bias():
+    arch = cell.from_string("000/001/000:input,conv3x3-bn-relu,output")
+    params, images = _drawn("none")
+    network, own = SPACES["none"].bind(arch, params)
+    assert not SPACES["none"].is_connected(arch)
+    (logits, _), (gradients, of_images) = _differentiate(
+        lambda own, x: network(own, x)[:2], own, images
+    )
+    _assert_close(logits, jnp.broadcast_to(own["07_classifier"]["bias"], logits.shape))
+    assert not of_images.any()
+    assert set(own) == {"00_stem", "01_cell", "03_cell", "05_cell", "07_classifier"}
+    assert not gradients["00_stem"]["kernel"].any()
+
+
+def test_running_statistics():
+    """Those of a batch give what the batch gives."""
+    network, own, images = _bound("batch", "two vertices")
+    outputs = network(own, images)
+    space = nasbench101(channels=CHANNELS, cells=1, classes=CLASSES, norm="eval")
+    evaluated, _ = space.bind(cell.from_string(CELLS["two vertices"]), _drawn("batch")[0])
+    found = evaluated(own, images, outputs.statistics)
+    _assert_close(found.logits, outputs.logits)
+    assert float(jnp.abs(found.logits - evaluated(own, images).logits).max()) > 1e-3
+
+
+# Parameters.
+
+
+def test_one_draw_serves_all_cells_at_their_own_fan_in():
+    params, _ = _drawn("batch")
+    own = SPACES["batch"].bind(cell.from_string(CELLS["shared"]), params)[1]
+    # Vertices 1, 3 and 4 share the 20 channels of the last cell as 7, 7 and 6.
+    whole = params["05_cell"]["vertex_4"]["conv1x1-bn-relu"]["kernel"]
+    found = own["05_cell"]["vertex_4"]["conv1x1-bn-relu"]
+    assert found["kernel"].shape == (1, 1, 6, 6)
+    _assert_close(found["kernel"], whole[:, :, :6, :6] * (20 / 6) ** 0.5)
+    projection = own["05_cell"]["vertex_1"]["projection"]["kernel"]
+    _assert_close(projection, params["05_cell"]["vertex_1"]["projection"]["kernel"][..., :7])
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_a_cell_reads_exactly_its_own_parameters(channels):
+    space = nasbench101(channels=channels, cells=2, classes=CLASSES)
+    images = jnp.zeros((1, 8, 8, 3))
+    shapes = jax.eval_shape(space.init, jax.random.key(0), images)
+    for arch in table().archs[::500]:
+        own = jax.eval_shape(lambda params, arch=arch: space.bind(arch, params)[1], shapes)
+        assert sum(leaf.size for leaf in jax.tree.leaves(own)) == space.num_params(arch)
+
+
+def test_multiply_adds_by_hand():
+    """Input to a 3x3 convolution to the output, of 5, 10 and 20 channels at 96, 24 and 6 pixels."""
+    space = SPACES["none"]
+    arch = cell.from_string("010/001/000:input,conv3x3-bn-relu,output")
+    network, own = space.bind(arch, _drawn("none")[0])
+    stem, classifier = 27 * 5 * 96, 20 * 3 + 3
+    cells = 96 * (5 * 5 + 9 * 25) + 24 * (5 * 10 + 9 * 100) + 6 * (10 * 20 + 9 * 400)
+    assert network.num_macs(own, jnp.zeros(SHAPE)) == stem + cells + classifier
+
+
+def test_initial_parameters():
+    with jax.enable_x64(False):
+        params = SPACES["batch"].init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    kernel = np.asarray(params["05_cell"]["vertex_5"]["conv3x3-bn-relu"]["kernel"])
+    assert kernel.shape == (3, 3, 20, 20)
+    assert 0.98 < np.abs(kernel).max() * (9 * 20) ** 0.5 <= 1
+    assert not np.array_equal(kernel, params["05_cell"]["vertex_4"]["conv3x3-bn-relu"]["kernel"])
+
+
+# Scores.
+
+
+def test_proxies_read_it():
+    space = SPACES["instance"]
+    images = _drawn("instance")[1]
+    params = _drawn("instance")[0]
+    batch = Batch(images, jnp.array([0, 2]))
+    drawn = space._replace(init=lambda key, inputs: params)
+    archs = np.stack(
+        [cell.from_string(own) for own in (CELLS["two vertices"], "00/00:input,output")]
+    )
+    names = [
+        *("grad_norm", "mgm", "layer_balance", "naswot", "expressivity", "trainability"),
+        *("synflow", "params", "flops"),
+    ]
+    first, second = jaxnas.score_space(drawn, archs, batch, names, plan="walk")
+    assert set(first.status.values()) == {"ok"}
+    assert first.scores["params"] == space.num_params(archs[0])
+    assert set(second.status.values()) == {"disconnected", "ok"}
+    network, own = space.bind(space.representative(archs[0]), params)
+    assert isinstance(network, Staged)
+    assert first.scores["flops"] == network.num_macs(own, images)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 3}, "channels must be an integer from 4 .*: got 3"),
+        ({"cells": 0}, "cells must be an integer from 1 to 30: got 0"),
+        ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
+        ({"colours": 1.5}, "colours must be an integer .*: got 1.5"),
+        ({"norm": "layer"}, "Unknown normalisation mode 'layer'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        nasbench101(**options)
+
+
+def test_a_traced_architecture_is_refused():
+    def logits(arch):
+        return SPACES["none"].bind(arch, {})[0]
+
+    with pytest.raises(ValueError, match="depend on its cell, so it takes a concrete one"):
+        jax.eval_shape(logits, jnp.zeros(26, int))
+
+
+def test_the_traced_plan_says_which_other_to_take():
+    params, images = _drawn("none")
+    space = SPACES["none"]._replace(init=lambda key, inputs: params)
+    arch = cell.from_string(CELLS["two vertices"])
+    batch = Batch(images, jnp.array([0, 1]))
+    with pytest.raises(ValueError, match="use plan='walk'"):
+        list(jaxnas.score_space(space, arch[None], batch, "grad_norm", plan="traced"))
+
+
+def test_too_many_edges_are_refused():
+    with pytest.raises(ValueError, match=r"at most 9 edges .*: got 11; remove some"):
+        SPACES["none"].bind([1] * 10 + [0] * 9 + [1, 0] + [0] * 5, {})
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (jnp.zeros((2, 6, 8, 3)), "divisible by 4"),
+        (jnp.zeros((8, 8, 3)), "divisible by 4"),
+        (jnp.zeros((2, 8, 8, 1)), "images of 3 colours: got 1"),
+        (jnp.zeros((2, 8, 8, 3), int), "normalised images: got dtype int"),
+    ],
+)
+def test_bad_images(images, message):
+    network, own, _ = _bound("none", "two vertices")
+    with pytest.raises(ValueError, match=message):
+        SPACES["none"].init(jax.random.key(0), images)
+    with pytest.raises(ValueError, match=message):
+        network(own, images)

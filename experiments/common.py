@@ -85,11 +85,15 @@ class Setting(NamedTuple):
     context: dict[str, Any]
 
 
-def setting() -> Setting:
-    """Return what the flags name; raises `ValueError` for what does not exist or fit."""
+def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting:
+    """Return what the flags name; raises `ValueError` for what does not exist or fit.
+
+    Args:
+        factory: of the space, given `channels`, `cells`, `classes`, `colours` and `norm`.
+    """
     processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     dataset = datasets.load(_DATASET.value)
-    space = spaces.nasbench201(
+    space = factory(
         channels=_CHANNELS.value,
         cells=_CELLS.value,
         classes=dataset.num_classes,
@@ -143,7 +147,7 @@ def describe(own: Setting) -> str:
     """Return the setting in words, for the subtitle of a report."""
     size = own.image_size
     return (
-        f"NAS-Bench-201 networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
+        f"{own.space.name} networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
         f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images of "
         f"{size}x{size} pixels, {_NORM.value} normalisation, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
@@ -189,18 +193,29 @@ class Findings(NamedTuple):
 
 
 def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
-    """Return how well each score orders the test accuracies on `data`, a row for each.
+    """Return how well each score orders the test accuracies on `data`; see `correlate`."""
+    table = correlate(found.ranked, found.benchmark.accuracy(found.archs, data), found.params, k)
+    table.insert(1, "accuracy", data)
+    return table
 
-    `spearman` to `ties` are of the mean over seeds; `k` is that of the top-k recall.
+
+def correlate(
+    ranked: Mapping[str, np.ndarray], accuracies: np.ndarray, params: np.ndarray, k: int
+) -> pd.DataFrame:
+    """Return how well each score orders the accuracies, a row for each.
+
+    Args:
+        ranked: scores `[S, A]` by name; `spearman` to `ties` are of the mean over seeds.
+        accuracies: `[A]`.
+        params: `[A]`, for the partial correlation.
+        k: that of the top-k recall.
     """
-    accuracies = found.benchmark.accuracy(found.archs, data)
     rows = []
-    for name, scores in found.ranked.items():
+    for name, scores in ranked.items():
         mean = scores.mean(0)
         low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
         row = {
             "score": name,
-            "accuracy": data,
             "spearman": correlation.spearman(mean, accuracies),
             "low": low,
             "high": high,
@@ -217,8 +232,9 @@ def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
             )
             row["seed to seed"] = correlation.seed_agreement(scores)
         if name != "#params":
-            log_params = np.log(found.params)
-            row["partial | #params"] = correlation.partial_spearman(mean, accuracies, log_params)
+            row["partial | #params"] = correlation.partial_spearman(
+                mean, accuracies, np.log(params)
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 

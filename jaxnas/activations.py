@@ -4,6 +4,7 @@ A network of a space shows its blocks (`types.Staged`). Any other is one stage, 
 found in its traced program: a ReLU is a maximum with zero, whoever wrote it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,46 +28,58 @@ def stages(apply_fn: ApplyFn, params: Params, *, normalized: bool = True) -> lis
     """
     if isinstance(apply_fn, Staged):
         return apply_fn.stages(params, normalized=normalized)
-    return [functools.partial(_whole, gradients.hashable(apply_fn), params)]
+    return [as_stage(_Logits(gradients.hashable(apply_fn)), params)]
 
 
-def _whole(apply_fn: Callable[..., Any], params: Params, inputs: Array) -> Passed:
-    logits, preactivations = _look(apply_fn, params, inputs)
+def as_stage(function: Callable[[Params, Any], Any], params: Params) -> Stage:
+    """Return a function `function(params, inputs)` as a stage: its ReLUs, and its pullback by JAX.
+
+    Equal functions compile once. The stage shows no normalisation layers.
+    """
+    return functools.partial(_pass, function, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Logits:
+    """A network as a function that gives bare logits."""
+
+    apply_fn: Callable[..., Any]
+
+    def __call__(self, params: Params, inputs: Array) -> Array:
+        return gradients.outputs(self.apply_fn, params, inputs).logits
+
+
+def _pass(function: Callable[..., Any], params: Params, inputs: Any) -> Passed:
+    outputs, preactivations = _look(function, params, inputs)
 
     def pullback(cotangent: Array, readings: Readings) -> tuple[Array, Any]:
         if any(reading.per_example for reading in readings):
-            raise ValueError("A whole network as one stage has sums only: use gradients.read.")
-        return _pull(apply_fn, readings, params, inputs, cotangent)
+            raise ValueError("A stage that JAX differentiates has sums only: use gradients.read.")
+        return _pull(function, readings, params, inputs, cotangent)
 
-    return Passed(logits, tuple(Site(own, None) for own in preactivations), pullback)
+    return Passed(outputs, tuple(Site(own, None) for own in preactivations), pullback)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(apply_fn: Callable[..., Any], params: Params, inputs: Array) -> tuple[Array, list[Array]]:
-    """Return the logits, and the inputs `[B, ...]` of the ReLUs."""
-
-    def logits(params: Params, inputs: Array) -> Array:
-        return gradients.outputs(apply_fn, params, inputs).logits
-
-    program = jax.make_jaxpr(logits)(params, inputs)
+def _look(function: Callable[..., Any], params: Params, inputs: Array) -> tuple[Any, list[Array]]:
+    """Return what the function gives, and the inputs `[B, ...]` of its ReLUs."""
+    program, shape = jax.make_jaxpr(function, return_shape=True)(params, inputs)
     found: list[Array] = []
-    (result,) = _run(program, jax.tree.leaves((params, inputs)), found)
+    results = _run(program, jax.tree.leaves((params, inputs)), found)
     # A variance is kept positive in the same way, but has no axis besides that of its examples.
-    return result, [own for own in found if own.ndim > 1 and own.shape[0] == inputs.shape[0]]
+    rectified = [own for own in found if own.ndim > 1 and own.shape[0] == inputs.shape[0]]
+    return jax.tree.unflatten(jax.tree.structure(shape), results), rectified
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pull(
-    apply_fn: Callable[..., Any],
+    function: Callable[..., Any],
     readings: Readings,
     params: Params,
     inputs: Array,
     cotangent: Array,
 ) -> tuple[Array, Any]:
-    def logits(params: Params, inputs: Array) -> Array:
-        return gradients.outputs(apply_fn, params, inputs).logits
-
-    of_params, of_inputs = jax.vjp(logits, params, inputs)[1](cotangent)
+    of_params, of_inputs = jax.vjp(function, params, inputs)[1](cotangent)
     kept = jax.tree.map(
         lambda tensor, summed: tuple(own.keep(tensor, summed) for own in readings),
         params,

@@ -224,6 +224,21 @@ def test_network_agrees_with_flax(layout, bypass, arch):
     )
 
 
+def test_its_stages_are_the_network():
+    space, params = _setting()
+    network, own = space.bind(np.array(ARCHS[0]), params)
+    x, outputs = _images(), []
+    for stage in network.stages(own):
+        x = stage(x).outputs
+        outputs.append(x)
+    np.testing.assert_allclose(x, network(own, _images()).logits, rtol=1e-5, atol=1e-5)
+    assert len(outputs) == len(ARCHS[0]) + 4  # stem, first block, head and classifier
+    x = _images()
+    for stage in network.stages(own, normalized=False):
+        x = stage(x).outputs
+    assert not np.allclose(x, outputs[-1])
+
+
 def test_traced_and_concrete_architectures_are_one_network():
     stages = (Stage(3, 1, 1), Stage(4, 1, 2))
     layout = FLAT._replace(stages=stages, stem=3, head=6)

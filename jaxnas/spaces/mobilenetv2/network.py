@@ -9,10 +9,11 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnas import activations
 from jaxnas.spaces import normalization, plans, steps, tensors
 from jaxnas.spaces.mobilenetv2.blocks import Block, Layer
 from jaxnas.spaces.mobilenetv2.layout import STEM_SIZE, Layout, costs, first_layer, layers
-from jaxnas.types import Array, Outputs, Params
+from jaxnas.types import Array, Outputs, Params, Stage
 
 Bypass = Literal["identity", "norm"]
 """What runs beside a block that keeps the shape; `norm`: a normalisation with scale and bias, the
@@ -101,43 +102,69 @@ class SearchedNetwork(nn.Module):
         by_name[classifier] = tensors.linear(layout.head or width * pixels, self.classes)
         return by_name
 
+    def part_names(self) -> list[str]:
+        """Return the names of all parts, in order; the last is the classifier."""
+        first = ["01_first"] if first_layer(self.layout) else []
+        return ["00_stem", *first, *self.layer_names(), *self._end_names()]
+
+    def part(
+        self, name: str, decision: int | Array | None, weights: Params, x: Array, statistics: Any
+    ) -> tuple[Array, Any]:
+        """Return what a part gives for its inputs, and its batch statistics.
+
+        Args:
+            name: of the part.
+            decision: which candidate of a searched layer; None for other parts.
+            weights: of the part.
+            x: its inputs.
+            statistics: running ones, or None.
+        """
+        style, (head, classifier) = self._style(), self._end_names()
+        if name in self.layer_names():
+            layer = layers(self.layout)[self.layer_names().index(name)]
+            return self._layer(layer, decision, weights, x, statistics or {})
+        if name == "00_stem":
+            return steps.conv_norm(weights, x, statistics, self.layout.stem_stride, style)
+        if name == head and self.layout.head:
+            x, found = steps.conv_norm(weights, x, statistics, 1, style)
+            return x.mean((1, 2)), found
+        if name == head:
+            x, found = steps.norm_act(weights, x, statistics, style)
+            return x.reshape(x.shape[0], -1), found
+        if name == classifier:
+            return x @ weights["kernel"] + weights["bias"][None], None
+        first = first_layer(self.layout)
+        assert first is not None
+        return first.candidates[0].apply(first, weights, x, statistics, style)
+
+    def decisions(self, arch: Any) -> dict[str, int | Array]:
+        """Return the decision of each searched layer, by name."""
+        return {name: arch[position] for position, name in enumerate(self.layer_names())}
+
     def _forward(self, arch: Any, params: Params, inputs: Array, statistics: Any) -> Outputs:
         found: dict[str, Any] = {}
-
-        def convolve(name: str, x: Array, stride: int) -> Array:
-            x, found[name] = steps.conv_norm(
-                params[name], x, statistics.get(name), stride, self._style()
+        chosen = self.decisions(arch)
+        x = features = inputs
+        for name in self.part_names():
+            features = x
+            x, own = self.part(
+                name, chosen.get(name), params.get(name, {}), x, statistics.get(name)
             )
-            return x
-
-        x = convolve("00_stem", inputs, self.layout.stem_stride)
-        first = first_layer(self.layout)
-        if first is not None:
-            name = "01_first"
-            x, found[name] = first.candidates[0].apply(
-                first, params[name], x, statistics.get(name), self._style()
-            )
-        searched = zip(self.layer_names(), layers(self.layout), strict=True)
-        for position, (name, layer) in enumerate(searched):
-            own = params.get(name, {})
-            x, found[name] = self._layer(layer, arch[position], own, x, statistics.get(name) or {})
-        head, classifier = self._end_names()
-        if self.layout.head:
-            features = convolve(head, x, 1).mean((1, 2))
-        else:
-            x, found[head] = steps.norm_act(
-                params.get(head, {}), x, statistics.get(head), self._style()
-            )
-            features = x.reshape(x.shape[0], -1)
-        weights = params[classifier]
-        logits = features @ weights["kernel"] + weights["bias"][None]
-        return Outputs(logits, features, found if isinstance(arch, plans.StaticArch) else ())
+            if name != self._end_names()[1]:
+                found[name] = own
+        return Outputs(x, features, found if isinstance(arch, plans.StaticArch) else ())
 
     def _layer(
-        self, layer: Layer, decision: int | Array, weights: Params, inputs: Array, statistics: Any
+        self,
+        layer: Layer,
+        decision: int | Array | None,
+        weights: Params,
+        inputs: Array,
+        statistics: Any,
     ) -> tuple[Array, dict[str, Any]]:
         """Return the outputs of the chosen block and what runs beside it."""
         found: dict[str, Any] = {}
+        assert decision is not None
         if isinstance(decision, int):
             candidate = layer.candidates[decision]
             outputs, found = self._candidate(
@@ -196,6 +223,15 @@ class BoundNetwork:
         assert isinstance(outputs, Outputs)
         return outputs
 
+    def stages(self, params: Params, *, normalized: bool = True) -> list[Stage]:
+        """Return the parts as stages; without normalisation layers if not `normalized`."""
+        module = self.module if normalized else self.module.clone(norm="none")
+        chosen = module.decisions(self.arch)
+        return [
+            activations.as_stage(_Part(module, name, chosen.get(name)), params.get(name, {}))
+            for name in module.part_names()
+        ]
+
     def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
         """Return the multiply-adds for one image of this size; see `layout.Costs`."""
         layout = self.module.layout._replace(image_size=inputs.shape[1])
@@ -209,6 +245,18 @@ class BoundNetwork:
             ValueError: it can't.
         """
         validate_images(self.module.layout, colours, inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A part of a network as a function; equal parts compile once."""
+
+    module: SearchedNetwork
+    name: str
+    decision: Any
+
+    def __call__(self, weights: Params, inputs: Array) -> Array:
+        return self.module.part(self.name, self.decision, weights, inputs, None)[0]
 
 
 def validate_images(layout: Layout, colours: int, inputs: Array) -> None:

@@ -1,0 +1,124 @@
+r"""The same scores on spaces that they were not found on: NAS-Bench-101 and NAS-Bench-Macro.
+
+    python -m experiments.other_spaces --space=nasbench101 --num_archs=500 --channels=12 --cells=3
+    python -m experiments.other_spaces --space=nasbench_macro --num_archs=500
+
+Scores networks of which the package holds the accuracies, and prints for each score and each rank
+aggregate Spearman's and Kendall's correlation with its interval, beside #params, FLOPs and a random
+score.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from experiments import common
+from jaxnas import benchmarks, proxies, spaces
+from jaxnas.launch import launch
+from jaxnas.pool import PoolScores
+from jaxnas.proxies import aggregate
+from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.types import SearchSpace
+
+_SPACE = flags.DEFINE_enum("space", "nasbench101", ("nasbench101", "nasbench_macro"), "Which.")
+_PROXIES = common.define_proxies(
+    [
+        *("grad_norm", "snip", "mgm", "gradient_diversity", "layer_balance", "naswot", "swap"),
+        *("meco", "jacob_cov", "zen", "synflow", "expressivity", "progressivity", "trainability"),
+    ]
+)
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)
+
+flags.adopt_module_key_flags(common)  # so that --help shows them
+
+
+class Known(NamedTuple):
+    """Networks of a space with what is known of them."""
+
+    archs: np.ndarray
+    accuracies: np.ndarray
+    params: np.ndarray
+    what: str
+
+
+def nasbench101(chosen: Callable[[int], np.ndarray]) -> Known:
+    """Return a sample of the NAS-Bench-101 table."""
+    table = benchmarks.nasbench101()
+    rows = chosen(len(table.archs))
+    return Known(
+        table.archs[rows],
+        table.columns["valid_108ep"][rows],
+        table.params[rows],
+        "validation accuracy after 108 epochs",
+    )
+
+
+def nasbench_macro(chosen: Callable[[int], np.ndarray]) -> Known:
+    """Return a sample of the NAS-Bench-Macro table."""
+    table = benchmarks.nasbench_macro()
+    rows = chosen(len(table.archs))
+    return Known(
+        table.archs[rows],
+        table.columns["accuracy"][rows],
+        table.params[rows],
+        "test accuracy, mean of three runs",
+    )
+
+
+KNOWN = {"nasbench101": nasbench101, "nasbench_macro": nasbench_macro}
+
+
+def main() -> None:
+    """Score and correlate."""
+    own = common.setting(_space)
+    names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
+    proxies.resolve(names)
+    rng = np.random.default_rng(common.seed())
+    known = KNOWN[_SPACE.value](
+        lambda size: rng.choice(size, min(_NUM_ARCHS.value, size), replace=False)
+    )
+    with common.run_folder(f"other_spaces_{_SPACE.value}") as (folder, meter):
+        scored = common.score(own, known.archs, names, folder)
+    ranked = _ranked(known, scored, rng)
+    table = common.correlate(ranked, known.accuracies, known.params, max(1, _NUM_ARCHS.value // 10))
+    parts: list[Text | Table | Plot] = [
+        Text("The pool", f"{len(known.archs)} networks, {known.what}. {common.failures(scored)}"),
+        Table("Rank correlations", table, common.CORRELATIONS_NOTE),
+        Plot(
+            "Rank correlations",
+            figures.correlation_bars(table, controls=("#params", "flops", "random")),
+            "Spearman correlation with 95 % bootstrap intervals.",
+        ),
+    ]
+    summary: dict[str, Any] = {
+        f"spearman_{row['score']}": row["spearman"] for _, row in table.iterrows()
+    }
+    summary["scoring_cpu_seconds"] = scored.cpu_seconds
+    title = f"Rank correlations on {_SPACE.value}"
+    common.finish(folder, meter, Report(title, common.describe(own), parts), summary)
+
+
+def _space(*, channels: int, cells: int, **options: Any) -> SearchSpace:
+    if _SPACE.value == "nasbench101":
+        return spaces.nasbench101(channels=channels, cells=cells, **options)
+    return spaces.nasbench_macro(channels=channels, **options)
+
+
+def _ranked(known: Known, scored: PoolScores, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return all scores and aggregates `[S, A]` by name, the controls first."""
+    ranked = {
+        "#params": known.params[None].astype(float),
+        "random": rng.random((1, len(known.archs))),
+    }
+    ranked |= scored.scores
+    for recipe, names in aggregate.RECIPES.items():
+        if set(names) <= set(scored.scores):
+            draws = zip(*(scored.scores[name] for name in names), strict=True)
+            ranked[recipe] = np.array([aggregate.log_rank(np.stack(own)) for own in draws])
+    return ranked
+
+
+if __name__ == "__main__":
+    launch(main)

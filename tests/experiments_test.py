@@ -81,6 +81,10 @@ OTHERS = {
         [*TINY, "--num_archs=20"],
         ("ntk_trace, grad_norm", "M / kappa", "tuned"),
     ),
+    "other_spaces": (
+        [*TINY, "--space=nasbench101", "--num_archs=5", "--proxies=layer_balance,swap"],
+        ("layer_balance", "#params", "flops", "validation accuracy after 108 epochs"),
+    ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
         ("linearised",),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxnas import Batch, gradients
 from jaxnas.spaces import steps
 from jaxnas.spaces.mobilenetv2 import (
     BY_LAYOUT,
@@ -20,6 +21,7 @@ from jaxnas.spaces.mobilenetv2 import (
     mobilenetv2,
 )
 from jaxnas.spaces.mobilenetv2.layout import CANDIDATES, first_layer, resolve
+from jaxnas.types import PerExampleDifferentiable, Reading
 
 TINY = Layout(
     image_size=8,
@@ -237,6 +239,27 @@ def test_its_stages_are_the_network():
     for stage in network.stages(own, normalized=False):
         x = stage(x).outputs
     assert not np.allclose(x, outputs[-1])
+
+
+@pytest.mark.parametrize("norm", ["instance", "eval", "none"])
+def test_gradients_of_examples_part_by_part(norm):
+    space, params = _setting(norm=norm)
+    network, own = space.bind(np.array(ARCHS[1]), params)
+    assert isinstance(network, PerExampleDifferentiable)
+    batch = Batch(_images(), jnp.array([0, 2, 1]))
+    square = Reading(lambda tensor, gradient: jnp.square(gradient).sum())
+    total = Reading(lambda tensor, gradient: gradient, per_example=False)
+    out, pullback = network.per_example_vjp(own, batch.inputs)
+    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    squares, sums = pullback(cotangent, (square, total))
+    # A function brings no pullback of its own.
+    alone = gradients.per_example_gradients(lambda p, x: network(p, x), own, batch)
+    for one, summed, expected in zip(*map(jax.tree.leaves, (squares, sums, alone)), strict=True):
+        np.testing.assert_allclose(one, jnp.square(expected).sum(), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(summed, expected.sum(0), rtol=1e-3, atol=1e-4)
+    assert not isinstance(
+        _setting()[0].bind(np.array(ARCHS[1]), params)[0], PerExampleDifferentiable
+    )
 
 
 def test_traced_and_concrete_architectures_are_one_network():

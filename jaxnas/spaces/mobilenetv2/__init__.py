@@ -12,6 +12,7 @@ from jaxnas.spaces.mobilenetv2.network import (
     BoundNetwork,
     Bypass,
     SearchedNetwork,
+    UncoupledNetwork,
     validate_images,
 )
 from jaxnas.types import Array, Network, Params, SearchSpace
@@ -26,6 +27,7 @@ __all__ = [
     "Layout",
     "SearchedNetwork",
     "Stage",
+    "UncoupledNetwork",
     "costs",
     "layers",
     "mobilenetv2",
@@ -112,7 +114,8 @@ def space_of(
                 )
             return BoundNetwork(module, arch), params
         decisions = plans.StaticArch(one(arch, num_choices))
-        return BoundNetwork(module, decisions), _own(module, decisions, params)
+        bound = BoundNetwork if norm == "batch" else UncoupledNetwork
+        return bound(module, decisions), _own(module, decisions, params)
 
     return SearchSpace(
         name=name,

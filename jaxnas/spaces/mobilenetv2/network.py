@@ -9,11 +9,12 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnas import activations
+from jaxnas import activations, gradients
+from jaxnas.layerwise import parts
 from jaxnas.spaces import normalization, plans, steps, tensors
 from jaxnas.spaces.mobilenetv2.blocks import Block, Layer
 from jaxnas.spaces.mobilenetv2.layout import STEM_SIZE, Layout, costs, first_layer, layers
-from jaxnas.types import Array, Outputs, Params, Stage
+from jaxnas.types import Array, Outputs, Params, Pullback, Readings, Stage
 
 Bypass = Literal["identity", "norm"]
 """What runs beside a block that keeps the shape; `norm`: a normalisation with scale and bias, the
@@ -225,10 +226,14 @@ class BoundNetwork:
 
     def stages(self, params: Params, *, normalized: bool = True) -> list[Stage]:
         """Return the parts as stages; without normalisation layers if not `normalized`."""
+        return [activations.as_stage(*own) for own in self.parts(params, normalized=normalized)]
+
+    def parts(self, params: Params, *, normalized: bool = True) -> list[parts.Part]:
+        """Return the parts as functions, with their parameters."""
         module = self.module if normalized else self.module.clone(norm="none")
         chosen = module.decisions(self.arch)
         return [
-            activations.as_stage(_Part(module, name, chosen.get(name)), params.get(name, {}))
+            (_Part(module, name, chosen.get(name)), params.get(name, {}))
             for name in module.part_names()
         ]
 
@@ -245,6 +250,21 @@ class BoundNetwork:
             ValueError: it can't.
         """
         validate_images(self.module.layout, colours, inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class UncoupledNetwork(BoundNetwork):
+    """A concrete network whose normalisation does not couple examples: it reads part by part."""
+
+    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
+        """Return the outputs and the pullback to per-example gradients."""
+        self.validate(params["00_stem"]["kernel"].shape[2], inputs)
+        outputs, read = parts.per_example_vjp(self.parts(params), inputs)
+
+        def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
+            return gradients.by_reading(read(cotangent, readings), readings, params)
+
+        return outputs, pullback
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,8 @@ def _needed() -> list[str]:
             f"Unknown aggregate {unknown.pop()!r}: use {', '.join(aggregate.RECIPES)}."
         )
     parts = [name for recipe in _AGGREGATES.value for name in aggregate.RECIPES[recipe]]
-    return list(dict.fromkeys([*_METRICS.value, _CONDITION, *parts]))
+    condition = [_CONDITION] if _METRICS.value else []
+    return list(dict.fromkeys([*_METRICS.value, *condition, *parts]))
 
 
 def _runs(found: common.Findings) -> Iterator[Run]:

@@ -82,7 +82,13 @@ OTHERS = {
         ("ntk_trace, grad_norm", "M / kappa", "tuned"),
     ),
     "other_spaces": (
-        [*TINY, "--space=nasbench101", "--num_archs=5", "--proxies=layer_balance,swap"],
+        [
+            *TINY,
+            "--channels=4",
+            "--space=nasbench101",
+            "--num_archs=5",
+            "--proxies=layer_balance,swap",
+        ],
         ("layer_balance", "#params", "flops", "validation accuracy after 108 epochs"),
     ),
     "connectivity_dags": (

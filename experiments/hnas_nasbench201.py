@@ -10,9 +10,9 @@ the pool in the order of #params, of each metric and of rank aggregates. All loo
 CIFAR-10 validation accuracy after 12 epochs, pay the GPU seconds of those, and take the best they
 saw; the report compares the test accuracies after 200 epochs, at one budget and over budgets.
 
-1,000 cells, two draws of 16 images at 16 pixels (--num_seeds=2 --seed=1 --norm=batch --batch_size=16
---image_size=16): half an hour on two cores with all metrics. CIFAR-10 test accuracy within 3,051
-simulated seconds: `panel` in order 94.37, HNAS 92.93 to 93.20, random search 93.20 +-.32.
+1,000 cells, two draws of 16 images at 16 pixels (--num_seeds=2 --seed=1 --norm=batch
+--batch_size=16 --image_size=16): half an hour on two cores with all metrics. CIFAR-10 test accuracy
+within 3,051 simulated seconds: `panel` in order 94.37, HNAS 92.93 to 93.20, random 93.20 +-.32.
 """
 
 from collections.abc import Iterator

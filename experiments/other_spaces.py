@@ -1,7 +1,7 @@
 r"""The same scores on spaces that they were not found on: NAS-Bench-101 and NAS-Bench-Macro.
 
     python -m experiments.other_spaces --space=nasbench101 --num_archs=500 --channels=12 --cells=3
-    python -m experiments.other_spaces --space=nasbench_macro --num_archs=500
+    python -m experiments.other_spaces --space=nasbench_macro --num_archs=150 --channels=16
 
 Scores networks of which the package holds the accuracies, and prints for each score and each rank
 aggregate Spearman's and Kendall's correlation with its interval, beside #params, FLOPs and a random

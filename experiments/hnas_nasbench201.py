@@ -165,10 +165,7 @@ def _hybrid_runs(
 
 
 def _ordered_runs(found: common.Findings, scores: dict[str, np.ndarray]) -> Iterator[Run]:
-    by_name = {
-        recipe: aggregate.log_rank(np.stack([scores[name] for name in aggregate.RECIPES[recipe]]))
-        for recipe in _AGGREGATES.value
-    }
+    by_name = {recipe: aggregate.of_recipe(recipe, scores) for recipe in _AGGREGATES.value}
     by_name |= scores | {"#params": found.params, "#live": found.live_params}
     for name, own in by_name.items():
         yield Run(f"top {name}", found.archs[np.argsort(-own, kind="stable")])

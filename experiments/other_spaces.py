@@ -115,8 +115,9 @@ def _ranked(known: Known, scored: PoolScores, rng: np.random.Generator) -> dict[
     ranked |= scored.scores
     for recipe, names in aggregate.RECIPES.items():
         if set(names) <= set(scored.scores):
-            draws = zip(*(scored.scores[name] for name in names), strict=True)
-            ranked[recipe] = np.array([aggregate.log_rank(np.stack(own)) for own in draws])
+            draws = range(len(scored.scores[names[0]]))
+            each = [{name: scored.scores[name][draw] for name in names} for draw in draws]
+            ranked[recipe] = np.array([aggregate.of_recipe(recipe, own) for own in each])
     return ranked
 
 

@@ -39,6 +39,20 @@ def validate_archs(archs: ArrayLike | Sequence[int], num_choices: Sequence[int])
     return array.astype(np.int32)
 
 
+def one(arch: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> tuple[int, ...]:
+    """Return the decisions of one architecture.
+
+    Raises:
+        ValueError: see `validate_archs`; or several architectures.
+    """
+    array = validate_archs(arch, num_choices)
+    if array.ndim != 1:
+        raise ValueError(
+            f"One architecture at a time: got shape {list(array.shape)}; pass [{len(num_choices)}]."
+        )
+    return tuple(array.tolist())
+
+
 def encode(archs: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> np.ndarray:
     """Return the rank of each architecture in lexicographic order, `int64[...]`.
 

@@ -159,10 +159,7 @@ def one(arch: ArrayLike) -> tuple[int, ...]:
     Raises:
         ValueError: not one architecture of the benchmark.
     """
-    array = encoding.validate_archs(arch, NUM_CHOICES)
-    if array.ndim != 1:
-        raise ValueError(f"One architecture at a time: got shape {list(array.shape)}; pass [8].")
-    return tuple(array.tolist())
+    return encoding.one(arch, NUM_CHOICES)
 
 
 def _look_up(table: Array, archs: Array) -> Array:

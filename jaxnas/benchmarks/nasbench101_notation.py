@@ -69,10 +69,7 @@ def one(arch: Decisions) -> tuple[int, ...]:
     Raises:
         ValueError: not one architecture of the benchmark.
     """
-    array = encoding.validate_archs(arch, NUM_CHOICES)
-    if array.ndim != 1:
-        raise ValueError(f"One architecture at a time: got shape {list(array.shape)}; pass [26].")
-    decisions = tuple(array.tolist())
+    decisions = encoding.one(arch, NUM_CHOICES)
     if graph(decisions).num_edges > MAX_EDGES:
         raise ValueError(
             f"A NAS-Bench-101 cell has at most {MAX_EDGES} edges on paths from its input to its "

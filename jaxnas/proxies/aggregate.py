@@ -172,6 +172,16 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
     return np.log(ranks / ranks.shape[1]).sum(axis=0)
 
 
+def of_recipe(recipe: str, scores: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    """Return the `log_rank` of the scores that a recipe names, `float64[A]`.
+
+    Args:
+        recipe: a name in `RECIPES`.
+        scores: `[A]` by name; others may be among them.
+    """
+    return log_rank(np.stack([np.asarray(scores[name]) for name in RECIPES[recipe]]))
+
+
 def _ranks(scores: ArrayLike) -> NDArray[np.float64]:
     matrix = np.asarray(scores, np.float64)
     if matrix.ndim != 2 or not matrix.size:

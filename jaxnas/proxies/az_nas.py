@@ -9,6 +9,7 @@ data, and take one forward pass and the backward pass of each block, all three t
 from the published code: the weights are those given, not drawn anew by He's rule.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def _features(value: Any) -> Array | None:
     return last if last.ndim == 4 else None
 
 
-def _keep_entropy(inputs: Any, passed: Passed, key: Array) -> Array | None:
+def _keep_entropy(inputs: Any, passed: Passed, position: int) -> Array | None:
     features = _features(passed.outputs)
     return None if features is None else _entropy(features)
 
@@ -69,11 +70,11 @@ def _entropy(features: Array) -> Array:
     return jnp.where(total > 0, entropy, jnp.where(jnp.isnan(total), jnp.nan, -jnp.inf))
 
 
-def _keep_norm(inputs: Any, passed: Passed, key: Array) -> Array | None:
+def _keep_norm(key: Array, inputs: Any, passed: Passed, position: int) -> Array | None:
     features = _features(passed.outputs)
     if features is None or _features(inputs) is None:
         return None
-    probe = _signs(key, features)
+    probe = _signs(jax.random.fold_in(key, position), features)
     *others, _ = jax.tree.leaves(passed.outputs)
     cotangent = [*(jnp.zeros_like(own) for own in others), probe]
     pulled, _ = passed.pullback(
@@ -100,7 +101,7 @@ def _spectral_norm(probe: Array, pulled: Array) -> Array:
     return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(probe.dtype)])
 
 
-def _stack(kept: list[Array | None], batch: Batch) -> Array:
+def _stack(kept: list[Array | None]) -> Array:
     of_blocks = [own for own in kept if own is not None]
     if len(of_blocks) < 2:
         raise ValueError(
@@ -111,19 +112,14 @@ def _stack(kept: list[Array | None], batch: Batch) -> Array:
     return jnp.stack(of_blocks)
 
 
-_ENTROPIES = measures.StageMeasure(_keep_entropy, _stack)
-_NORMS = measures.StageMeasure(_keep_norm, _stack)
-
-
 def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """Measure the entropies of the blocks and the spectral norms `[blocks - 1, 2]`."""
     noise, signs = jax.random.split(key)
     inputs = jax.random.normal(noise, batch.inputs.shape, batch.inputs.dtype)
-    kept = measures.look((_ENTROPIES, _NORMS), apply_fn, params, inputs, signs)
-    return {
-        "entropies": _ENTROPIES.collect(kept[0], batch),
-        "norms": _NORMS.collect(kept[1][1:], batch),  # in front of the stem are no features
-    }
+    keeps = (_keep_entropy, functools.partial(_keep_norm, signs))
+    entropies, norms = measures.look(keeps, apply_fn, params, inputs)
+    # In front of the stem are no features.
+    return {"entropies": _stack(entropies), "norms": _stack(norms[1:])}
 
 
 def _smallest_step(measured: dict[str, Array]) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import Array, Batch, Passed, Proxy
+from jaxnas.types import Array, Passed, Proxy
 
 
 def meco() -> Proxy:
@@ -24,7 +24,7 @@ def meco() -> Proxy:
     return Proxy("meco", _LEAST_EIGENVALUES, jnp.asarray)
 
 
-def _keep(inputs: Any, passed: Passed, key: Array) -> list[Array]:
+def _keep(inputs: Any, passed: Passed, position: int) -> list[Array]:
     return [
         _least_eigenvalue(site.preactivation, site.alive)
         for site in passed.sites
@@ -44,7 +44,7 @@ def _least_eigenvalue(preactivation: Array, alive: Any) -> Array:
     return jnp.maximum(least, 0) * alive
 
 
-def _collect(kept: list[list[Array]], batch: Batch) -> Array:
+def _collect(kept: list[list[Array]]) -> Array:
     of_layers = [own for of_stage in kept for own in of_stage]
     if not of_layers:
         raise ValueError(

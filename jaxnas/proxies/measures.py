@@ -36,18 +36,21 @@ class GradientMeasure:
         return measure_all((self,), apply_fn, params, batch, key)[0]
 
 
+KeepStage = Callable[[Any, Passed, int], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class StageMeasure:
     """A measure that looks at the stages of a network; those of one request share a forward pass.
 
     Attributes:
-        keep: `keep(inputs, passed, key)`: what to keep of a stage, given its inputs, what it gave,
-            and a key of its own.
-        collect: `collect(kept, batch)`: the measurement, given what was kept of each stage.
+        keep: `keep(inputs, passed, position)`: what to keep of a stage, given its inputs, what it
+            gave, and its number, from 0.
+        collect: `collect(kept)`: the measurement, given what was kept of each stage.
     """
 
-    keep: Callable[[Any, Passed, Array], Any]
-    collect: Callable[[list[Any], Batch], Any]
+    keep: KeepStage
+    collect: Callable[[list[Any]], Any]
 
     def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Any:
         """Return the measurement of one network."""
@@ -70,32 +73,28 @@ def measure_all(
         together = {of: tuple(readings) for of, readings in wanted.items()}
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
-        looking = tuple(own for own in measures if isinstance(own, StageMeasure))
-        seen = iter(look(looking, apply_fn, params, batch.inputs, key) if looking else ())
+        keeps = [own.keep for own in measures if isinstance(own, StageMeasure)]
+        seen = iter(look(keeps, apply_fn, params, batch.inputs) if keeps else ())
 
         def one(measure: Measure) -> Any:
             if isinstance(measure, GradientMeasure):
                 return measure.collect(next(kept[measure.of]), params, batch)
             if isinstance(measure, StageMeasure):
-                return measure.collect(next(seen), batch)
+                return measure.collect(next(seen))
             return measure(apply_fn, params, batch, key)
 
         return [one(measure) for measure in measures]
 
 
 def look(
-    measures: tuple[StageMeasure, ...],
-    apply_fn: ApplyFn,
-    params: Params,
-    inputs: Any,
-    key: Array,
+    keeps: Sequence[KeepStage], apply_fn: ApplyFn, params: Params, inputs: Any
 ) -> list[list[Any]]:
-    """Return what each measure keeps of each stage, for inputs `[B, ...]`."""
-    kept: list[list[Any]] = [[] for _ in measures]
+    """Return what each function keeps of each stage, for inputs `[B, ...]`."""
+    kept: list[list[Any]] = [[] for _ in keeps]
     for position, stage in enumerate(activations.stages(apply_fn, params)):
         passed = stage(inputs)
-        for own, measure in zip(kept, measures, strict=True):
-            own.append(measure.keep(inputs, passed, jax.random.fold_in(key, position)))
+        for own, keep in zip(kept, keeps, strict=True):
+            own.append(keep(inputs, passed, position))
         inputs = passed.outputs
     return kept
 

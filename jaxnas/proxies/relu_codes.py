@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import Array, Batch, Passed, Proxy
+from jaxnas.types import Array, Passed, Proxy
 
 _SWAP_EXAMPLES = 16
 
@@ -54,10 +54,10 @@ def swap() -> Proxy:
 
 def _each_relu(
     keep: Callable[[Array, Any], Array], combine: Callable[[Array, Array], Array]
-) -> Callable[[Any, Passed, Array], Array | None]:
+) -> Callable[[Any, Passed, int], Array | None]:
     """Return what to keep of a stage: that of its ReLUs, combined; None if it has none."""
 
-    def of_stage(inputs: Any, passed: Passed, key: Array) -> Array | None:
+    def of_stage(inputs: Any, passed: Passed, position: int) -> Array | None:
         kept = [
             keep(site.preactivation, site.alive)
             for site in passed.sites
@@ -100,11 +100,11 @@ def _nan_unless_finite(preactivation: Array) -> Array:
     return jnp.where(jnp.isfinite(preactivation).all(), 0, jnp.nan)
 
 
-def _collect_agreement(kept: list[Array | None], batch: Batch) -> Array:
+def _collect_agreement(kept: list[Array | None]) -> Array:
     return _combined(jnp.add, kept)
 
 
-def _collect_patterns(kept: list[Array | None], batch: Batch) -> Array:
+def _collect_patterns(kept: list[Array | None]) -> Array:
     return _combined(jnp.maximum, kept).sum(1).mean()
 
 

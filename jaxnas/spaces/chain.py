@@ -8,14 +8,14 @@ for all, and written here.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnas import gradients
-from jaxnas.spaces import normalization, operations, plans, tensors
+from jaxnas.spaces import images, normalization, operations, plans, tensors
 from jaxnas.types import Array, Outputs, Params, Passed, Pullback, Readings, Stage
 
 
@@ -77,14 +77,7 @@ class BoundChain:
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for `inputs` `[B, H, W, colours]`; see `Chain.__call__`."""
-        if statistics is not None and not (
-            self.module.norm == "eval" and isinstance(self.arch, plans.StaticArch)
-        ):
-            raise ValueError(
-                "Running statistics belong to one trained network in eval mode: got them in mode "
-                f"{self.module.norm!r} for a {type(self.arch).__name__}; bind a concrete "
-                "architecture."
-            )
+        plans.validate_statistics(statistics, self.module.norm, self.arch)
         return _network(self.module, self.arch, params, inputs, statistics)
 
     def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
@@ -116,6 +109,58 @@ class BoundChain:
             for names, block in module.links(self.arch)
             for name in names
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageChain(BoundChain):
+    """A `BoundChain` that says which images it can read; the bound network of a space.
+
+    Attributes:
+        space: name of its factory.
+    """
+
+    space: ClassVar[str]
+
+    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs for `inputs` `[B, H, W, colours]`."""
+        self._validate(params, inputs)
+        return super().__call__(params, inputs, statistics)
+
+    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
+        """Return the outputs and the pullback to per-example gradients."""
+        self._validate(params, inputs)
+        return super().per_example_vjp(params, inputs)
+
+    def _validate(self, params: Params, inputs: Array) -> None:
+        colours = params["00_stem"]["kernel"].shape[2]
+        images.validate(inputs, space=self.space, colours=colours, norm=self.module.norm)
+
+
+def initialiser(module: Chain, *, space: str, colours: int) -> Callable[[Array, Array], Params]:
+    """Return `init(key, inputs) -> params` of a space whose networks read images.
+
+    Args:
+        module: any of its networks.
+        space: name of its factory.
+        colours: channels of the images.
+    """
+
+    def init(key: Array, inputs: Array) -> Params:
+        images.validate(inputs, space=space, colours=colours, norm=module.norm)
+        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
+
+    return init
+
+
+def validate_sizes(
+    *sizes: tuple[str, Any, int, int], advice: str = "; the default is the benchmark's."
+) -> None:
+    """Raise `ValueError` unless each `(name, value, least, most)` is an integer in its range."""
+    for name, value, least, most in sizes:
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be an integer from {least} to {most}: got {value!r}{advice}"
+            )
 
 
 def _forward(

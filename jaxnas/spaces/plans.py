@@ -69,6 +69,24 @@ def decisions(arch: Arch) -> ArrayLike:
     return arch.decisions if isinstance(arch, Bucket) else arch
 
 
+def validate_traced(arch: Array, num_decisions: int) -> None:
+    """Raise `ValueError` unless a traced architecture is one, `int32[D]`."""
+    if arch.shape != (num_decisions,) or arch.dtype.kind not in "iu":
+        raise ValueError(
+            f"An architecture of this space is int32[{num_decisions}]: got "
+            f"{arch.dtype}{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
+        )
+
+
+def validate_statistics(statistics: Any, mode: str, arch: Any) -> None:
+    """Raise `ValueError` for running statistics but those of one trained network in eval mode."""
+    if statistics is not None and not (mode == "eval" and isinstance(arch, StaticArch)):
+        raise ValueError(
+            "Running statistics belong to one trained network in eval mode: got them in mode "
+            f"{mode!r} for a {type(arch).__name__}; bind a concrete architecture."
+        )
+
+
 class Block(NamedTuple):
     """A part of a network: operations and the wiring between them.
 

@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas.spaces import images, normalization, plans, tensors
-from jaxnas.spaces.chain import BoundChain
+from jaxnas.spaces import normalization, plans, tensors
+from jaxnas.spaces.chain import ImageChain, initialiser, validate_sizes
 from jaxnas.spaces.darts import cell
 from jaxnas.spaces.darts.network import NOT_TRACED, Darts
-from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
+from jaxnas.types import Array, Network, Params, SearchSpace
 
 __all__ = ["Darts", "cell", "darts"]
 
@@ -39,14 +38,13 @@ def darts(
     Raises:
         ValueError: a size that is too small, odd channels, or an unknown mode.
     """
-    for name, value, least, most in (
+    validate_sizes(
         ("channels", channels, 2, 2**16),
         ("layers", layers, 3, 90),  # two reductions; the names of the blocks have two digits
         ("classes", classes, 2, 2**31),
         ("colours", colours, 1, 2**16),
-    ):
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} must be an integer from {least} to {most}: got {value!r}.")
+        advice=".",
+    )
     if channels % 2:
         raise ValueError(
             f"A factorized reduction halves the channels: got {channels}; make it even."
@@ -54,10 +52,6 @@ def darts(
     module = Darts(
         channels=channels, layers=layers, classes=classes, norm=normalization.checked_mode(norm)
     )
-
-    def init(key: Array, inputs: Array) -> Params:
-        images.validate(inputs, space="darts", colours=colours, norm=norm)
-        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
     def bind(arch: ArrayLike | plans.Bucket, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, plans.Bucket | jax.core.Tracer):
@@ -73,7 +67,7 @@ def darts(
     return SearchSpace(
         name="darts",
         num_choices=cell.NUM_CHOICES,
-        init=init,
+        init=initialiser(module, space="darts", colours=colours),
         bind=bind,
         to_string=cell.to_string,
         from_string=cell.from_string,
@@ -91,18 +85,10 @@ def darts(
 
 
 @dataclasses.dataclass(frozen=True)
-class BoundNetwork(BoundChain):
-    """A DARTS network that says which images it can read."""
+class BoundNetwork(ImageChain):
+    """A DARTS network that knows its cost."""
 
-    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
-        """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        self._validate(params, inputs)
-        return super().__call__(params, inputs, statistics)
-
-    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
-        """Return the outputs and the pullback to per-example gradients."""
-        self._validate(params, inputs)
-        return super().per_example_vjp(params, inputs)
+    space = "darts"
 
     def num_macs(self, params: Params, inputs: Array) -> int:
         """Return the multiply-accumulates of one image: convolutions and classifier with bias."""
@@ -118,10 +104,6 @@ class BoundNetwork(BoundChain):
             total += pixels * _weights(nodes)
         classifier = params[f"{module.layers + 2:02d}_classifier"]
         return total + sum(tensor.size for tensor in jax.tree.leaves(classifier))
-
-    def _validate(self, params: Params, inputs: Array) -> None:
-        colours = params["00_stem"]["kernel"].shape[2]
-        images.validate(inputs, space="darts", colours=colours, norm=self.module.norm)
 
 
 def _weights(params: Params) -> int:

@@ -72,10 +72,7 @@ def one(arch: ArrayLike) -> tuple[int, ...]:
     Raises:
         ValueError: not one architecture of the space.
     """
-    array = encoding.validate_archs(arch, NUM_CHOICES)
-    if array.ndim != 1:
-        raise ValueError(f"One architecture at a time: got shape {list(array.shape)}; pass [32].")
-    return tuple(array.tolist())
+    return encoding.one(arch, NUM_CHOICES)
 
 
 @functools.lru_cache(2**16)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import gradients, pretrained
+from jaxnas import encoding, gradients, pretrained
 from jaxnas.layerwise import linen_network
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
@@ -57,7 +57,7 @@ def encoder(
 
     def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
         if not isinstance(arch, jax.core.Tracer):
-            arch = np.array(wiring.one(arch, own.num_choices), np.int32)
+            arch = np.array(encoding.one(arch, own.num_choices), np.int32)
         if arch.shape != (len(own.num_choices),):
             raise ValueError(
                 f"An architecture of this space is int32[{len(own.num_choices)}]: got "
@@ -74,8 +74,8 @@ def encoder(
         to_string=lambda arch: wiring.to_string(arch, config.layers, names),
         from_string=lambda notation: wiring.from_string(notation, config.layers, names),
         is_connected=lambda arch: np.True_,
-        representative=lambda arch: np.array(wiring.one(arch, own.num_choices), np.int32),
-        num_params=lambda arch: _num_params(own, wiring.one(arch, own.num_choices)),
+        representative=lambda arch: np.array(encoding.one(arch, own.num_choices), np.int32),
+        num_params=lambda arch: _num_params(own, encoding.one(arch, own.num_choices)),
         options={"weights": _digest(weights), **config._asdict(), **options._asdict()},
     )
 

@@ -43,7 +43,7 @@ def to_string(arch: ArrayLike, layers: int, activations: Sequence[str]) -> str:
     Raises:
         ValueError: see `encoding.validate_archs`; or several wirings.
     """
-    decisions = one(arch, num_choices(layers, len(activations)))
+    decisions = encoding.one(arch, num_choices(layers, len(activations)))
     joined = pairs(layers)
     words = [f"{pair[0]}>{pair[1]}" for pair, on in zip(joined, decisions, strict=False) if on]
     words += [f"-{at + 1}" for at in range(layers) if decisions[len(joined) + at]]
@@ -73,20 +73,6 @@ def from_string(notation: str, layers: int, activations: Sequence[str]) -> np.nd
             )
         arch[at] = 1 if word in places else 1 + list(activations).index(word)
     return arch
-
-
-def one(arch: ArrayLike, choices: Sequence[int]) -> tuple[int, ...]:
-    """Return the decisions of one concrete wiring.
-
-    Raises:
-        ValueError: see `encoding.validate_archs`; or several wirings.
-    """
-    decisions = encoding.validate_archs(arch, choices)
-    if decisions.ndim != 1:
-        raise ValueError(
-            f"One architecture at a time: got shape {decisions.shape}; pass int32[{len(choices)}]."
-        )
-    return tuple(decisions.tolist())
 
 
 def sample(choices: Sequence[int], count: int, *, changes: int, seed: int) -> np.ndarray:

@@ -62,7 +62,7 @@ def mobilenetv2(
     candidates = [layer.candidates for layer in layers(resolve(layout))]
 
     def to_string(arch: ArrayLike) -> str:
-        decisions = one(arch, space.num_choices)
+        decisions = encoding.one(arch, space.num_choices)
         chosen = zip(candidates, decisions, strict=True)
         return ",".join("-1" if own[i] == IDENTITY else str(i) for own, i in chosen)
 
@@ -107,13 +107,9 @@ def space_of(
 
     def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, jax.core.Tracer):
-            if arch.shape != (len(num_choices),) or arch.dtype.kind not in "iu":
-                raise ValueError(
-                    f"An architecture of this space is int32[{len(num_choices)}]: got "
-                    f"{arch.dtype}{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
-                )
+            plans.validate_traced(arch, len(num_choices))
             return BoundNetwork(module, arch), params
-        decisions = plans.StaticArch(one(arch, num_choices))
+        decisions = plans.StaticArch(encoding.one(arch, num_choices))
         bound = BoundNetwork if norm == "batch" else UncoupledNetwork
         return bound(module, decisions), _own(module, decisions, params)
 
@@ -122,11 +118,11 @@ def space_of(
         num_choices=num_choices,
         init=init,
         bind=bind,
-        to_string=lambda arch: ",".join(str(i) for i in one(arch, num_choices)),
+        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, num_choices)),
         from_string=lambda string: np.array([int(i) for i in string.split(",")], np.int32),
         is_connected=lambda arch: np.True_,
-        representative=lambda arch: np.array(one(arch, num_choices), np.int32),
-        num_params=lambda arch: int(table.num_params(one(arch, num_choices))),
+        representative=lambda arch: np.array(encoding.one(arch, num_choices), np.int32),
+        num_params=lambda arch: int(table.num_params(encoding.one(arch, num_choices))),
         options={
             **layout._asdict(),
             "classes": classes,
@@ -135,20 +131,6 @@ def space_of(
             "bypass": bypass,
         },
     )
-
-
-def one(arch: ArrayLike, num_choices: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the decisions of one architecture.
-
-    Raises:
-        ValueError: not one architecture of the space.
-    """
-    array = encoding.validate_archs(arch, num_choices)
-    if array.ndim != 1:
-        raise ValueError(
-            f"One architecture at a time: got shape {list(array.shape)}; pass [{len(num_choices)}]."
-        )
-    return tuple(array.tolist())
 
 
 def _own(module: SearchedNetwork, arch: plans.StaticArch, params: Params) -> Params:

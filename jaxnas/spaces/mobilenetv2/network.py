@@ -55,13 +55,7 @@ class SearchedNetwork(nn.Module):
         """
         if self.is_initializing():
             self.declare(inputs.shape[-1], inputs.dtype)
-        if statistics is not None and not (
-            self.norm == "eval" and isinstance(arch, plans.StaticArch)
-        ):
-            raise ValueError(
-                "Running statistics belong to one trained network in eval mode: got them in mode "
-                f"{self.norm!r} for a {type(arch).__name__}; bind a concrete architecture."
-            )
+        plans.validate_statistics(statistics, self.norm, arch)
         return self._forward(arch, self.variables["params"], inputs, statistics or {})
 
     @nn.compact

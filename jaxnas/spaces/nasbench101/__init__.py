@@ -5,16 +5,15 @@ at all channels; a cell takes the first ones and rescales them to its own fan-in
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
-from jaxnas.spaces import images, normalization, plans
-from jaxnas.spaces.chain import BoundChain
+from jaxnas.spaces import normalization, plans
+from jaxnas.spaces.chain import ImageChain, initialiser, validate_sizes
 from jaxnas.spaces.nasbench101 import blocks, cell
-from jaxnas.spaces.nasbench101.network import NASBench101
-from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
+from jaxnas.spaces.nasbench101.network import NOT_TRACED, NASBench101
+from jaxnas.types import Array, Network, Params, SearchSpace
 
 __all__ = ["NASBench101", "cell", "nasbench101"]
 
@@ -47,38 +46,26 @@ def nasbench101(
     Raises:
         ValueError: a size that is too small, or an unknown mode.
     """
-    for name, value, least, most in (
+    validate_sizes(
         ("channels", channels, 4, 2**16),  # four vertices may share them
         ("cells", cells, 1, 30),  # the names of the blocks have two digits
         ("classes", classes, 2, 2**31),
         ("colours", colours, 1, 2**16),
-    ):
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(
-                f"{name} must be an integer from {least} to {most}: got {value!r}; "
-                "the default is the benchmark's."
-            )
+    )
     module = NASBench101(
         channels=channels, cells=cells, classes=classes, norm=normalization.checked_mode(norm)
     )
 
-    def init(key: Array, inputs: Array) -> Params:
-        images.validate(inputs, space="nasbench101", colours=colours, norm=norm)
-        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
-
     def bind(arch: ArrayLike | plans.Bucket, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, plans.Bucket | jax.core.Tracer):
-            raise ValueError(
-                "The shapes of a NAS-Bench-101 network depend on its cell, so it takes a concrete "
-                f"one: got a {type(arch).__name__}; use plan='walk', or keep it out of jit."
-            )
+            raise ValueError(NOT_TRACED.format(type(arch).__name__))
         decisions = plans.StaticArch(cell.one(arch))
         return BoundNetwork(module, decisions), _own(module, decisions, params)
 
     return SearchSpace(
         name="nasbench101",
         num_choices=cell.NUM_CHOICES,
-        init=init,
+        init=initialiser(module, space="nasbench101", colours=colours),
         bind=bind,
         to_string=cell.to_string,
         from_string=cell.from_string,
@@ -103,18 +90,10 @@ def nasbench101(
 
 
 @dataclasses.dataclass(frozen=True)
-class BoundNetwork(BoundChain):
-    """A NAS-Bench-101 network that says which images it can read."""
+class BoundNetwork(ImageChain):
+    """A NAS-Bench-101 network that knows its cost."""
 
-    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
-        """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        self._validate(params, inputs)
-        return super().__call__(params, inputs, statistics)
-
-    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
-        """Return the outputs and the pullback to per-example gradients."""
-        self._validate(params, inputs)
-        return super().per_example_vjp(params, inputs)
+    space = "nasbench101"
 
     def num_macs(self, params: Params, inputs: Array) -> int:
         """Return the multiply-accumulates of one image: convolutions and classifier with bias."""
@@ -130,10 +109,6 @@ class BoundNetwork(BoundChain):
             else:
                 total += pixels * sum(tensor.size for tensor in tensors if tensor.ndim == 4)
         return total
-
-    def _validate(self, params: Params, inputs: Array) -> None:
-        colours = params["00_stem"]["kernel"].shape[2]
-        images.validate(inputs, space="nasbench101", colours=colours, norm=self.module.norm)
 
 
 def _own(module: NASBench101, arch: plans.StaticArch, params: Params) -> Params:

@@ -92,10 +92,7 @@ def _are_valid(archs: Array) -> Array:
 def _decisions(arch: ArrayLike) -> Any:
     if isinstance(arch, jax.core.Tracer):
         return arch
-    array = encoding.validate_archs(arch, NUM_CHOICES)
-    if array.ndim != 1:
-        raise ValueError(f"One architecture at a time: got shape {list(array.shape)}; pass [26].")
-    return array
+    return np.array(encoding.one(arch, NUM_CHOICES), np.int32)
 
 
 def _count_live(decisions: Any) -> Any:

@@ -11,6 +11,11 @@ from jaxnas.spaces.chain import Chain, Link
 from jaxnas.spaces.nasbench101 import blocks, cell
 from jaxnas.spaces.tensors import Tensors
 
+NOT_TRACED = (
+    "The shapes of a NAS-Bench-101 network depend on its cell, so it takes a concrete one: got a "
+    "{}; use plan='walk', or keep it out of jit."
+)
+
 
 class NASBench101(Chain):
     """Any NAS-Bench-101 network; of a concrete architecture, as its shapes depend on it.
@@ -30,10 +35,7 @@ class NASBench101(Chain):
     def links(self, arch: plans.Arch) -> list[Link]:
         """Return the blocks of architecture `arch`, in order."""
         if not isinstance(arch, plans.StaticArch):
-            raise ValueError(
-                "The shapes of a NAS-Bench-101 network depend on its cell, so it takes a concrete "
-                f"one: got a {type(arch).__name__}; use plan='walk', or keep it out of jit."
-            )
+            raise ValueError(NOT_TRACED.format(type(arch).__name__))
         graph = cell.graph(arch)
         by_kind = {
             "stem": plans.block(operations.convolution_norm_relu(self.norm)),

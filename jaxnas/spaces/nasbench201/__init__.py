@@ -1,16 +1,15 @@
 """NAS-Bench-201: 15,625 cells of four nodes, one network that is any of them."""
 
 import dataclasses
-from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
-from jaxnas.spaces import images, normalization, plans
-from jaxnas.spaces.chain import BoundChain
+from jaxnas.spaces import normalization, plans
+from jaxnas.spaces.chain import ImageChain, initialiser, validate_sizes
 from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.spaces.nasbench201.network import NASBench201
-from jaxnas.types import Array, Network, Outputs, Params, Pullback, SearchSpace
+from jaxnas.types import Array, Network, Params, SearchSpace
 
 __all__ = ["NASBench201", "cell", "equivalence", "nasbench201"]
 
@@ -36,34 +35,21 @@ def nasbench201(
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
     """
-    for name, value, least, most in (
+    validate_sizes(
         ("channels", channels, 1, 2**16),
         ("cells", cells, 1, 30),  # the names of the blocks have two digits
         ("classes", classes, 2, 2**31),
         ("colours", colours, 1, 2**16),
-    ):
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(
-                f"{name} must be an integer from {least} to {most}: got {value!r}; "
-                "the default is the benchmark's."
-            )
+    )
     module = NASBench201(
         channels=channels, cells=cells, classes=classes, norm=normalization.checked_mode(norm)
     )
-
-    def init(key: Array, inputs: Array) -> Params:
-        images.validate(inputs, space="nasbench201", colours=colours, norm=norm)
-        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
 
     def bind(arch: ArrayLike | plans.Bucket, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, plans.Bucket):
             return BoundNetwork(module, arch), params
         if isinstance(arch, jax.core.Tracer):
-            if arch.shape != (len(cell.EDGES),) or arch.dtype.kind not in "iu":
-                raise ValueError(
-                    f"An architecture of this space is int32[{len(cell.EDGES)}]: got "
-                    f"{arch.dtype}{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
-                )
+            plans.validate_traced(arch, len(cell.EDGES))
             return BoundNetwork(module, arch), params
         decisions = plans.StaticArch(cell.one(arch))
         return BoundNetwork(module, decisions), _own(decisions, params)
@@ -71,7 +57,7 @@ def nasbench201(
     return SearchSpace(
         name="nasbench201",
         num_choices=cell.NUM_CHOICES,
-        init=init,
+        init=initialiser(module, space="nasbench201", colours=colours),
         bind=bind,
         to_string=cell.to_string,
         from_string=cell.from_string,
@@ -97,18 +83,10 @@ def nasbench201(
 
 
 @dataclasses.dataclass(frozen=True)
-class BoundNetwork(BoundChain):
-    """A NAS-Bench-201 network that says which images it can read."""
+class BoundNetwork(ImageChain):
+    """A NAS-Bench-201 network that knows its cost."""
 
-    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
-        """Return the outputs for `inputs` `[B, H, W, colours]`."""
-        self._validate(params, inputs)
-        return super().__call__(params, inputs, statistics)
-
-    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
-        """Return the outputs and the pullback to per-example gradients."""
-        self._validate(params, inputs)
-        return super().per_example_vjp(params, inputs)
+    space = "nasbench201"
 
     def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
         """Return the multiply-accumulates for one image; see `cell.num_macs`."""
@@ -122,10 +100,6 @@ class BoundNetwork(BoundChain):
             colours=inputs.shape[-1],
             pixels=inputs.shape[1] * inputs.shape[2],
         )
-
-    def _validate(self, params: Params, inputs: Array) -> None:
-        colours = params["00_stem"]["kernel"].shape[2]
-        images.validate(inputs, space="nasbench201", colours=colours, norm=self.module.norm)
 
 
 def _own(arch: plans.StaticArch, params: Params) -> Params:

@@ -25,7 +25,8 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
-from jaxnas.types import Array, ScoreFn
+from jaxnas.benchmarks import lookup
+from jaxnas.types import ScoreFn
 
 BLOCKS = ("identity", "mb_k3_e3", "mb_k5_e6")
 NUM_CHOICES = (len(BLOCKS),) * 8
@@ -71,10 +72,7 @@ class MacroBenchmark:
         Raises:
             ValueError: If a string or an architecture is none of the benchmark's.
         """
-        array = np.asarray(archs)
-        if array.dtype.kind in "OTU":  # strings, also as pandas and newer NumPy hold them
-            decisions = [from_string(string) for string in array.astype(str).ravel().tolist()]
-            array = np.array(decisions, np.int32).reshape(*array.shape, len(NUM_CHOICES))
+        array = lookup.decisions(archs, from_string, len(NUM_CHOICES))
         if array.ndim > 2:
             raise ValueError(f"Pass architectures as [8] or [A, 8]: got shape {list(array.shape)}.")
         return encoding.encode(array, NUM_CHOICES)
@@ -99,7 +97,7 @@ class MacroBenchmark:
         if column not in self.columns:
             raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
         table = jnp.asarray(self.columns[column].reshape(NUM_CHOICES), jnp.float32)
-        return jax.tree_util.Partial(_look_up, table)
+        return jax.tree_util.Partial(lookup.look_up, table)
 
 
 @functools.cache
@@ -160,10 +158,3 @@ def one(arch: ArrayLike) -> tuple[int, ...]:
         ValueError: not one architecture of the benchmark.
     """
     return encoding.one(arch, NUM_CHOICES)
-
-
-def _look_up(table: Array, archs: Array) -> Array:
-    if archs.shape[-1] != table.ndim:
-        raise ValueError(f"Architectures must have shape [A, 8]: got {list(archs.shape)}.")
-    layers = tuple(jnp.moveaxis(archs, -1, 0))
-    return table.at[layers].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

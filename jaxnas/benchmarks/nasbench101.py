@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
+from jaxnas.benchmarks import lookup
 from jaxnas.benchmarks.nasbench101_notation import (
     MAX_EDGES,
     NUM_CHOICES,
@@ -115,10 +116,7 @@ class NASBench101Sample:
         return functools.partial(_look_up, self, column)
 
     def _rows(self, archs: Cells) -> NDArray[np.int32]:
-        array = np.asarray(archs)
-        if array.dtype.kind in "OTU":  # strings, also as pandas and newer NumPy hold them
-            decisions = [from_string(string) for string in array.astype(str).ravel().tolist()]
-            array = np.array(decisions, np.int32).reshape(*array.shape, len(NUM_CHOICES))
+        array = lookup.decisions(archs, from_string, len(NUM_CHOICES))
         if array.ndim not in (1, 2):
             raise ValueError(f"Pass architectures as [26] or [A, 26]: got {list(array.shape)}.")
         keys = [_key(arch) for arch in np.atleast_2d(array)]

@@ -24,8 +24,9 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
+from jaxnas.benchmarks import lookup
 from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
-from jaxnas.types import Array, ScoreFn
+from jaxnas.types import ScoreFn
 
 DATASETS = ("cifar10", "cifar100", "imagenet16-120")
 SPLITS = ("test", "valid_12ep")
@@ -89,9 +90,7 @@ class TabularBenchmark:
         Raises:
             ValueError: If a string, an index or an architecture is none of the benchmark's.
         """
-        array = np.asarray(archs)
-        if array.dtype.kind in "OTU":  # strings, also as pandas and newer NumPy hold them
-            array = _from_strings(array)
+        array = lookup.decisions(archs, from_string, len(NUM_CHOICES))
         if array.ndim == 0:
             return self._checked_indices(array)
         if array.ndim > 2 or array.shape[-1] != len(NUM_CHOICES):
@@ -140,7 +139,7 @@ class TabularBenchmark:
         if column not in self.columns:
             raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
         table = jnp.asarray(self.columns[column][self.positions], jnp.float32)
-        return jax.tree_util.Partial(_look_up, table)
+        return jax.tree_util.Partial(lookup.look_up, table)
 
     def _checked_indices(self, indices: ArrayLike | Sequence[int]) -> NDArray[np.int32]:
         array = np.asarray(indices)
@@ -184,16 +183,3 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
     for array in (archs, classes, positions, *columns.values()):
         array.flags.writeable = False
     return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))
-
-
-def _from_strings(strings: NDArray) -> NDArray[np.int32]:
-    """Return the architectures `int32[..., 6]` of official strings `[...]`."""
-    archs = [from_string(string) for string in strings.astype(str).ravel().tolist()]
-    return np.array(archs, np.int32).reshape(*strings.shape, len(NUM_CHOICES))
-
-
-def _look_up(table: Array, archs: Array) -> Array:
-    if archs.shape[-1] != table.ndim:
-        raise ValueError(f"Architectures must have shape [A, 6]: got {list(archs.shape)}.")
-    edges = tuple(jnp.moveaxis(archs, -1, 0))
-    return table.at[edges].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -4,27 +4,27 @@ r"""KNAS on text: score wirings of a pre-trained encoder, fine-tune the best k, 
 
 FOLDER holds an encoder of the BERT or RoBERTa family as Hugging Face's tools save it. Samples
 wirings near the pre-trained one (extra skip connections, dropped layers, another activation),
-scores them by MGM on labelled sentences before any training, and fine-tunes the best k with a few
-seeds each. Beside it, with as many runs: the encoder as it is, and k random wirings.
+scores them (by MGM, unless --proxies names others) on labelled sentences before any training, and
+fine-tunes the best k with a few seeds each. Beside it, with as many runs: the encoder as it is, and
+k random wirings. With --ranked=-1 every candidate is fine-tuned, which says how well each score
+ranks.
 
 The space is a reconstruction: that of the paper was not published. The dev set that chooses is cut
 from the training set; the test set is looked at once a run, and never chooses.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from absl import flags
 
-from experiments import common
-from experiments.text_runs import DEV, TEST, Data, Tuner, run
-from jaxnas import correlation, pretrained, score_space
+from experiments import common, text_report
+from experiments.text_runs import Data, Run, Tuner, run
+from jaxnas import pretrained, proxies, score_space
 from jaxnas.datasets import text, tokens
 from jaxnas.datasets.text import Texts
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text
+from jaxnas.runs import Report
 from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers, wiring
 from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.types import Batch, SearchSpace
@@ -38,7 +38,7 @@ _TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Of a --train_file with 
 _TRAIN_SIZE = flags.DEFINE_integer("train_size", None, "Most training examples.", lower_bound=1)
 _DEV_SIZE = flags.DEFINE_integer("dev_size", 64, "Cut from the training set.", lower_bound=1)
 _MAX_LENGTH = flags.DEFINE_integer("max_length", 128, "Most tokens an example.", lower_bound=4)
-_PROXY = flags.DEFINE_string("proxy", "mgm", "The score.")
+_PROXIES = common.define_proxies(["mgm"])
 _SCORED = flags.DEFINE_integer("scored", 32, "Sentences for each score.", lower_bound=1)
 _SCORE_SEEDS = flags.DEFINE_integer("score_seeds", 2, "Draws of head and sentences.", lower_bound=1)
 _NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 24, "Wirings to score.", lower_bound=1)
@@ -48,9 +48,17 @@ _GATE = flags.DEFINE_float("gate", 0.0, "Initial gates, of --join=gate.")
 _POOLING = flags.DEFINE_enum("pooling", "mean", layers.POOLINGS, "What the head reads.")
 _K = flags.DEFINE_integer("k", 4, "Wirings to fine-tune.", lower_bound=1)
 _TUNE_SEEDS = flags.DEFINE_integer("tune_seeds", 2, "Fine-tuning runs a wiring.", lower_bound=1)
-_RANKED = flags.DEFINE_integer("ranked", 0, "Candidates to fine-tune besides, for the ranks.")
+_RANKED = flags.DEFINE_integer(
+    "ranked",
+    0,
+    "Candidates to fine-tune besides, for rank correlations; -1 for all.",
+    lower_bound=-1,
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Of fine-tuning.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Of fine-tuning.")
+_RANK = flags.DEFINE_integer(
+    "lora_rank", None, "Train factors of this rank instead of all of the layers.", lower_bound=1
+)
 _TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Examples a step.", lower_bound=1)
 
 flags.adopt_module_key_flags(common)
@@ -67,20 +75,38 @@ def main() -> None:
             f"k must be at most the number of candidates: got k={_K.value} with "
             f"{_NUM_CANDIDATES.value} candidates; sample more or lower k."
         )
+    names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
     with common.run_folder("knas_text") as (folder, meter):
         archs = wiring.sample(
             space.num_choices, _NUM_CANDIDATES.value, changes=_CHANGES.value, seed=common.seed()
         )
-        scores, seconds = _scores(space, archs, data)
+        scores, seconds = _scores(space, archs, data, names)
+        print(f"{len(archs)} wirings scored in {seconds:.0f} CPU seconds.", flush=True)
         tuning = FineTuneOptions(epochs=_EPOCHS.value, learning_rate=_LEARNING_RATE.value)
         network = EncoderNetwork(source.config, options)
         tuner = Tuner(
             *(network, source.weights, data, _TUNE_BATCH.value, _lengths()),
-            *(tuning, folder / "runs.json", _context(space)),
+            *(tuning, _RANK.value, folder / "runs.json", _context(space)),
         )
         arms = _arms(tuner, archs, scores, space)
-        ranked = _ranked(tuner, archs[: _RANKED.value])
-    report, summary = _report(arms, space, archs, scores, ranked)
+        count = len(archs) if _RANKED.value < 0 else min(_RANKED.value, len(archs))
+        ranked = [_runs(tuner, arch) for arch in archs[:count]]
+    parts, summary = text_report.build(
+        text_report.Findings(
+            [space.to_string(arch) for arch in archs],
+            np.array([space.num_params(arch) for arch in archs], float),
+            (archs != 0).sum(1),
+            *(scores, arms, ranked, _K.value, common.seed()),
+        )
+    )
+    task = _TRAIN_FILE.value or _TASK.value
+    subtitle = (
+        f"{task}: {len(data.train.labels)} training, {len(data.dev.labels)} dev and "
+        f"{len(data.test.labels)} test examples; skip connections joined by {_JOIN.value}, "
+        f"{_POOLING.value} pooling; {_SCORED.value} examples and {_SCORE_SEEDS.value} draw(s) a "
+        "score."
+    )
+    report = Report(f"KNAS on text: {', '.join(names)}", subtitle, parts)
     common.finish(folder, meter, report, summary | {"scoring_seconds": seconds})
 
 
@@ -109,7 +135,7 @@ def _data() -> tuple[Data, int]:
 def _lengths() -> tuple[int, ...]:
     """Return the lengths that examples are padded to: few, because each costs a compilation."""
     most = _MAX_LENGTH.value
-    return (*(length for length in (64, 128, 256) if length < most), most)
+    return (*(length for length in (32, 64, 128, 256) if length < most), most)
 
 
 def _chosen(examples: Texts, places: np.ndarray) -> Texts:
@@ -120,117 +146,47 @@ def _chosen(examples: Texts, places: np.ndarray) -> Texts:
     )
 
 
-def _scores(space: SearchSpace, archs: np.ndarray, data: Data) -> tuple[np.ndarray, float]:
-    """Return the mean score of each wiring, `[A]`, and what they cost in CPU seconds."""
+def _scores(
+    space: SearchSpace, archs: np.ndarray, data: Data, names: list[str]
+) -> tuple[dict[str, np.ndarray], float]:
+    """Return the mean score of each wiring, `[A]` by name, and what all cost in CPU seconds."""
 
     def batch(seed: int) -> Batch:
         return tokens.draw(data.train, _SCORED.value, seed=seed, lengths=_lengths())
 
-    found = np.zeros((_SCORE_SEEDS.value, len(archs)))
+    found = {name: np.zeros((_SCORE_SEEDS.value, len(archs))) for name in names}
     seconds = 0.0
-    for own in score_space(
-        space, archs, batch, [_PROXY.value], seeds=tuple(range(_SCORE_SEEDS.value))
-    ):
-        found[own.seed, own.position] = own.scores[_PROXY.value]
+    for own in score_space(space, archs, batch, names, seeds=tuple(range(_SCORE_SEEDS.value))):
+        for name in names:
+            found[name][own.seed, own.position] = own.scores[name]
         seconds += own.seconds
-    return found.mean(0), seconds
+    return {name: own.mean(0) for name, own in found.items()}, seconds
 
 
 def _context(space: SearchSpace) -> dict[str, Any]:
     of_data = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
-    of_runs = (_MAX_LENGTH, _TUNE_BATCH, _EPOCHS, _LEARNING_RATE)
+    of_runs = (_MAX_LENGTH, _TUNE_BATCH, _EPOCHS, _LEARNING_RATE, _RANK)
     own = {flag.name: flag.value for flag in (*of_data, *of_runs)}
     return own | {"seed": common.seed(), "model": _MODEL.value, "space": repr(space.options)}
 
 
 def _arms(
-    tuner: Tuner, archs: np.ndarray, scores: np.ndarray, space: SearchSpace
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the runs of each way to spend them, the search first."""
-    order = np.argsort(-scores, kind="stable")[: _K.value]
-    random = np.random.default_rng(common.seed()).permutation(len(archs))[: _K.value]
-    plain = np.zeros(len(space.num_choices), np.int32)
-    per_wiring = range(_TUNE_SEEDS.value)
-    plans = {
-        f"{_PROXY.value}-{_K.value}": [(archs[at], seed) for at in order for seed in per_wiring],
-        f"random-{_K.value}": [(archs[at], seed) for at in random for seed in per_wiring],
-        "unchanged": [(plain, seed) for seed in range(_K.value * _TUNE_SEEDS.value)],
+    tuner: Tuner, archs: np.ndarray, scores: dict[str, np.ndarray], space: SearchSpace
+) -> dict[str, list[Run]]:
+    """Return the runs of each way to spend them, the searches first."""
+    k, seeds = _K.value, _TUNE_SEEDS.value
+    random = np.random.default_rng(common.seed()).permutation(len(archs))[:k]
+    chosen = {name: np.argsort(-own, kind="stable")[:k] for name, own in scores.items()}
+    arms = {
+        f"{name}-{k}": [own for at in places for own in _runs(tuner, archs[at])]
+        for name, places in (chosen | {"random": random}).items()
     }
-    return {name: [run(tuner, *own) for own in plan] for name, plan in plans.items()}
+    plain = np.zeros(len(space.num_choices), np.int32)
+    return arms | {"unchanged": [run(tuner, plain, seed) for seed in range(k * seeds)]}
 
 
-def _ranked(tuner: Tuner, archs: Iterable[np.ndarray]) -> list[float]:
-    """Return the mean dev accuracy of each wiring over its seeds, percent."""
-    return [
-        float(np.mean([run(tuner, arch, seed)[DEV] for seed in range(_TUNE_SEEDS.value)]))
-        for arch in archs
-    ]
-
-
-def _report(
-    arms: dict[str, list[dict[str, Any]]],
-    space: SearchSpace,
-    archs: np.ndarray,
-    scores: np.ndarray,
-    ranked: list[float],
-) -> tuple[Report, dict[str, Any]]:
-    rows = []
-    for name, runs in arms.items():
-        # The first of equals: by the dev set there is nothing between them.
-        best = max(runs, key=lambda own: own[DEV])
-        tests = [own[TEST] for own in runs]
-        rows.append(
-            {
-                "runs of": name,
-                "chosen": best["wiring"],
-                DEV: best[DEV],
-                TEST: best[TEST],
-                "mean test %": float(np.mean(tests)),
-                "sd": float(np.std(tests, ddof=1)) if len(tests) > 1 else np.nan,
-                "runs": len(runs),
-            }
-        )
-    table = pd.DataFrame(rows)
-    names = [space.to_string(arch) for arch in archs]
-    candidates = pd.DataFrame({"wiring": names, _PROXY.value: scores})
-    candidates = candidates.sort_values(_PROXY.value, ascending=False, kind="stable")
-    parts: list[Text | Table | Plot] = [
-        Text("The outcome", _verdict(table, scores, ranked)),
-        Table(
-            "As many runs, spent in three ways",
-            table,
-            "Of each row the run with the best dev accuracy is chosen, and its test accuracy is "
-            "the result; mean and sd are over all runs.",
-        ),
-        Table("Candidates", candidates.head(20), "The best 20 by the score."),
-    ]
-    summary = {f"{row['runs of']}_test": row[TEST] for row in rows}
-    summary |= {f"{row['runs of']}_mean_test": row["mean test %"] for row in rows}
-    task = _TRAIN_FILE.value or _TASK.value
-    subtitle = f"{task}; skip connections joined by {_JOIN.value}, {_POOLING.value} pooling."
-    return Report(f"KNAS on text: {_PROXY.value}", subtitle, parts), summary
-
-
-def _verdict(table: pd.DataFrame, scores: np.ndarray, ranked: list[float]) -> str:
-    """Return in words whether the score beat its controls, and how well it ranks."""
-    final = table.set_index("runs of")
-    searched, *others = final.index
-    margins = ", ".join(
-        f"{final.loc[searched, 'test %'] - final.loc[other, 'test %']:+.2f} points to {other} "
-        f"({final.loc[searched, 'mean test %'] - final.loc[other, 'mean test %']:+.2f} in the mean)"
-        for other in others
-    )
-    wins = all(final.loc[searched, "test %"] > final.loc[other, "test %"] for other in others)
-    words = f"{searched} {'wins' if wins else 'does not win'}: {margins}."
-    if len(ranked) > 2:
-        first = scores[: len(ranked)]
-        low, high = correlation.bootstrap_interval(correlation.spearman, first, ranked)
-        words += (
-            f" Over {len(ranked)} wirings the score has a rank correlation of "
-            f"{correlation.spearman(first, ranked):.2f} with dev accuracy (95 % interval "
-            f"{low:.2f} to {high:.2f})."
-        )
-    return words
+def _runs(tuner: Tuner, arch: np.ndarray) -> list[Run]:
+    return [run(tuner, arch, seed) for seed in range(_TUNE_SEEDS.value)]
 
 
 if __name__ == "__main__":

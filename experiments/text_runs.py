@@ -11,11 +11,15 @@ import numpy as np
 
 from jaxnas.datasets import tokens
 from jaxnas.runs.files import write_whole
-from jaxnas.spaces.encoder import EncoderNetwork, wiring
+from jaxnas.spaces.encoder import EncoderNetwork, low_rank, wiring
 from jaxnas.training.adamw import FineTuneOptions
-from jaxnas.training.fine_tune import evaluate, fine_tune
+from jaxnas.training.fine_tune import TunedFn, evaluate, fine_tune
+from jaxnas.types import Params
 
 DEV, TEST = "dev %", "test %"
+
+Run = dict[str, Any]
+"""One fine-tuning run: its `wiring`, `seed`, and accuracies `DEV` and `TEST`."""
 
 
 class Data(NamedTuple):
@@ -36,6 +40,7 @@ class Tuner(NamedTuple):
         batch_size: examples a step.
         lengths: that examples are padded to.
         options: but for the seed.
+        rank: of the factors that are trained of the kernels, or None to train all of the layers.
         path: of the file.
         context: JSON values: what the runs depend on.
     """
@@ -46,11 +51,12 @@ class Tuner(NamedTuple):
     batch_size: int
     lengths: tuple[int, ...]
     options: FineTuneOptions
+    rank: int | None
     path: Path
     context: dict[str, Any]
 
 
-def run(tuner: Tuner, arch: np.ndarray, seed: int) -> dict[str, Any]:
+def run(tuner: Tuner, arch: np.ndarray, seed: int) -> Run:
     """Return one fine-tuning run, from the file if it is there: its wiring, seed and accuracies.
 
     Raises:
@@ -74,10 +80,8 @@ def run(tuner: Tuner, arch: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def _tune(tuner: Tuner, arch: np.ndarray, seed: int) -> dict[str, float]:
-    params = tuner.network.init(jax.random.key(seed), tuner.weights)
-    # The embeddings stay as they are: their optimiser alone would take as long as a layer.
-    context = (arch, params.pop("embeddings"))
-    network = tuner.network.above_embeddings
+    network, kept, params = _trained(tuner, seed)
+    context = (arch, kept)
     cut = functools.partial(tokens.batches, lengths=tuner.lengths)
     train = functools.partial(cut, tuner.data.train, tuner.batch_size)
     dev, test = (list(cut(own, 4 * tuner.batch_size)) for own in (tuner.data.dev, tuner.data.test))
@@ -86,3 +90,22 @@ def _tune(tuner: Tuner, arch: np.ndarray, seed: int) -> dict[str, float]:
     test_accuracy = evaluate(network, context, tuned.params, test)[0]
     dev_accuracy = tuned.best.dev_accuracy if tuned.best else 0.0
     return {DEV: dev_accuracy, TEST: test_accuracy}
+
+
+def _trained(tuner: Tuner, seed: int) -> tuple[TunedFn, Params, Params]:
+    """Return the network to fine-tune, the parameters that stay and those that are trained.
+
+    The embeddings stay as they are: their optimiser alone would take as long as a layer.
+    """
+    draws, factors = jax.random.split(jax.random.key(seed))
+    params = tuner.network.init(draws, tuner.weights)
+    if tuner.rank is None:
+        embeddings = params.pop("embeddings")
+        return tuner.network.above_embeddings, embeddings, params
+    joins = {name: own for name, own in params["layers"].items() if name.startswith("join")}
+    trained = {
+        "factors": low_rank.init(factors, params["layers"], tuner.rank),
+        "joins": joins,
+        "head": params["head"],
+    }
+    return tuner.network.with_factors, params, trained

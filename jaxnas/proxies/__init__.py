@@ -14,6 +14,7 @@ from jaxnas.proxies import (
     noise,
     ntk,
     relu_codes,
+    restriction,
     saliency,
 )
 from jaxnas.types import Proxy
@@ -87,6 +88,7 @@ __all__ = [
     "ntk",
     "relu_codes",
     "resolve",
+    "restriction",
     "saliency",
 ]
 
@@ -94,13 +96,18 @@ __all__ = [
 def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
     """Return proxies, given by name or as they are; a single name will do.
 
+    `mgm@head` is `mgm` of the tensors with `head` in their path; see `restriction.restrict`.
+
     Raises:
         ValueError: no proxy, an unknown one, or one name twice.
     """
     resolved = []
     for proxy in [chosen] if isinstance(chosen, str) else chosen:
-        if isinstance(proxy, str) and proxy in BY_NAME:
-            proxy = BY_NAME[proxy]
+        if isinstance(proxy, str) and proxy.partition("@")[0] in BY_NAME:
+            name, restricted, pattern = proxy.partition("@")
+            proxy = BY_NAME[name]
+            if restricted:
+                proxy = restriction.restrict(proxy, pattern)
         if not isinstance(proxy, Proxy):
             raise ValueError(
                 f"Unknown proxy {proxy!r}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}."

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxnas.layerwise import LinenNetwork
 from jaxnas.pretrained import EncoderConfig
-from jaxnas.spaces.encoder import layers, wiring
+from jaxnas.spaces.encoder import layers, low_rank, wiring
 from jaxnas.spaces.encoder.layers import Options
 from jaxnas.types import Array, Outputs, Params, Pullback
 
@@ -52,6 +52,17 @@ class EncoderNetwork:
         """
         arch, embeddings = context
         return self(arch, {"embeddings": embeddings, **params}, inputs, key)
+
+    def with_factors(
+        self, context: tuple[ArrayLike, Params], params: Params, inputs: Array, key: Array | None
+    ) -> Outputs:
+        """Return logits and features, given a wiring and all parameters: `low_rank` fine-tuning.
+
+        `params` are `factors` (of `low_rank.init`), `joins` (the gates, if any) and `head`.
+        """
+        arch, kept = context
+        own_layers = low_rank.add(kept["layers"] | params["joins"], params["factors"])
+        return self(arch, {**kept, "layers": own_layers, "head": params["head"]}, inputs, key)
 
     def hidden_states(self, arch: ArrayLike, params: Params, inputs: Array) -> list[Array]:
         """Return what enters the first layer and what each layer gives, L + 1 of `[B, T, H]`."""

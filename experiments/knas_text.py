@@ -13,6 +13,7 @@ The space is a reconstruction: that of the paper was not published. The dev set 
 from the training set; the test set is looked at once a run, and never chooses.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from absl import flags
 
 from experiments import common, text_report
 from experiments.text_runs import Data, Run, Tuner, run
-from jaxnas import pretrained, proxies, score_space
+from jaxnas import pool, pretrained, proxies
 from jaxnas.datasets import text, tokens
 from jaxnas.datasets.text import Texts
 from jaxnas.launch import launch
-from jaxnas.runs import Report
+from jaxnas.runs import Report, ScoreStore, Text
 from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers, wiring
 from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.types import Batch, SearchSpace
@@ -61,6 +62,8 @@ _RANK = flags.DEFINE_integer(
 )
 _TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Examples a step.", lower_bound=1)
 
+_OF_DATA = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
+
 flags.adopt_module_key_flags(common)
 
 
@@ -80,8 +83,8 @@ def main() -> None:
         archs = wiring.sample(
             space.num_choices, _NUM_CANDIDATES.value, changes=_CHANGES.value, seed=common.seed()
         )
-        scores, seconds = _scores(space, archs, data, names)
-        print(f"{len(archs)} wirings scored in {seconds:.0f} CPU seconds.", flush=True)
+        scored = _scores(space, archs, data, names, folder)
+        scores = {name: scored.mean(name) for name in names}
         tuning = FineTuneOptions(epochs=_EPOCHS.value, learning_rate=_LEARNING_RATE.value)
         network = EncoderNetwork(source.config, options)
         tuner = Tuner(
@@ -106,8 +109,9 @@ def main() -> None:
         f"{_POOLING.value} pooling; {_SCORED.value} examples and {_SCORE_SEEDS.value} draw(s) a "
         "score."
     )
+    parts.insert(1, Text("Scores", common.failures(scored)))
     report = Report(f"KNAS on text: {', '.join(names)}", subtitle, parts)
-    common.finish(folder, meter, report, summary | {"scoring_seconds": seconds})
+    common.finish(folder, meter, report, summary | {"scoring_seconds": scored.cpu_seconds})
 
 
 def _data() -> tuple[Data, int]:
@@ -147,26 +151,26 @@ def _chosen(examples: Texts, places: np.ndarray) -> Texts:
 
 
 def _scores(
-    space: SearchSpace, archs: np.ndarray, data: Data, names: list[str]
-) -> tuple[dict[str, np.ndarray], float]:
-    """Return the mean score of each wiring, `[A]` by name, and what all cost in CPU seconds."""
+    space: SearchSpace, archs: np.ndarray, data: Data, names: list[str], folder: Path
+) -> pool.PoolScores:
+    """Return the scores of the wirings, from the store of the run where it holds them."""
 
     def batch(seed: int) -> Batch:
         return tokens.draw(data.train, _SCORED.value, seed=seed, lengths=_lengths())
 
-    found = {name: np.zeros((_SCORE_SEEDS.value, len(archs))) for name in names}
-    seconds = 0.0
-    for own in score_space(space, archs, batch, names, seeds=tuple(range(_SCORE_SEEDS.value))):
-        for name in names:
-            found[name][own.seed, own.position] = own.scores[name]
-        seconds += own.seconds
-    return {name: own.mean(0) for name, own in found.items()}, seconds
+    drawn = {flag.name: flag.value for flag in (*_OF_DATA, _MAX_LENGTH, _SCORED)}
+    with ScoreStore(folder / "scores.sqlite") as store:
+        return pool.score_pool(
+            *(space, archs, batch, names),
+            store=store,
+            context=pool.run_context(**drawn, seed=common.seed()),
+            seeds=tuple(range(_SCORE_SEEDS.value)),
+        )
 
 
 def _context(space: SearchSpace) -> dict[str, Any]:
-    of_data = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
     of_runs = (_MAX_LENGTH, _TUNE_BATCH, _EPOCHS, _LEARNING_RATE, _RANK)
-    own = {flag.name: flag.value for flag in (*of_data, *of_runs)}
+    own = {flag.name: flag.value for flag in (*_OF_DATA, *of_runs)}
     return own | {"seed": common.seed(), "model": _MODEL.value, "space": repr(space.options)}
 
 

@@ -6,8 +6,20 @@ works: exact kernels of infinitely wide networks, and the linearised training th
 
 from jaxnas.connectivity.bound import convergence_theorem, published_bound, published_kernel
 from jaxnas.connectivity.cells import from_darts, from_nasbench101, from_nasbench201
-from jaxnas.connectivity.dag import Statistics, path_histogram, path_statistics, statistics
-from jaxnas.connectivity.filter import deep_enough, half_radius, select, within
+from jaxnas.connectivity.dag import (
+    Statistics,
+    expected_depth_width,
+    path_histogram,
+    path_statistics,
+    statistics,
+)
+from jaxnas.connectivity.filter import (
+    deep_enough,
+    half_radius,
+    reserve_moderate,
+    select,
+    within,
+)
 from jaxnas.connectivity.inputs import input_gram, largest_cosine, unit_rows
 from jaxnas.connectivity.linearised import centred_one_hot, linearised_loss, predicted_steps_to
 from jaxnas.connectivity.recursion import Kernels, kernels, over_wirings
@@ -18,6 +30,7 @@ __all__ = [
     "centred_one_hot",
     "convergence_theorem",
     "deep_enough",
+    "expected_depth_width",
     "from_darts",
     "from_nasbench101",
     "from_nasbench201",
@@ -32,6 +45,7 @@ __all__ = [
     "predicted_steps_to",
     "published_bound",
     "published_kernel",
+    "reserve_moderate",
     "select",
     "statistics",
     "unit_rows",

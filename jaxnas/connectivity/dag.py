@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas.types import Array
-from jaxnas.wiring import LINEAR, SKIP, incoming, live_edges, reach, validate
+from jaxnas.wiring import LINEAR, SKIP, incoming, live_edges, num_nodes, reach, validate
 
 
 class Statistics(NamedTuple):
@@ -48,8 +48,12 @@ def path_histogram(wiring: ArrayLike) -> Array:
     and finite up to 129 nodes in float32, 2**53 and 1,025 nodes in float64.
     """
     kinds = incoming(wiring)
-    nodes = len(kinds)
-    skip, linear = (kinds == SKIP).astype(float), (kinds == LINEAR).astype(float)
+    return _histogram((kinds == SKIP).astype(float), (kinds == LINEAR).astype(float))
+
+
+def _histogram(skip: Array, linear: Array) -> Array:
+    """Return how much of all paths has each depth, `[n]`, given `[target, source]` edges."""
+    nodes = len(skip)
 
     def extend(target: Array, polynomials: Array) -> Array:
         # The accelerators' default precision would round the counts.
@@ -85,6 +89,44 @@ def path_statistics(wiring: ArrayLike) -> Statistics:
     )
 
 
+def expected_depth_width(skip: ArrayLike, linear: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return effective depth and width of a network whose edges are shared by several operations.
+
+    A path is as much as the product of the shares of its edges; the depth is the mean over paths,
+    the width the share of all paths with a linear edge over the depth. Both 0 where there is none.
+
+    Source: Chen et al., NeurIPS 2022, arXiv 2205.05662, section 5.3, as in its released code
+    (`effective_depth_width_prob`), which lists all paths instead.
+
+    Args:
+        skip: share of skip operations on each edge, `[..., E]`.
+        linear: share of linear ones; what is missing of 1 is nothing.
+
+    Raises:
+        ValueError: shapes that differ or are no wirings', or shares that are none.
+    """
+    of_skip, of_linear = np.asarray(skip, float), np.asarray(linear, float)
+    num_nodes(of_skip)
+    if of_skip.shape != of_linear.shape:
+        raise ValueError(
+            "Skip and linear operations have a share on each edge: got shapes "
+            f"{list(of_skip.shape)} and {list(of_linear.shape)}."
+        )
+    least, most = min(of_skip.min(), of_linear.min()), (of_skip + of_linear).max()
+    if not 0 <= least <= most <= 1 + 1e-9:
+        raise ValueError(
+            "The shares of an edge are numbers from 0 whose sum is 1 at most: got "
+            f"{least:.3g} for the least, and {most:.3g} for the largest sum."
+        )
+    with jax.enable_x64(True):
+        rows = [jnp.asarray(own).reshape(-1, own.shape[-1]) for own in (of_skip, of_linear)]
+        histograms = np.asarray(_expected(*rows)).reshape((*of_skip.shape[:-1], -1))
+    depth = histograms @ np.arange(histograms.shape[-1])
+    total, deep = histograms.sum(-1), histograms[..., 1:].sum(-1)
+    depth = np.divide(depth, total, where=total > 0, out=np.zeros_like(total))
+    return depth, np.divide(deep, depth, where=depth > 0, out=np.zeros_like(deep))
+
+
 def statistics(wirings: ArrayLike) -> Statistics:
     """Return the statistics of concrete wirings `int32[..., E]`, each field `[...]`, as NumPy.
 
@@ -99,6 +141,15 @@ def statistics(wirings: ArrayLike) -> Statistics:
         own = jax.tree.map(np.asarray, flat)
     shape = checked.shape[:-1]
     return jax.tree.map(lambda field: field.reshape((*shape, *field.shape[1:])), own)
+
+
+@jax.jit
+@jax.vmap
+def _expected(skip: Array, linear: Array) -> Array:
+    nodes = num_nodes(skip)
+    empty = jnp.zeros((nodes, nodes), skip.dtype)
+    lower = np.tril_indices(nodes, -1)
+    return _histogram(empty.at[lower].set(skip), empty.at[lower].set(linear))
 
 
 _of_all = jax.jit(jax.vmap(path_statistics))

@@ -9,7 +9,7 @@ best hundredth of NAS-Bench-201 (half a radius: 76 %) and still drops nearly all
 Every rule works on traced wirings too, so that a search can ask it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas.connectivity.dag import path_statistics, statistics
+from jaxnas.connectivity.dag import expected_depth_width, path_statistics, statistics
 from jaxnas.types import Array
-from jaxnas.wiring import validate
+from jaxnas.wiring import LINEAR, SKIP, validate
 
 
 class Ranges(NamedTuple):
@@ -122,6 +122,44 @@ def select(keep: Keep, wirings: ArrayLike) -> Kept:
         own = statistics(checked[mask])
         ranges = Ranges(_range(own.depth), _range(own.width))
     return Kept(mask, int(mask.sum()), float(mask.mean()), ranges)
+
+
+def reserve_moderate(kinds: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the rule that spares operations of a super-network the evaluation by pruning.
+
+    It is called with which operations are alive, `bool[E, O]`, and says which of them are reserved:
+    on each edge the `min(2, alive - 2)` without which effective depth and width would be nearest to
+    their mean over the operations of that edge. Reserved ones cannot be pruned in that round.
+
+    Source: the released code of Chen et al., NeurIPS 2022, arXiv 2205.05662 (`prune_func_rank`).
+    The paper's text speaks of skipping the unpromising; this skips the moderate, as its README
+    says. Of equal distances, such as all four of each edge of NAS-Bench-201 in the first round, the
+    code takes what rounding puts first; this takes the first operation.
+
+    Args:
+        kinds: `O` kinds of edges, that of each operation.
+    """
+    linear, skip = (np.asarray(kinds) == kind for kind in (LINEAR, SKIP))
+
+    def reserve(alive: np.ndarray) -> np.ndarray:
+        reserved = np.zeros_like(alive)
+        for edge, row in enumerate(alive):
+            operations = np.flatnonzero(row)
+            spared = min(2, len(operations) - 2)
+            if spared < 1:
+                continue
+            without = np.repeat(alive[None], len(operations), 0)
+            without[np.arange(len(operations)), edge, operations] = False
+            count = without.sum(-1)
+            shares = ((without & own).sum(-1) / np.maximum(count, 1) for own in (skip, linear))
+            places = np.stack(expected_depth_width(*shares), 1)
+            distances = np.square(places - places.mean(0)).sum(1)
+            # Equal ones differ by rounding.
+            order = np.argsort(np.round(distances, 12), kind="stable")
+            reserved[edge, operations[order[:spared]]] = True
+        return reserved
+
+    return reserve
 
 
 def _between(value: Array, bounds: tuple[float, float]) -> Array:

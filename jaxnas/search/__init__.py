@@ -14,6 +14,7 @@ from jaxnas.search.hybrid import (
     hybrid_steps,
 )
 from jaxnas.search.local_search import local_search
+from jaxnas.search.pruning import PruningResult, PruningRound, Reserve, SuperScoreFn, prune
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
 from jaxnas.search.two_step import Controls, TwoStepResult, controls, two_step
 from jaxnas.types import SearchStrategy
@@ -34,13 +35,18 @@ __all__ = [
     "HybridOptions",
     "HybridResult",
     "Objective",
+    "PruningResult",
+    "PruningRound",
+    "Reserve",
     "Rung",
     "RungResult",
+    "SuperScoreFn",
     "TwoStepResult",
     "controls",
     "hybrid",
     "hybrid_steps",
     "local_search",
+    "prune",
     "random_sampling",
     "regularized_evolution",
     "run",

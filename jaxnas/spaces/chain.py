@@ -168,7 +168,7 @@ def _forward(
 ) -> tuple[Outputs, Any]:
     x, saved = inputs, []
     by_name: dict[str, Any] = {}
-    walk = isinstance(arch, plans.StaticArch)
+    walk = isinstance(arch, plans.StaticArch | plans.SuperArch)
     for names, block in module.links(arch):
         own = [(statistics or {}).get(name) for name in names]
         x, of_link = plans.repeat_forward(block, [params.get(n, {}) for n in names], x, own, walk)

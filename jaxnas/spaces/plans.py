@@ -11,6 +11,8 @@ What an architecture is when it arrives decides the plan, here and nowhere else:
 - **bucket**: traced, many at once. `jax.vmap` turns a switch into all of its branches; so the
   architectures of a `Bucket` agree in their heavy operations and switch between them together,
   and only what is light is computed in all its forms.
+
+A `SuperArch` is walked too; each of its decisions is a set of operations, whose outputs are added.
 """
 
 import dataclasses
@@ -31,6 +33,13 @@ from jaxnas.types import Array, Readings, Site
 @jax.tree_util.register_static
 class StaticArch(tuple[int, ...]):
     """A concrete architecture; static under every JAX transformation, so it stays concrete."""
+
+    __slots__ = ()
+
+
+@jax.tree_util.register_static
+class SuperArch(tuple[tuple[int, ...], ...]):
+    """A concrete super-network: on each edge the operations that are alive, in order."""
 
     __slots__ = ()
 
@@ -59,11 +68,17 @@ class Bucket:
         return Decision(self.decisions[position], self.pattern[position])
 
 
-Arch = StaticArch | Array | Bucket
+Arch = StaticArch | SuperArch | Array | Bucket
 
 
 def decisions(arch: Arch) -> ArrayLike:
-    """Return the decisions of an architecture `int32[D]`, whichever form it has."""
+    """Return the decisions of an architecture `int32[D]`, whichever form it has.
+
+    Raises:
+        ValueError: a super-network, whose decisions are still open.
+    """
+    if isinstance(arch, SuperArch):
+        raise ValueError(f"A super-network has no decisions: got {arch}; choose an operation each.")
     if isinstance(arch, StaticArch):
         return np.array(arch)
     return arch.decisions if isinstance(arch, Bucket) else arch
@@ -111,6 +126,34 @@ def block(operation: Operation) -> Block:
         return outputs, Residuals(weights, inputs, normalized)
 
     return Block(forward, operation.backward, lambda residuals: (operation.see(residuals),))
+
+
+def mixture(operations: Mapping[str, Operation], alive: Sequence[int]) -> Block:
+    """Return the sum of the operations at `alive`, one at least, each with weights of its name."""
+    parts = {name: block(operations[name]) for name in (list(operations)[at] for at in alive)}
+
+    def forward(weights: Weights, inputs: Array, statistics: Any) -> tuple[Array, Any]:
+        outputs, saved = [], {}
+        for name, part in parts.items():
+            own, saved[name] = part.forward(
+                weights.get(name, {}), inputs, (statistics or {}).get(name)
+            )
+            outputs.append(own)
+        return add(*outputs), saved
+
+    def backward(saved: Any, cotangent: Array, readings: Readings) -> tuple[Array, dict[str, Any]]:
+        gradients: list[Array] = []
+        kept: dict[str, Any] = {}
+        for name, part in parts.items():
+            own, of_part = part.backward(saved[name], cotangent, readings)
+            gradients.append(own)
+            kept |= {name: of_part} if of_part else {}
+        return add(*gradients), kept
+
+    def see(saved: Any) -> tuple[Site, ...]:
+        return tuple(site for name, part in parts.items() for site in part.see(saved[name]))
+
+    return Block(forward, backward, see)
 
 
 def choose(operations: Mapping[str, Operation], decision: int | Array | Decision) -> Operation:

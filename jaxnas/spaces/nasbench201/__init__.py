@@ -1,8 +1,10 @@
 """NAS-Bench-201: 15,625 cells of four nodes, one network that is any of them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas.spaces import normalization, plans
@@ -23,6 +25,9 @@ def nasbench201(
     norm: str = "batch",
 ) -> SearchSpace:
     """Return the NAS-Bench-201 search space.
+
+    Its `bind` takes a super-network too, `bool[6, 5]`: which operations are alive on each edge;
+    their outputs are added, as in one-shot searches.
 
     Args:
         channels: width of the first stage, C; the benchmark trained 16.
@@ -51,8 +56,11 @@ def nasbench201(
         if isinstance(arch, jax.core.Tracer):
             plans.validate_traced(arch, len(cell.EDGES))
             return BoundNetwork(module, arch), params
+        if np.ndim(arch) == 2 and np.asarray(arch).dtype == bool:
+            alive = cell.alive_operations(arch)
+            return BoundNetwork(module, plans.SuperArch(alive)), _own(alive, params)
         decisions = plans.StaticArch(cell.one(arch))
-        return BoundNetwork(module, decisions), _own(decisions, params)
+        return BoundNetwork(module, decisions), _own([(own,) for own in decisions], params)
 
     return SearchSpace(
         name="nasbench201",
@@ -102,16 +110,19 @@ class BoundNetwork(ImageChain):
         )
 
 
-def _own(arch: plans.StaticArch, params: Params) -> Params:
+def _own(alive: Sequence[tuple[int, ...]], params: Params) -> Params:
     """Return the parameters of the chosen operations only: those of the static network."""
 
     def own_edges(edges: Params) -> Params:
-        chosen = {f"edge_{edge}": cell.OPERATIONS[decision] for edge, decision in enumerate(arch)}
-        return {
-            edge: {chosen[edge]: by_name[chosen[edge]]}
-            for edge, by_name in edges.items()
-            if chosen[edge] in by_name
+        chosen = {
+            f"edge_{edge}": {cell.OPERATIONS[decision] for decision in own}
+            for edge, own in enumerate(alive)
         }
+        own = {
+            edge: {name: weights for name, weights in by_name.items() if name in chosen[edge]}
+            for edge, by_name in edges.items()
+        }
+        return {edge: by_name for edge, by_name in own.items() if by_name}
 
     return {
         name: own_edges(block) if name.endswith("_cell") else block

@@ -11,7 +11,10 @@ from jaxnas.types import Array, Params, Readings, Site
 
 
 def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
-    """Return the cell: node `t` is the sum of the operations on the edges `s -> t`."""
+    """Return the cell: node `t` is the sum of the operations on the edges `s -> t`.
+
+    On an edge of a super-network all operations that are alive are added.
+    """
     by_name = {
         "none": operations.zero(),
         "skip_connect": operations.skip_connect(),
@@ -19,8 +22,16 @@ def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
         "nor_conv_3x3": operations.convolution_norm(mode),
         "avg_pool_3x3": operations.average_pool(),
     }
-    live = facts.live_edges(arch) if isinstance(arch, plans.StaticArch) else range(len(facts.EDGES))
-    edges = {edge: plans.block(plans.choose(by_name, arch[edge])) for edge in live}
+    decided: plans.Arch
+    if isinstance(arch, plans.SuperArch):
+        decided = plans.StaticArch(facts.liveliest(arch))
+        live = facts.live_edges(decided)
+        edges = {edge: plans.mixture(by_name, arch[edge]) for edge in live}
+    else:
+        decided = arch
+        is_static = isinstance(arch, plans.StaticArch)
+        live = facts.live_edges(arch) if is_static else tuple(range(len(facts.EDGES)))
+        edges = {edge: plans.block(plans.choose(by_name, arch[edge])) for edge in live}
 
     def total(terms: list[Array], like: Array) -> Array:
         return plans.add(*terms) if terms else jnp.zeros_like(like)
@@ -52,7 +63,7 @@ def cell(arch: plans.Arch, mode: normalization.Mode) -> plans.Block:
         return total(into[0], cotangent), kept
 
     def see(saved: Any) -> tuple[Site, ...]:
-        has_a_say = facts.is_live(plans.decisions(arch))
+        has_a_say = facts.is_live(plans.decisions(decided))
         seen = [
             (edge, site)
             for edge, block in edges.items()

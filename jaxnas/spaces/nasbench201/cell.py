@@ -22,6 +22,7 @@ __all__ = [
     "EDGES",
     "NUM_CHOICES",
     "OPERATIONS",
+    "alive_operations",
     "from_index",
     "from_string",
     "index",
@@ -29,6 +30,7 @@ __all__ = [
     "is_live",
     "isomorphism_class",
     "live_edges",
+    "liveliest",
     "num_macs",
     "num_params",
     "one",
@@ -85,6 +87,28 @@ def isomorphism_class(arch: ArrayLike) -> str:
                 terms.append(f"({nodes[source]})@{OPERATIONS[decision]}")
         nodes.append("+".join(sorted(terms)))
     return nodes[-1]
+
+
+def alive_operations(alive: ArrayLike) -> tuple[tuple[int, ...], ...]:
+    """Return the operations that are alive on each edge of a super-network `bool[6, 5]`, in order.
+
+    Raises:
+        ValueError: another shape, or an edge without any operation.
+    """
+    mask = np.asarray(alive)
+    if mask.shape != (len(EDGES), len(OPERATIONS)) or mask.dtype != bool or not mask.any(1).all():
+        raise ValueError(
+            f"A super-network is bool[{len(EDGES)}, {len(OPERATIONS)}] with an operation on each "
+            f"edge: got {mask.dtype}{list(mask.shape)}; `none` is an operation too."
+        )
+    return tuple(tuple(np.flatnonzero(row).tolist()) for row in mask)
+
+
+def liveliest(alive: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """Return the operation of each edge by which a super-network is as live as by all of them."""
+    # A convolution has a say even where nothing comes in; see `is_live`.
+    order = (NOR_CONV_3X3, NOR_CONV_1X1, AVG_POOL_3X3, SKIP_CONNECT, NONE)
+    return tuple(min(own, key=order.index) for own in alive)
 
 
 def is_connected(arch: ArrayLike) -> ArrayLike:

@@ -69,6 +69,8 @@ def main() -> None:
     for row in table.to_dict("records"):
         summary[f"{row['search']}_{row['filter']}_saved"] = row["saved %"]
         summary[f"{row['search']}_{row['filter']}_gain"] = row["gain"]
+    for row in prunings.to_dict("records"):
+        summary[f"TE-NAS_{row['filter']}_evaluations"] = row["evaluations"]
     common.finish(
         folder, meter, Report("Filters by connectivity", common.describe(own), parts), summary
     )

@@ -139,3 +139,42 @@ def test_one_program_serves_all_wirings(space):
 def test_bad_input():
     with pytest.raises(ValueError, match="got kind 7"):
         dag.statistics([7])
+
+
+def test_the_super_network_of_nasbench201():
+    # 4 operations an edge, half of them convolutions. Paths of 1, 2, 2 and 3 edges: depth
+    # (.5 + 1 + 1 + 1.5) / 4, width (1/2 + 3/4 + 3/4 + 7/8) / 1.
+    half = np.full(6, 0.5)
+    assert dag.expected_depth_width(half, half) == (1.0, 2.875)
+
+
+def test_shares_of_one_are_a_wiring(space):
+    chosen = space[::7]
+    depth, width = dag.expected_depth_width(chosen == wiring.SKIP, chosen == wiring.LINEAR)
+    expected = dag.statistics(chosen)
+    np.testing.assert_allclose(depth, expected.depth, rtol=1e-12)
+    np.testing.assert_allclose(width, expected.width, rtol=1e-12)
+
+
+def test_shares_against_all_choices():
+    # An edge of either kind at even chances: the mean histogram over both wirings.
+    skip, linear = np.array([[0, 0, 1, 0.5, 0, 0.0], [1, 1, 0, 0.5, 0, 1]])
+    rows = [dag.statistics(wiring.from_code(code)) for code in ("2_21_102", "2_21_202")]
+    histogram = (rows[0].histogram + rows[1].histogram) / 2
+    depth = histogram @ np.arange(4) / histogram.sum()
+    found = dag.expected_depth_width(skip, linear)
+    np.testing.assert_allclose(found, (depth, histogram[1:].sum() / depth), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("skip", "linear", "sentence"),
+    [
+        (np.ones(6), np.ones(6), "whose sum is 1 at most"),
+        (-np.ones(6), np.ones(6), "numbers from 0"),
+        (np.ones(6), np.ones(3), "a share on each edge"),
+        (np.ones(5), np.ones(5), "n \\(n - 1\\) / 2 edges"),
+    ],
+)
+def test_refuses_shares(skip, linear, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dag.expected_depth_width(skip, linear)

@@ -94,3 +94,21 @@ def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_reserved_operations_of_a_super_network():
+    reserve = filter.reserve_moderate(cells.NASBENCH201_KINDS)
+    alive = np.ones((6, 5), bool)
+    alive[:, 0] = False
+    # All four are equally far from their mean: by convention the first two.
+    first = reserve(alive)
+    np.testing.assert_array_equal(np.argwhere(first)[:, 1].reshape(6, 2), [[1, 2]] * 6)
+    # Of three the one nearest to the mean; of two none.
+    alive[0, 2] = alive[1, 1] = alive[1, 4] = False
+    second = reserve(alive)
+    assert not second[1].any()
+    assert second[0].sum() == 1
+    # Without skip 1 or 4 a skip and a convolution are left, without 3 two skips: those are nearer.
+    assert second[0, 1]
+    assert (second.sum(1)[2:] == 2).all()
+    assert not (second & ~alive).any()

@@ -11,7 +11,7 @@ al., "Deep Architecture Connectivity Matters for Its Convergence", NeurIPS 2022,
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,26 @@ def from_edges(nodes: int, present: Iterable[tuple[int, int, int]]) -> np.ndarra
         seen.add((source, target))
         wiring[position[source, target]] = kind
     return validate(wiring)
+
+
+def chain(cells: Sequence[ArrayLike]) -> np.ndarray:
+    """Return the wiring `int32[E]` of concrete cells one after another, output upon input.
+
+    Raises:
+        ValueError: no cells, or one that is no wiring.
+    """
+    if not cells:
+        raise ValueError("A chain has a cell or more: got none; pass wirings [E].")
+    present, last = [], 0
+    for cell in cells:
+        own = validate(cell)
+        nodes = num_nodes(own)
+        present += [
+            (last + source, last + target, int(kind))
+            for (source, target), kind in zip(edges(nodes), own, strict=True)
+        ]
+        last += nodes - 1
+    return from_edges(last + 1, present)
 
 
 def from_code(code: str) -> np.ndarray:

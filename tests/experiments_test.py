@@ -91,6 +91,10 @@ OTHERS = {
         ],
         ("layer_balance", "#params", "flops", "validation accuracy after 108 epochs"),
     ),
+    "connectivity_ranking": (
+        ["--num_archs=20", "--batch_size=6", "--image_size=4", "--num_seeds=1"],
+        ("stacked: -log condition", "convolutional: -left-out loss", "equation 12", "random"),
+    ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
         ("linearised",),

@@ -38,6 +38,12 @@ def test_code_strings():
     )
 
 
+def test_a_chain_of_cells():
+    # The output of the first, node 2, is the input of the second: no edge leads past it.
+    own = wiring.chain([wiring.from_code("2_10"), wiring.from_code("1"), wiring.from_code("0_21")])
+    assert wiring.to_code(own) == "2_10_001_0000_00021"
+
+
 def test_the_matrix_has_targets_as_rows():
     matrix = wiring.incoming(wiring.from_code("2_01_120"))
     np.testing.assert_array_equal(matrix, [[0, 0, 0, 0], [2, 0, 0, 0], [0, 1, 0, 0], [1, 2, 0, 0]])
@@ -81,6 +87,8 @@ def test_a_hundred_nodes():
         (lambda: wiring.from_code("2_2_112"), "got '2_2_112'"),
         (lambda: wiring.from_code("3"), "got '3'"),
         (lambda: wiring.from_code(""), "got ''"),
+        (lambda: wiring.chain([]), "a cell or more: got none"),
+        (lambda: wiring.chain([[1], [3]]), "got kind 3"),
         (lambda: wiring.to_code([[1]]), r"One wiring at a time: got shape \[1, 1\]"),
     ],
 )

@@ -6,6 +6,7 @@ works: exact kernels of infinitely wide networks, and the linearised training th
 
 from jaxnas.connectivity.bound import convergence_theorem, published_bound, published_kernel
 from jaxnas.connectivity.cells import from_darts, from_nasbench101, from_nasbench201
+from jaxnas.connectivity.convolutional import convolutional_kernels
 from jaxnas.connectivity.dag import (
     Statistics,
     expected_depth_width,
@@ -21,7 +22,12 @@ from jaxnas.connectivity.filter import (
     within,
 )
 from jaxnas.connectivity.inputs import input_gram, largest_cosine, unit_rows
-from jaxnas.connectivity.linearised import centred_one_hot, linearised_loss, predicted_steps_to
+from jaxnas.connectivity.linearised import (
+    centred_one_hot,
+    leave_one_out_loss,
+    linearised_loss,
+    predicted_steps_to,
+)
 from jaxnas.connectivity.recursion import Kernels, kernels, over_wirings
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "Statistics",
     "centred_one_hot",
     "convergence_theorem",
+    "convolutional_kernels",
     "deep_enough",
     "expected_depth_width",
     "from_darts",
@@ -38,6 +45,7 @@ __all__ = [
     "input_gram",
     "kernels",
     "largest_cosine",
+    "leave_one_out_loss",
     "linearised_loss",
     "over_wirings",
     "path_histogram",

@@ -108,6 +108,35 @@ def predicted_steps_to(
     return jnp.where(reached(jnp.zeros((), dtype)), 0, steps)
 
 
+def leave_one_out_loss(ntk: ArrayLike, labels: ArrayLike, ridge: float = 1e-2) -> Array:
+    """Return the loss on examples that training did not see, each predicted from all others.
+
+    Training to the end predicts by kernel ridge regression. With `A` the inverse of the kernel plus
+    its ridge, the error of example `i` when it is left out is `(A y)_i / A_ii`.
+
+    Args:
+        ntk: `[N, N]`, of one output.
+        labels: `float[N]` or `float[N, K]`; see `centred_one_hot`.
+        ridge: over the mean of the kernel's diagonal; positive.
+
+    Returns:
+        `||y - f||^2 / 2`, summed over examples and outputs, `float[]`.
+
+    Raises:
+        ValueError: a kernel and labels that do not fit, or a ridge that is not positive.
+
+    Source: Craven and Wahba, 1979 (cross-validation in closed form).
+    """
+    if not ridge > 0:
+        raise ValueError(f"The ridge must be positive: got {ridge}; 0.01 is usual.")
+    kernel, targets = _checked(ntk, labels)
+    size = len(kernel)
+    scale = jnp.trace(kernel) / size
+    inverse = jnp.linalg.inv(kernel / scale + ridge * jnp.eye(size, dtype=kernel.dtype))
+    errors = jnp.matmul(inverse, targets.reshape(size, -1), precision="highest")
+    return ((errors / jnp.diagonal(inverse)[:, None]) ** 2).sum() / 2
+
+
 class _Modes(NamedTuple):
     """Eigenvalues `[N]`, ascending, and half the squared labels along each eigenvector, `[N]`."""
 
@@ -116,6 +145,13 @@ class _Modes(NamedTuple):
 
 
 def _modes(ntk: ArrayLike, labels: ArrayLike) -> _Modes:
+    kernel, targets = _checked(ntk, labels)
+    eigenvalues, vectors = jnp.linalg.eigh(kernel)
+    along = jnp.matmul(vectors.T, targets.reshape(len(targets), -1), precision="highest")
+    return _Modes(jnp.maximum(eigenvalues, 0), (along**2).sum(1) / 2)
+
+
+def _checked(ntk: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     kernel, targets = jnp.asarray(ntk), jnp.asarray(labels)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.size:
         raise ValueError(f"The NTK of N inputs is [N, N]: got shape {list(kernel.shape)}.")
@@ -128,9 +164,7 @@ def _modes(ntk: ArrayLike, labels: ArrayLike) -> _Modes:
         raise ValueError(
             f"Labels are what to fit, floats: got {targets.dtype}; use centred_one_hot for classes."
         )
-    eigenvalues, vectors = jnp.linalg.eigh(kernel)
-    along = jnp.matmul(vectors.T, targets.reshape(len(targets), -1), precision="highest")
-    return _Modes(jnp.maximum(eigenvalues, 0), (along**2).sum(1) / 2)
+    return kernel, targets
 
 
 def _loss(modes: _Modes, learning_rate: Array, steps: Array) -> Array:

@@ -79,6 +79,22 @@ def test_where_it_stops(kernel, rate, loss, expected):
     assert linearised.predicted_steps_to(kernel, [1.0, 1.0], rate, loss) == expected
 
 
+def test_leaving_one_out_is_what_it_says(kernel, targets):
+    """Kernel ridge regression from the other four, five times."""
+    ridge = 0.1 * np.trace(kernel) / 5
+    loss = 0
+    for one in range(5):
+        others = np.delete(np.arange(5), one)
+        inner = kernel[np.ix_(others, others)] + ridge * np.eye(4)
+        predicted = kernel[one, others] @ np.linalg.solve(inner, targets[others])
+        loss += ((targets[one] - predicted) ** 2).sum() / 2
+    with jax.enable_x64(True):
+        found = linearised.leave_one_out_loss(kernel, targets, 0.1)
+        np.testing.assert_allclose(found, loss, rtol=1e-9)
+        scaled = linearised.leave_one_out_loss(7 * kernel, targets, 0.1)
+        np.testing.assert_allclose(scaled, loss, rtol=1e-9)
+
+
 def test_divergence_is_infinite():
     assert linearised.linearised_loss([[1.0]], [1.0], 3.0, 10**6) == np.inf
 
@@ -97,6 +113,8 @@ def test_it_can_be_mapped(kernel, targets):
         (lambda: linearised.linearised_loss(np.ones((2, 3)), [1.0, 2], 1, 1), r"shape \[2, 3\]"),
         (lambda: linearised.linearised_loss(np.eye(2), [1.0], 1, 1), r"\[2\] or .* shape \[1\]"),
         (lambda: linearised.linearised_loss(np.eye(2), [0, 1], 1, 1), "got int32"),
+        (lambda: linearised.leave_one_out_loss(np.eye(2), [1.0, 2], 0), "got 0; 0.01 is usual"),
+        (lambda: linearised.leave_one_out_loss(np.eye(2), [1.0]), r"\[2\] or .* shape \[1\]"),
         (lambda: linearised.centred_one_hot([0.0], 2), r"got float64\[1\]"),
         (lambda: linearised.centred_one_hot([0, 2], 2), "got 0 to 2"),
     ],

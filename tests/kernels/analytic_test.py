@@ -197,10 +197,41 @@ def test_poolings_of_a_chain_and_of_independent_branches(images):
 
 
 def test_memory_by_hand():
-    # 4 images, 8x8 pixels, one convolution: 16 x 64 pixels (or 16 x 4096 pairs), 4 bytes, 10 arrays
+    # 4 images, 8x8 pixels, one convolution: 16 x 64 pixels (or 16 x 4096 pairs), 4 bytes, 8 arrays
     shape = (4, 8, 8, 3)
-    assert analytic.kernel_bytes(shape, pairs_of_pixels=False, weights=1) == 16 * 64 * 4 * 10
-    assert analytic.kernel_bytes(shape, pairs_of_pixels=True, weights=1) == 16 * 4096 * 4 * 10
+    assert analytic.kernel_bytes(shape, pairs_of_pixels=False, weights=1) == 16 * 64 * 4 * 8
+    assert analytic.kernel_bytes(shape, pairs_of_pixels=True, weights=1) == 16 * 4096 * 4 * 8
+
+
+MEASURE_MEMORY = """
+import resource, sys
+import numpy as np
+from jaxnas import wiring
+from jaxnas.kernels import analytic
+
+code, readout, count, side = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+
+def peak(shape):
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    cell = analytic.convolutional_cell(wiring.from_code(code), images, readout=readout)
+    assert np.isfinite(cell.ntk).all()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+first = peak((2, 4, 4, 3))  # to import and compile takes memory too
+print(peak((count, side, side, 3)) - first)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["2_00_010", "2_21_112", "2_12_222"])
+@pytest.mark.parametrize(("readout", "count", "side"), [("flatten", 128, 32), ("pool", 16, 16)])
+def test_the_memory_is_what_a_process_takes(code, readout, count, side):
+    finished = _run(MEASURE_MEMORY, arguments=[code, readout, str(count), str(side)])
+    assert finished.returncode == 0, finished.stderr
+    estimate = analytic.kernel_bytes(
+        (count, side, side, 3), pairs_of_pixels=readout == "pool", weights=code.count("2")
+    )
+    assert 0.9 < estimate / float(finished.stdout) < 2.1
 
 
 def test_too_large_a_kernel_is_refused_before_it_is_made():
@@ -237,11 +268,11 @@ def test_float64_is_refused_where_it_crashes(images):
         analytic.convolutional_cell([2], images.astype(float), readout="pool")
 
 
-def _run(program, *first):
+def _run(program, *first, arguments=()):
     """Run a program in a Python of its own that looks for modules in `first` first."""
     path = [*map(str, first), str(pathlib.Path(jaxnas.__file__).parents[1])]
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

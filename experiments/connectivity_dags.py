@@ -63,7 +63,8 @@ def main() -> None:
     parts: list[Text | Table | Plot] = []
     for regime in REGIMES:
         parts += _parts(regime, tables[regime], predictors[regime], measured[regime])
-    parts.append(Table("The named wirings", _named(predictors, measured, rates), _NAMED_NOTE))
+    named = _named(predictors, measured, rates)
+    parts.append(Table("The named wirings", named, _NAMED_NOTE))
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{regime}": row["spearman"]
         for regime, table in tables.items()
@@ -71,6 +72,8 @@ def main() -> None:
     }
     for regime in REGIMES:
         summary[f"seed_agreement_{regime}"] = _agreement(measured[regime])
+    for _, row in named.iterrows():
+        summary |= {f"{row['wiring']}, {name}": row[name] for name in named.columns[2:]}
     common.finish(folder, meter, report._replace(parts=parts), summary)
 
 

@@ -1,3 +1,5 @@
+import time
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from jaxnas import encoding, wiring
 from jaxnas import gram as gram_statistics
-from jaxnas import wiring
 from jaxnas.connectivity import bound, dag, inputs, recursion
 
 SEQUENTIAL, PARALLEL, MIXED = (wiring.from_code(c) for c in ("2_02_002", "1_01_222", "2_21_112"))
@@ -182,6 +184,19 @@ def test_named_wirings_at_128_digits(digits_gram):
     pre = recursion.over_wirings(_smallest, three, gram, order="pre")
     np.testing.assert_allclose(pre[:, 0], [0.0253, 0.0495, 0.0653], atol=5e-5)
     np.testing.assert_allclose(pre[:, 1], [0.631, 0.429, 0.868], atol=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_all_wirings_in_five_seconds(digits_gram, order):
+    """All 729 cells with 128 inputs, in CPU time of all threads, compilation included."""
+    gram = digits_gram(128)
+    jax.clear_caches()
+    started = time.process_time()
+    both = recursion.over_wirings(_itself, encoding.enumerate_archs((3,) * 6), gram, order=order)
+    seconds = time.process_time() - started
+    assert both.ntk.shape == (729, 128, 128)
+    assert seconds < 7  # 5 on an idle machine
 
 
 def test_dead_edges_change_nothing():

@@ -33,7 +33,7 @@ with CIFAR-10, CIFAR-100 and ImageNet16-120 (95 % intervals are +-.02), and with
 
 So a wiring alone says as much as a count, stacked a little more on the two CIFARs; with its
 convolutions and poolings the condition of the infinitely wide network's NTK ranks better than every
-count. It is the best of five predictors in this very table; another draw of images gave .875.
+count. It is the best of five predictors by this very table; the first draw alone has .875.
 """
 
 from collections.abc import Callable

@@ -75,7 +75,7 @@ def main() -> None:
         common.run_folder("connectivity_ranking") as (folder, meter),
         ScoreStore(folder / "predictors.sqlite") as store,
     ):
-        run = store.open_run(own.context)
+        run = store.open_run(own.context | {"steps": STEPS})
         by_seed = [_predict(store, run, seed, archs, own.batch(seed)) for seed in own.seeds]
         ranked = _counts(archs, own.batch(common.seed()))
         ranked |= {name: np.mean([one[name] for one in by_seed], 0) for name in by_seed[0]}
@@ -114,7 +114,7 @@ def _counts(archs: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
         "#params": benchmark.params[benchmark.index(archs)].astype(float),
         "#live": np.array([cell.num_params(equivalence.representative(own)) for own in archs]),
         "convolutions": np.asarray(paths.linear_edges, float),
-        "random": np.random.default_rng(0).random(len(archs)),
+        "random": np.random.default_rng(common.seed()).random(len(archs)),
         "effective depth": np.asarray(paths.depth),
         "equation 12": np.asarray(bound(wirings, connectivity.largest_cosine(gram))),
     }

@@ -3,6 +3,7 @@ import pytest
 
 from jaxnas.connectivity import convolutional, recursion
 from jaxnas.kernels import analytic
+from jaxnas.spaces.nasbench201 import cell, equivalence
 
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
 
@@ -91,6 +92,20 @@ def test_dead_edges_change_nothing(images):
     np.testing.assert_array_equal(dead.ntk, own.ntk)
     unfed = convolutional.convolutional_kernels([NONE, NONE, CONV1, SKIP, CONV3, CONV3], images)
     np.testing.assert_array_equal(unfed.ntk, own.ntk)
+
+
+def test_equal_functions_have_equal_kernels():
+    """Other spellings of the same function, in which sums, skips and poolings sit elsewhere."""
+    small = np.random.default_rng(1).normal(size=(2, 2, 2, 1))
+    cells = np.random.default_rng(2).choice([SKIP, CONV1, CONV3, POOL, NONE], size=(400, 6))
+    others = [(own, equivalence.representative(own)) for own in cells if cell.is_connected(own)]
+    different = [(own, other) for own, other in others if (own != other).any()]
+    assert len(different) > 100
+    for own, other in different:
+        found, expected = (
+            convolutional.convolutional_kernels(one, small).ntk for one in (own, other)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

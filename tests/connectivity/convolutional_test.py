@@ -96,7 +96,7 @@ def test_dead_edges_change_nothing(images):
 
 def test_equal_functions_have_equal_kernels():
     """Other spellings of the same function, in which sums, skips and poolings sit elsewhere."""
-    small = np.random.default_rng(1).normal(size=(2, 2, 2, 1))
+    small = np.random.default_rng(1).normal(size=(2, 4, 4, 1))
     cells = np.random.default_rng(2).choice([SKIP, CONV1, CONV3, POOL, NONE], size=(400, 6))
     others = [(own, equivalence.representative(own)) for own in cells if cell.is_connected(own)]
     different = [(own, other) for own, other in others if (own != other).any()]
@@ -105,7 +105,7 @@ def test_equal_functions_have_equal_kernels():
         found, expected = (
             convolutional.convolutional_kernels(one, small).ntk for one in (own, other)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)  # at cosine 1, half the digits
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,12 @@ def _check_speeds(found):
 
 
 @pytest.mark.slow
-def test_the_order_by_accuracy_is_not_the_published_one():
-    """Released form at width 512 on digits, by SGD on the cross-entropy: 3 > 1 > 2, not 3 > 2 > 1.
+def test_accuracy_tells_less_than_loss():
+    """Released form at width 512 on digits, by SGD on the cross-entropy, 30 epochs, three seeds.
 
-    By the mean training accuracy over 30 epochs, three seeds; by the last loss the published order
-    holds.
+    By the last loss the wirings come in the published order. By the mean training accuracy the
+    mixed one is first, .70, and the others are within a standard deviation of .02: .65 and .66
+    here, .81 and .80, the other way round, with standardised images.
     """
     digits = load_digits()
     images = jnp.asarray(digits.data[:1437] / 16, jnp.float32)
@@ -80,7 +81,8 @@ def test_the_order_by_accuracy_is_not_the_published_one():
         accuracy[code] = np.mean([hits.mean() for hits, _ in runs])
         loss[code] = np.mean([losses[-1] for _, losses in runs])
     sequential, parallel, mixed = (accuracy[code] for code in CODES)
-    assert mixed > sequential > parallel
+    assert mixed > max(sequential, parallel) + 0.02
+    assert abs(sequential - parallel) < 0.03
     assert loss[CODES[2]] < loss[CODES[1]] < loss[CODES[0]]
 
 

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxnas.gradients import as_outputs
-from jaxnas.training.options import TrainingOptions, make_optimizer
+from jaxnas.training.options import TrainingOptions, make_optimizer, smoothed_cross_entropy
 from jaxnas.types import ApplyFn, Array, Params
 
 
@@ -110,12 +110,8 @@ def _step(
 
     def loss_fn(params: Params) -> tuple[Array, tuple[Any, Array]]:
         outputs = as_outputs(train_fn(params, images))
-        logits = outputs.logits.astype(jnp.float32)
-        goal = optax.smooth_labels(
-            jax.nn.one_hot(targets, logits.shape[-1]), options.label_smoothing
-        )
-        loss = optax.softmax_cross_entropy(logits, goal).mean()
-        return loss, (outputs.statistics, (logits.argmax(-1) == targets).mean())
+        loss = smoothed_cross_entropy(outputs.logits, targets, options.label_smoothing)
+        return loss, (outputs.statistics, (outputs.logits.argmax(-1) == targets).mean())
 
     (loss, (statistics, correct)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params

@@ -4,9 +4,10 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from jaxnas.types import Params
+from jaxnas.types import Array, Params
 
 
 class TrainingOptions(NamedTuple):
@@ -20,6 +21,7 @@ class TrainingOptions(NamedTuple):
         weight_decay: L2 penalty, added to the gradient as `weight_decay * weight`, of tensors of
             rank 2 and more: biases and scales of normalisation are left alone.
         warmup_epochs: epochs of linear rise from 0 to `learning_rate`, before the cosine to 0.
+        clip_value: largest magnitude of an entry of a gradient; 0 clips nothing.
         label_smoothing: share of the target that is spread over all classes.
         crop_padding: pixels of zeros around an image before a random crop of its own size; inputs
             are normalised, so zero is the mean colour.
@@ -34,6 +36,7 @@ class TrainingOptions(NamedTuple):
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: int = 0
+    clip_value: float = 0.0
     label_smoothing: float = 0.0
     crop_padding: int = 4
     flip: bool = True
@@ -61,8 +64,10 @@ def check_options(options: TrainingOptions) -> None:
             raise ValueError(f"{name} must be at least 0 and below 1: got {value}.")
     if not 0 < options.learning_rate < math.inf:
         raise ValueError(f"learning_rate must be above 0 and finite: got {options.learning_rate}.")
-    if not 0 <= options.weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be at least 0 and finite: got {options.weight_decay}.")
+    for name in ("weight_decay", "clip_value"):
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite: got {value}.")
     if options.warmup_epochs >= options.epochs:
         raise ValueError(
             f"warmup_epochs must be below epochs={options.epochs}: got {options.warmup_epochs}."
@@ -84,14 +89,31 @@ def learning_rate_schedule(options: TrainingOptions, steps_per_epoch: int) -> op
 
 
 def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return stochastic gradient descent with Nesterov momentum, weight decay and schedule."""
+    """Return stochastic gradient descent with Nesterov momentum, weight decay and schedule.
+
+    Gradients are clipped before the weight decay is added.
+    """
 
     def is_weight(params: Params) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
     return optax.chain(
+        optax.clip(options.clip_value) if options.clip_value else optax.identity(),
         optax.add_decayed_weights(options.weight_decay, mask=is_weight),
         optax.sgd(
             learning_rate_schedule(options, steps_per_epoch), options.momentum, nesterov=True
         ),
     )
+
+
+def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
+    """Return the mean cross-entropy in nats of `logits` `[B, K]`, `float32[]`.
+
+    Args:
+        logits: before the softmax.
+        labels: `int[B]`.
+        smoothing: share of the target that is spread over all classes.
+    """
+    logits = logits.astype(jnp.float32)
+    goal = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, goal).mean()

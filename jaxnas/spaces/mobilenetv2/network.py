@@ -195,7 +195,7 @@ class SearchedNetwork(nn.Module):
         return outputs, {candidate.name: found}
 
     def _branch(self, layer: Layer, candidate: Block, weights: Params, inputs: Array) -> Array:
-        return self._candidate(layer, candidate, weights[candidate.name], inputs, {})[0]
+        return self._candidate(layer, candidate, weights.get(candidate.name, {}), inputs, {})[0]
 
     def _has_bypass(self, layer: Layer) -> bool:
         return self.layout.residual and layer.is_plain

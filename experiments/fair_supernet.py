@@ -18,7 +18,7 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
 
 import itertools
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
@@ -40,7 +40,7 @@ _RECIPE = flags.DEFINE_enum("recipe", "fair", tuple(recipes.BY_NAME), "How to tr
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training images.", 1)
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Images a step.", 1)
 _RATE = flags.DEFINE_float("learning_rate", None, "Instead of the recipe's.")
-_TRAINED: flags.FlagHolder[parameters.Trained | None] = flags.DEFINE_enum(
+_TRAINED = flags.DEFINE_enum(
     "trained", None, get_args(parameters.Trained), "Instead of the recipe's."
 )
 _INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
@@ -130,7 +130,7 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
 def _recipe() -> Recipe:
     recipe = recipes.BY_NAME[_RECIPE.value]
     return recipe._replace(
-        trained=_TRAINED.value or recipe.trained,
+        trained=cast(parameters.Trained, _TRAINED.value or recipe.trained),
         initialization=_INIT.value or recipe.initialization,
         options=recipe.options._replace(
             epochs=_EPOCHS.value,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from jaxnas.search.base import History, run
+from jaxnas.search.constrained import EvolutionOptions, constrained_evolution
 from jaxnas.search.evolution import regularized_evolution
 from jaxnas.search.halving import HalvingResult, Rung, RungResult, successive_halving
 from jaxnas.search.hybrid import (
@@ -13,6 +14,7 @@ from jaxnas.search.hybrid import (
     hybrid,
     hybrid_steps,
 )
+from jaxnas.search.knapsack import knapsack, pareto_front
 from jaxnas.search.local_search import local_search
 from jaxnas.search.pruning import PruningResult, PruningRound, Reserve, SuperScoreFn, prune
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
@@ -30,6 +32,7 @@ __all__ = [
     "BY_NAME",
     "Controls",
     "Evaluation",
+    "EvolutionOptions",
     "HalvingResult",
     "History",
     "HybridOptions",
@@ -42,10 +45,13 @@ __all__ = [
     "RungResult",
     "SuperScoreFn",
     "TwoStepResult",
+    "constrained_evolution",
     "controls",
     "hybrid",
     "hybrid_steps",
+    "knapsack",
     "local_search",
+    "pareto_front",
     "prune",
     "random_sampling",
     "regularized_evolution",

@@ -1,5 +1,6 @@
 """Dynamical isometry: initialisations, mean-field theory, and measured spectra of Jacobians."""
 
+from jaxnas.isometry.block import FixedBlock, calibrate, convolve
 from jaxnas.isometry.initializers import BY_NAME, BlockKernels, BlockShape, Initialization
 from jaxnas.isometry.spectrum import (
     Propagation,
@@ -13,9 +14,12 @@ __all__ = [
     "BY_NAME",
     "BlockKernels",
     "BlockShape",
+    "FixedBlock",
     "Initialization",
     "Propagation",
     "Spectrum",
+    "calibrate",
+    "convolve",
     "exact_spectrum",
     "lanczos_spectrum",
     "propagate",

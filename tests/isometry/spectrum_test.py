@@ -8,6 +8,8 @@ import pytest
 from jaxnas.isometry import (
     BY_NAME,
     BlockShape,
+    FixedBlock,
+    calibrate,
     exact_spectrum,
     lanczos_spectrum,
     mean_field,
@@ -89,42 +91,8 @@ def test_lanczos_of_fewer_dimensions_than_steps_is_exact():
     np.testing.assert_allclose(spectrum.quantiles([0.2, 0.5, 0.9]), [1, 4, 9], rtol=1e-4)
 
 
-@jax.jit
-def _calibrated(kernels, batch):
-    """Return the outputs, and for each normalisation what the batch has taught it."""
-    x, statistics = batch, []
-    for position, kernel in enumerate(kernels):
-        x = _convolve(x, kernel)
-        mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
-        statistics.append((mean, std))
-        x = (x - mean[None, None, None]) / std[None, None, None]
-        x = jax.nn.relu6(x) if position < 2 else x
-    return x, statistics
-
-
-@jax.jit
-def _block(kernels, statistics, x):
-    for position, (kernel, (mean, std)) in enumerate(zip(kernels, statistics, strict=True)):
-        x = (_convolve(x, kernel) - mean[None, None, None]) / std[None, None, None]
-        x = jax.nn.relu6(x) if position < 2 else x
-    return x
-
-
-def _convolve(x, kernel):
-    """Circular convolution, dense for 1x1 and depthwise otherwise."""
-    if kernel.shape[0] == 1:
-        return x @ kernel[0, 0]
-    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="wrap")
-    return jax.lax.conv_general_dilated(
-        padded,
-        kernel,
-        (1, 1),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=kernel.shape[3],
-    )
-
-
+_calibrate = jax.jit(calibrate)
+_apply = jax.jit(FixedBlock.__call__)
 BATCH = jax.random.normal(jax.random.key(1), (32, PIXELS, PIXELS, CHANNELS))
 
 
@@ -133,20 +101,18 @@ def _stack(name, depth, skip=0.0):
     x, blocks = BATCH, []
     shape = BlockShape(CHANNELS, 3 * CHANNELS, CHANNELS, 3)
     for key in jax.random.split(KEY, depth):
-        kernels = BY_NAME[name].block(key, shape, jnp.float32)
-        outputs, statistics = _calibrated(kernels, x)
-        x = skip * x + outputs
-        blocks.append((kernels, statistics))
+        blocks.append(_calibrate(BY_NAME[name].block(key, shape, jnp.float32), x, skip))
+        x = _apply(blocks[-1], x)
     return blocks
 
 
 @jax.jit
-def _spectrum(blocks, skip):
+def _spectrum(blocks):
     """Of the stack at one image."""
 
     def chain(x):
-        for kernels, statistics in blocks:
-            x = skip * x + _block(kernels, statistics, x)
+        for block in blocks:
+            x = block(x)
         return x
 
     return lanczos_spectrum(chain, BATCH[:1], KEY, steps=4, probes=24)
@@ -156,7 +122,7 @@ PHI = float(mean_field.normalized_chi(jax.nn.relu)) ** 2
 
 
 def test_a_normalised_block_is_not_isometric_whatever_the_weights():
-    found = {name: _spectrum(_stack(name, 1), 0.0) for name in ("gauss", "qr", "mirror")}
+    found = {name: _spectrum(_stack(name, 1)) for name in ("gauss", "qr", "mirror")}
     for name in ("gauss", "qr"):
         np.testing.assert_allclose(found[name].phi, PHI, atol=0.15)
         assert 1.2 < found[name].cv_squared < 3
@@ -168,13 +134,13 @@ def test_a_normalised_block_is_not_isometric_whatever_the_weights():
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_stack_multiplies(residual):
     skip = float(residual)
-    measured = _spectrum(_stack("gauss", 3, skip), skip).phi
+    measured = _spectrum(_stack("gauss", 3, skip)).phi
     expected = mean_field.stack_phi(PHI, 3, residual=residual)
     np.testing.assert_allclose(measured, expected, rtol=0.15)
 
 
 def test_normalisation_keeps_variance_and_not_gradients():
-    layers = [functools.partial(_block, *block) for block in _stack("qr", 6)]
+    layers = [functools.partial(_apply, block) for block in _stack("qr", 6)]
     passed = propagate(layers, BATCH, KEY)
     np.testing.assert_allclose(passed.variances, 1, rtol=0.05)
     assert (passed.means < 1e-3).all()
@@ -212,22 +178,12 @@ def test_table_of_normalised_blocks(name, skip):
     for seed in range(3):
         batch = jax.random.normal(jax.random.key(100 + seed), (64, 8, 8, 8))
         kernels = BY_NAME[name].block(jax.random.key(seed), BlockShape(8, 24, 8, 3), jnp.float32)
-        statistics = _calibrated(kernels, batch)[1]
-        spectrum = exact_spectrum(
-            lambda x, block=(kernels, statistics): skip * x + _block(*block, x), batch[:1]
-        )
+        spectrum = exact_spectrum(_calibrate(kernels, batch, skip), batch[:1])
         found.append((spectrum.phi, spectrum.cv_squared))
     phi, cv_squared = np.mean(found, axis=0)
     expected = MEASURED[name][int(skip)]
     np.testing.assert_allclose(phi, expected[0], rtol=0.13)
     np.testing.assert_allclose(cv_squared, expected[1], atol=0.17)
-
-
-def _plain(kernels, x):
-    for position, kernel in enumerate(kernels):
-        x = _convolve(x, kernel)
-        x = jax.nn.relu6(x) if position < 2 else x
-    return x
 
 
 @pytest.mark.slow
@@ -237,7 +193,7 @@ def test_twenty_layers_without_normalisation():
     for name in ("gauss", "qr", "qr_scaled", "mirror"):
         keys = jax.random.split(KEY, 20)
         blocks = [BY_NAME[name].block(key, shape, jnp.float32) for key in keys]
-        layers = [functools.partial(jax.jit(_plain), kernels) for kernels in blocks]
+        layers = [functools.partial(_apply, FixedBlock(kernels)) for kernels in blocks]
         passed[name] = propagate(layers, BATCH, KEY)
     # Only the mirrored block keeps variances and gradients; literal QR vanishes.
     np.testing.assert_allclose(passed["mirror"].variances, 1, rtol=0.02)
@@ -251,7 +207,7 @@ def test_twenty_layers_without_normalisation():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "expected"), [("gauss", 2.152**20), ("qr", 2.152**20)])
 def test_twenty_normalised_blocks_explode(name, expected):
-    measured = _spectrum(_stack(name, 20), 0.0).phi
+    measured = _spectrum(_stack(name, 20)).phi
     assert expected / 3 < measured < expected * 3
 
 

@@ -107,9 +107,8 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
         class_balanced=_CLASS_BALANCED.value,
         image_size=image_size,
     )
-    seeds = tuple(range(_SEED.value, _SEED.value + _NUM_SEEDS.value))
     batch = _batches(dataset, _BATCH_SIZE.value, image_size)
-    return Setting(space, dataset, batch, seeds, image_size, context)
+    return Setting(space, dataset, batch, seeds(), image_size, context)
 
 
 def with_images(own: Setting, batch_size: int, image_size: int) -> Setting:
@@ -157,6 +156,11 @@ def describe(own: Setting) -> str:
 def seed() -> int:
     """Return the seed of the run."""
     return int(_SEED.value)
+
+
+def seeds() -> tuple[int, ...]:
+    """Return the seeds of the draws, the seed of the run first."""
+    return tuple(range(seed(), seed() + _NUM_SEEDS.value))
 
 
 class Findings(NamedTuple):

@@ -5,10 +5,11 @@ r"""Which signal of a supernet ranks networks? All 6,561 of NAS-Bench-Macro know
 
 Trains a supernet by a recipe, reads its indicators and the losses of inherited paths, and compares
 them with the accuracies of the trained networks: on one half of the networks, from which a choice
-of signal may be made, and on the other half, which is for the report. Searches for the best network
-under a cap of FLOPs. With --num_orders=2 each draw of the initial weights is trained twice, on the
-images in another order: what two such runs agree on, beyond what two draws of the weights do, is a
-matter of the draw, not of the structure.
+of signal may be made, and on the other half, which is for the report. Beside them stand scores of
+untrained networks and plain costs. Evolution by the signal of the recipe then searches the whole
+space for the best network under a cap of FLOPs. With --num_orders=2 each draw of the initial
+weights is trained twice, on the images in another order: what two such runs agree on, beyond what
+two draws of the weights do, is a matter of the draw, not of the structure.
 
 On a GPU, the benchmark's own size on all of CIFAR-10:
 
@@ -16,23 +17,22 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
         --train_batch=128 --epochs=30 --num_seeds=3
 """
 
-import itertools
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
-import pandas as pd
 from absl import flags
 
-from experiments import common
-from jaxnas import correlation, datasets
+from experiments import common, supernet_report
+from experiments.supernet_report import Run
+from jaxnas import datasets, search
 from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Report
 from jaxnas.spaces import nasbench_macro as space_of
 from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork
-from jaxnas.supernet import Supernet, indicators, inherited, parameters, recipes, sampling, train
+from jaxnas.supernet import indicators, inherited, parameters, recipes, sampling, train
 from jaxnas.supernet.recipes import Recipe
 from jaxnas.types import SearchSpace
 
@@ -46,6 +46,7 @@ _TRAINED = flags.DEFINE_enum(
 _INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
 _VALID = flags.DEFINE_integer("valid_size", 256, "Training images held out for inherited paths.", 1)
 _NUM_INHERITED = flags.DEFINE_integer("num_inherited", 600, "Networks that are validated.", 8, 6561)
+_PROXIES = common.define_proxies(["swap", "naswot", "grad_norm"])
 _NUM_ORDERS = flags.DEFINE_integer("num_orders", 1, "Runs of each draw of the weights.", 1)
 _CAP = flags.DEFINE_float(
     "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
@@ -54,77 +55,36 @@ _CAP = flags.DEFINE_float(
 flags.adopt_module_key_flags(common)
 
 
-class Run(NamedTuple):
-    """A trained supernet.
-
-    Attributes:
-        seed: of the weights.
-        order: of the images.
-        read: its indicators.
-        signals: scores `[N]` of the networks that are compared, by name.
-        supernet: see `Supernet`.
-    """
-
-    seed: int
-    order: int
-    read: indicators.Indicators
-    signals: dict[str, np.ndarray]
-    supernet: Supernet
-
-
 def main() -> None:
-    """Train, read and compare."""
+    """Train, read, search and compare."""
     own = common.setting(_space)
     recipe = _recipe()
     benchmark = nasbench_macro()
+    cap = float(np.quantile(benchmark.flops, _CAP.value))
     rng = np.random.default_rng(0)  # the halves are the same for all runs
     rows = rng.permutation(len(benchmark.archs))[: _NUM_INHERITED.value]
+    if not (benchmark.flops[rows] <= cap).any():
+        raise ValueError(
+            f"No network that is compared costs {cap:.3g} FLOPs or less: raise --flops_quantile or "
+            "--num_inherited."
+        )
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
+        scored = common.score(own, benchmark.archs[rows], _PROXIES.value, folder)
         runs = [
-            _run(own, recipe, benchmark.archs[rows], folder, seed, order)
+            _run(own, recipe, benchmark, rows, cap, folder, seed, order)
             for seed in own.seeds
             for order in range(_NUM_ORDERS.value)
         ]
-    half = len(rows) // 2
-    halves = {"chosen on": slice(0, half), "reported on": slice(half, None)}
-    tables = [_correlations(name, benchmark, rows, runs, at, recipe) for name, at in halves.items()]
-    table = pd.concat(tables, ignore_index=True)
-    found = _searches(benchmark, rows, runs, recipe)
-    parts: list[Text | Table | Plot] = [
-        Text("The outcome", _verdict(table, found, recipe, runs)),
-        Table("Rank correlations", table, _CORRELATIONS_NOTE),
-        Table("Search under a cap of FLOPs", found, _SEARCH_NOTE),
-        Table("Agreement of block indicators", _agreement(runs), _AGREEMENT_NOTE),
-        Table("Indicators of the first run", _shown(runs[0].read), "Block indicators by layer."),
-        _curve(runs),
-    ]
-    summary: dict[str, Any] = {
-        f"spearman_{row['signal']}": row["spearman"]
-        for row in table[table["half"] == "reported on"].to_dict("records")
-    }
-    summary |= {f"percentile_{row['by']}": row["percentile"] for row in found.to_dict("records")}
+    others = {name: scored.mean(name) for name in _PROXIES.value}
+    parts, summary = supernet_report.build(
+        supernet_report.Findings(benchmark, rows, runs, others, recipe, cap, common.seed())
+    )
     report = Report(f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe), parts)
     common.finish(folder, meter, report, summary)
 
 
-_CORRELATIONS_NOTE = (
-    "Spearman with the accuracy of the trained networks, mean and standard deviation over runs; "
-    "low and high: 95 % bootstrap interval over networks, of the mean of the scores of all runs; "
-    "partial: given log FLOPs, of that mean. The signal of the recipe is marked *."
-)
-_SEARCH_NOTE = (
-    "Of the networks that are compared and cost no more: the one with the best mean score; "
-    "percentile: share of those networks that are less accurate. random: the mean of them."
-)
-_AGREEMENT_NOTE = (
-    "Kendall's tau between the block indicators of two runs, mean over layers and pairs of runs; 0 "
-    "is chance. Identities have no indicator and do not count."
-)
-
-
 def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpace:
-    bypass = _recipe().bypass
-    return space_of(channels=channels, head=40 * channels, norm="batch", bypass=bypass, **options)
+    return space_of(channels=channels, head=40 * channels, norm=norm, **options)
 
 
 def _recipe() -> Recipe:
@@ -140,18 +100,28 @@ def _recipe() -> Recipe:
     )
 
 
-def _module(own: common.Setting) -> SearchedNetwork:
+def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
+    options = {name: own.space.options[name] for name in ("head", "classes", "colours")}
+    channels = own.space.options["stem"]
+    space = space_of(channels=channels, norm="batch", bypass=recipe.bypass, **options)
     images = own.batch(own.seeds[0]).inputs
-    arch = np.zeros(len(own.space.num_choices), np.int32)
-    network, _ = own.space.bind(arch, own.space.init(jax.random.key(0), images))
+    arch = np.zeros(len(space.num_choices), np.int32)
+    network, _ = space.bind(arch, space.init(jax.random.key(0), images))
     assert isinstance(network, BoundNetwork)
     return network.module
 
 
 def _run(
-    own: common.Setting, recipe: Recipe, archs: np.ndarray, folder: Path, seed: int, order: int
+    own: common.Setting,
+    recipe: Recipe,
+    benchmark: MacroBenchmark,
+    rows: np.ndarray,
+    cap: float,
+    folder: Path,
+    seed: int,
+    order: int,
 ) -> Run:
-    module = _module(own)
+    module = _module(own, recipe)
     dataset = own.dataset
     images = datasets.resize(datasets.normalize(dataset, dataset.x_train), own.image_size)
     held_out = np.random.default_rng(0).permutation(len(images)) < _VALID.value
@@ -177,139 +147,27 @@ def _run(
             f"{supernet.history[-1].loss:.3g}; lower --learning_rate."
         )
     read = indicators.read(module, supernet.params)
-    found = inherited(module, supernet.params, archs, images[held_out], dataset.y_train[held_out])
-    signals = {"inherited loss": -found.loss, "inherited accuracy": found.accuracy}
-    for mode in recipes.modes(recipe):
-        signals[f"indicators, {mode}"] = indicators.score(indicators.score_table(read, mode), archs)
-    return Run(seed, order, read, signals, supernet)
 
+    def by_inheritance(archs: np.ndarray) -> dict[str, np.ndarray]:
+        valid = (images[held_out], dataset.y_train[held_out])
+        judged = inherited(module, supernet.params, archs, *valid)
+        return {"inherited loss": -judged.loss, "inherited accuracy": judged.accuracy}
 
-def _correlations(
-    name: str,
-    benchmark: MacroBenchmark,
-    rows: np.ndarray,
-    runs: list[Run],
-    at: slice,
-    recipe: Recipe,
-) -> pd.DataFrame:
-    rows = rows[at]
-    accuracy = benchmark.columns["accuracy"][rows]
-    flops = benchmark.flops[rows].astype(float)
-    signals = {own: np.stack([run.signals[own][at] for run in runs]) for own in runs[0].signals}
-    signals |= {
-        "FLOPs": flops[None],
-        "#params": benchmark.params[rows][None].astype(float),
-        "random": np.random.default_rng(common.seed()).random((1, len(rows))),
-    }
-    table = []
-    for signal, scores in signals.items():
-        mean = scores.mean(0)
-        each = [correlation.spearman(own, accuracy) for own in scores]
-        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracy)
-        row: dict[str, Any] = {
-            "half": name,
-            "signal": signal + (" *" if signal == recipe.signal else ""),
-            "spearman": np.mean(each),
-            "sd": np.std(each, ddof=1) if len(each) > 1 else np.nan,
-            "mean of runs": correlation.spearman(mean, accuracy),
-            "low": low,
-            "high": high,
-            "partial | FLOPs": np.nan,
-            "ties": correlation.ties(mean),
-        }
-        if signal != "FLOPs":
-            row["partial | FLOPs"] = correlation.partial_spearman(mean, accuracy, np.log(flops))
-        table.append(row)
-    return pd.DataFrame(table)
+    def by_indicators(archs: np.ndarray) -> dict[str, np.ndarray]:
+        tables = {mode: indicators.score_table(read, mode) for mode in recipes.modes(recipe)}
+        return {f"indicators, {mode}": indicators.score(own, archs) for mode, own in tables.items()}
 
-
-def _searches(
-    benchmark: MacroBenchmark, rows: np.ndarray, runs: list[Run], recipe: Recipe
-) -> pd.DataFrame:
-    accuracy, flops = benchmark.columns["accuracy"][rows], benchmark.flops[rows].astype(float)
-    cap = np.quantile(benchmark.flops, _CAP.value)
-    legal = flops <= cap
-    if not legal.any():
-        raise ValueError(
-            f"No network that is compared costs {cap:.3g} FLOPs or less: raise --flops_quantile or "
-            "--num_inherited."
-        )
-    by = {"FLOPs-max": flops} | {
-        name: np.mean([run.signals[name] for run in runs], 0) for name in runs[0].signals
-    }
-    table = []
-    for name, scores in by.items():
-        best = np.flatnonzero(legal)[scores[legal].argmax()]
-        table.append(
-            {
-                "by": name + (" *" if name == recipe.signal else ""),
-                "network": "".join(map(str, benchmark.archs[rows[best]])),
-                "accuracy %": accuracy[best],
-                "percentile": 100 * (accuracy[legal] < accuracy[best]).mean(),
-                "MFLOPs": flops[best] / 1e6,
-            }
-        )
-    table.append({"by": "random", "accuracy %": accuracy[legal].mean(), "percentile": 50.0})
-    table.append({"by": "best", "accuracy %": accuracy[legal].max(), "percentile": 100.0})
-    return pd.DataFrame(table)
-
-
-def _agreement(runs: list[Run]) -> pd.DataFrame:
-    taus: dict[str, list[float]] = {"same weights, other order": [], "other weights": []}
-    for first, second in itertools.combinations(runs, 2):
-        kind = "same weights, other order" if first.seed == second.seed else "other weights"
-        by_layer = []
-        for left, right, alone in zip(
-            first.read.block, second.read.block, first.read.is_identity, strict=True
-        ):
-            present = np.isfinite(left) & ~alone
-            if present.sum() > 1:
-                by_layer.append(correlation.kendall(left[present], right[present]))
-        taus[kind].append(float(np.nanmean(by_layer)))
-    return pd.DataFrame(
-        {
-            "pairs of runs": kind,
-            "pairs": len(own),
-            "Kendall's tau": np.mean(own) if own else np.nan,
-            "sd": np.std(own, ddof=1) if len(own) > 1 else np.nan,
-        }
-        for kind, own in taus.items()
+    by_signal = by_inheritance if recipe.signal.startswith("inherited") else by_indicators
+    history = search.constrained_evolution(
+        own.space.num_choices,
+        lambda archs: by_signal(archs)[recipe.signal],
+        key=key,
+        legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
     )
-
-
-def _shown(read: indicators.Indicators) -> pd.DataFrame:
-    table = pd.DataFrame(read.block, columns=["identity", "k3 e3", "k5 e6"])
-    table.insert(0, "layer", range(len(table)))
-    return table.assign(bypass=read.layer)
-
-
-def _curve(runs: list[Run]) -> Plot:
-    curves = {
-        f"seed {run.seed}, order {run.order}": pd.Series(
-            [own.loss for own in run.supernet.history],
-            index=[own.step for own in run.supernet.history],
-        )
-        for run in runs[:8]
-    }
-    return Plot(
-        "Training",
-        figures.curves(curves, x="step", y="loss (nats)"),
-        "Mean loss of the paths, label smoothing included.",
-    )
-
-
-def _verdict(table: pd.DataFrame, found: pd.DataFrame, recipe: Recipe, runs: list[Run]) -> str:
-    own = table[table["half"] == "reported on"].set_index("signal")
-    marked = f"{recipe.signal} *"
-    spearman = own["spearman"].to_dict()
-    given_flops = own["partial | FLOPs"].to_dict()[marked]
-    place = found.set_index("by")["percentile"].to_dict()[marked]
-    return (
-        f"{recipe.signal} of {len(runs)} run(s) ranks the networks of the half that is reported on "
-        f"with Spearman {spearman[marked]:.2f} (FLOPs {spearman['FLOPs']:.2f}, #params "
-        f"{spearman['#params']:.2f}), {given_flops:.2f} given log FLOPs. The network that it finds "
-        f"under the cap is better than {place:.1f} % of those that are legal."
-    )
+    archs = benchmark.archs[rows]
+    compared = by_inheritance(archs) | by_indicators(archs)
+    best = np.asarray(history.best_arch)
+    return Run(seed, order, read, compared, supernet, best, len(history.scores))
 
 
 def _describe(own: common.Setting, recipe: Recipe) -> str:

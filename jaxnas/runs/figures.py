@@ -165,6 +165,38 @@ def curves(by_name: Mapping[str, pd.Series], *, x: str, y: str) -> Figure:
     return figure
 
 
+def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") -> Figure:
+    """Return densities of samples as steps, over the same bins; the rare largest are left out.
+
+    Args:
+        by_name: name to sample, finite numbers of any shape; at most eight.
+        x: label of the values.
+        y: label of the density.
+
+    Raises:
+        ValueError: there are no samples or more than colours, or one is empty or not finite.
+    """
+    samples = {name: np.ravel(np.asarray(own, np.float64)) for name, own in by_name.items()}
+    if not 1 <= len(samples) <= len(PALETTE):
+        raise ValueError(
+            f"A plot of histograms must show from 1 to {len(PALETTE)}: got {len(samples)}; choose "
+            "the most telling ones."
+        )
+    for name, own in samples.items():
+        if not own.size or not np.isfinite(own).all():
+            raise ValueError(f"A histogram needs finite numbers: got {own.size} in {name}.")
+    end = max(np.quantile(own, 0.99) for own in samples.values())
+    start = min(own.min() for own in samples.values())
+    edges = np.linspace(start, end if end > start else start + 1, 61)
+    figure, axes = _axes(x, y)
+    for colour, (name, own) in zip(PALETTE, samples.items(), strict=False):
+        share = np.histogram(own, edges)[0] / own.size / np.diff(edges)
+        axes.stairs(share, edges, color=colour, label=name, linewidth=1.4)
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.legend(frameon=False)
+    return figure
+
+
 def cell_svg(
     edges: Sequence[tuple[int, int, str]],
     num_nodes: int,

@@ -1,0 +1,220 @@
+"""What trained supernets say of networks whose accuracies are known, as tables and words."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxnas import correlation
+from jaxnas.benchmarks import MacroBenchmark
+from jaxnas.runs import Plot, Table, Text, figures
+from jaxnas.supernet import Supernet, indicators
+from jaxnas.supernet.recipes import Recipe
+
+
+class Run(NamedTuple):
+    """A trained supernet.
+
+    Attributes:
+        seed: of the weights.
+        order: of the images.
+        read: its indicators.
+        signals: scores `[N]` of the networks that are compared, by name.
+        supernet: see `Supernet`.
+        found: network of the best score that a search under the cap met.
+        looks: how many networks that search scored.
+    """
+
+    seed: int
+    order: int
+    read: indicators.Indicators
+    signals: dict[str, np.ndarray]
+    supernet: Supernet
+    found: np.ndarray
+    looks: int
+
+
+class Findings(NamedTuple):
+    """What there is to report.
+
+    Attributes:
+        benchmark: the truth.
+        rows: `int[N]`, the networks that are compared; from the first half a signal may be chosen.
+        runs: the supernets.
+        others: scores `[N]` of the networks untrained, by name.
+        recipe: of the supernets.
+        cap: of FLOPs.
+        seed: of the random score.
+    """
+
+    benchmark: MacroBenchmark
+    rows: np.ndarray
+    runs: list[Run]
+    others: dict[str, np.ndarray]
+    recipe: Recipe
+    cap: float
+    seed: int
+
+
+def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
+    """Return the parts of the report, and the numbers for the summary."""
+    half = len(own.rows) // 2
+    halves = {"chosen on": slice(0, half), "reported on": slice(half, None)}
+    table = pd.concat([_correlations(own, *each) for each in halves.items()], ignore_index=True)
+    found = _searches(own)
+    parts: list[Text | Table | Plot] = [
+        Text("The outcome", _verdict(own, table, found)),
+        Table("Rank correlations", table, _CORRELATIONS_NOTE),
+        Table("Search under a cap of FLOPs", found, _SEARCH_NOTE),
+        Table("Agreement of block indicators", _agreement(own.runs), _AGREEMENT_NOTE),
+        Table("Indicators of the first run", _shown(own.runs[0].read), "By layer."),
+        _curve(own.runs),
+    ]
+    reported = table[table["half"] == "reported on"].to_dict("records")
+    summary = {f"spearman_{row['signal']}": row["spearman"] for row in reported}
+    summary |= {f"percentile_{row['by']}": row["percentile"] for row in found.to_dict("records")}
+    return parts, summary
+
+
+_CORRELATIONS_NOTE = (
+    "Spearman with the accuracy of the trained networks, mean and standard deviation over runs; "
+    "low and high: 95 % bootstrap interval over networks, of the mean of the scores of all runs; "
+    "partial: given log FLOPs, of that mean. The signal of the recipe is marked *."
+)
+_SEARCH_NOTE = (
+    "percentile: share of all networks of the benchmark under the cap that are less accurate, mean "
+    "over runs, and the worst of them. looks: networks that were scored: by evolution for the "
+    "signal of the recipe, and those that are compared for scores of untrained networks. FLOPs-max "
+    "and #params-max see the whole space; random is the mean of it, best its best."
+)
+_AGREEMENT_NOTE = (
+    "Kendall's tau between the block indicators of two runs, mean over layers and pairs of runs; 0 "
+    "is chance. Identities have no indicator and do not count."
+)
+
+
+def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
+    rows = own.rows[at]
+    accuracy = own.benchmark.columns["accuracy"][rows]
+    flops = own.benchmark.flops[rows].astype(float)
+    signals = {
+        signal: np.stack([run.signals[signal][at] for run in own.runs])
+        for signal in own.runs[0].signals
+    }
+    signals |= {score: values[at][None] for score, values in own.others.items()}
+    signals |= {
+        "FLOPs": flops[None],
+        "#params": own.benchmark.params[rows][None].astype(float),
+        "random": np.random.default_rng(own.seed).random((1, len(rows))),
+    }
+    table = []
+    for signal, scores in signals.items():
+        mean = scores.mean(0)
+        each = [correlation.spearman(one, accuracy) for one in scores]
+        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracy)
+        row: dict[str, Any] = {
+            "half": name,
+            "signal": signal + (" *" if signal == own.recipe.signal else ""),
+            "spearman": np.mean(each),
+            "sd": np.std(each, ddof=1) if len(each) > 1 else np.nan,
+            "mean of runs": correlation.spearman(mean, accuracy),
+            "low": low,
+            "high": high,
+            "partial | FLOPs": np.nan,
+            "ties": correlation.ties(mean),
+        }
+        if signal != "FLOPs":
+            row["partial | FLOPs"] = correlation.partial_spearman(mean, accuracy, np.log(flops))
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _searches(own: Findings) -> pd.DataFrame:
+    benchmark = own.benchmark
+    accuracy, flops = benchmark.columns["accuracy"], benchmark.flops
+    legal = flops <= own.cap
+    compared = own.rows[legal[own.rows]]
+
+    def outcome(by: str, found: list[int], looks: float = np.nan) -> dict[str, Any]:
+        places = [100 * (accuracy[legal] < accuracy[one]).mean() for one in found]
+        return {
+            "by": by,
+            "network": "".join(map(str, benchmark.archs[found[0]])),
+            "accuracy %": accuracy[found].mean(),
+            "percentile": np.mean(places),
+            "worst": np.min(places),
+            "MFLOPs": flops[found].mean() / 1e6,
+            "looks": looks,
+        }
+
+    found = [int(benchmark.index(run.found)) for run in own.runs]
+    looks = float(np.mean([run.looks for run in own.runs]))
+    table = [outcome(f"{own.recipe.signal} *", found, looks)]
+    for name, scores in own.others.items():
+        best = compared[scores[legal[own.rows]].argmax()]
+        table.append(outcome(name, [int(best)], len(compared)))
+    for name, costs in (("FLOPs-max", flops), ("#params-max", benchmark.params)):
+        table.append(outcome(name, [int(np.where(legal, costs, -1).argmax())]))
+    table.append({"by": "random", "accuracy %": accuracy[legal].mean(), "percentile": 50.0})
+    table.append(outcome("best", [int(np.where(legal, accuracy, -1).argmax())]))
+    return pd.DataFrame(table)
+
+
+def _agreement(runs: list[Run]) -> pd.DataFrame:
+    taus: dict[str, list[float]] = {"same weights, other order": [], "other weights": []}
+    for first, second in itertools.combinations(runs, 2):
+        kind = "same weights, other order" if first.seed == second.seed else "other weights"
+        by_layer = []
+        for left, right, alone in zip(
+            first.read.block, second.read.block, first.read.is_identity, strict=True
+        ):
+            present = np.isfinite(left) & ~alone
+            if present.sum() > 1:
+                by_layer.append(correlation.kendall(left[present], right[present]))
+        taus[kind].append(float(np.nanmean(by_layer)))
+    return pd.DataFrame(
+        {
+            "pairs of runs": kind,
+            "pairs": len(each),
+            "Kendall's tau": np.mean(each) if each else np.nan,
+            "sd": np.std(each, ddof=1) if len(each) > 1 else np.nan,
+        }
+        for kind, each in taus.items()
+    )
+
+
+def _shown(read: indicators.Indicators) -> pd.DataFrame:
+    table = pd.DataFrame(read.block, columns=["identity", "k3 e3", "k5 e6"])
+    table.insert(0, "layer", range(len(table)))
+    return table.assign(bypass=read.layer)
+
+
+def _curve(runs: list[Run]) -> Plot:
+    curves = {
+        f"seed {run.seed}, order {run.order}": pd.Series(
+            [own.loss for own in run.supernet.history],
+            index=[own.step for own in run.supernet.history],
+        )
+        for run in runs[: len(figures.PALETTE)]
+    }
+    return Plot(
+        "Training",
+        figures.curves(curves, x="step", y="loss (nats)"),
+        "Mean loss of the paths, label smoothing included.",
+    )
+
+
+def _verdict(own: Findings, table: pd.DataFrame, found: pd.DataFrame) -> str:
+    reported = table[table["half"] == "reported on"].set_index("signal")
+    marked = f"{own.recipe.signal} *"
+    spearman = reported["spearman"].to_dict()
+    given_flops = reported["partial | FLOPs"].to_dict()[marked]
+    place = found.set_index("by")["percentile"].to_dict()
+    return (
+        f"{own.recipe.signal} of {len(own.runs)} run(s) ranks the networks of the half that is "
+        f"reported on with Spearman {spearman[marked]:.2f} (FLOPs {spearman['FLOPs']:.2f}, #params "
+        f"{spearman['#params']:.2f}), {given_flops:.2f} given log FLOPs. The network that it finds "
+        f"under the cap is better than {place[marked]:.1f} % of the legal ones; the one of most "
+        f"FLOPs than {place['FLOPs-max']:.1f} %."
+    )

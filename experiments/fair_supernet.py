@@ -17,48 +17,42 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
         --train_batch=128 --epochs=30 --num_seeds=3
 """
 
-from pathlib import Path
-from typing import Any, cast, get_args
+import itertools
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments import common, supernet_report
-from experiments.supernet_report import Run
-from jaxnas import datasets, search
+from experiments import common, supernet_report, supernet_runs
+from experiments.supernet_report import Outcome
+from experiments.supernet_runs import Images, Run
+from jaxnas import search
 from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
+from jaxnas.benchmarks.macro import NUM_CHOICES
 from jaxnas.launch import launch
 from jaxnas.runs import Report
 from jaxnas.spaces import nasbench_macro as space_of
-from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork
-from jaxnas.supernet import indicators, inherited, parameters, recipes, sampling, train
+from jaxnas.spaces.mobilenetv2 import SearchedNetwork
+from jaxnas.spaces.nasbench_macro import layout
 from jaxnas.supernet.recipes import Recipe
 from jaxnas.types import SearchSpace
 
-_RECIPE = flags.DEFINE_enum("recipe", "fair", tuple(recipes.BY_NAME), "How to train, and what of.")
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training images.", 1)
-_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Images a step.", 1)
-_RATE = flags.DEFINE_float("learning_rate", None, "Instead of the recipe's.")
-_TRAINED = flags.DEFINE_enum(
-    "trained", None, get_args(parameters.Trained), "Instead of the recipe's."
-)
-_INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
-_VALID = flags.DEFINE_integer("valid_size", 256, "Training images held out for inherited paths.", 1)
 _NUM_INHERITED = flags.DEFINE_integer("num_inherited", 600, "Networks that are validated.", 8, 6561)
-_PROXIES = common.define_proxies(["swap", "naswot", "grad_norm"])
+_PROXIES = common.define_proxies(["swap", "naswot"])
 _NUM_ORDERS = flags.DEFINE_integer("num_orders", 1, "Runs of each draw of the weights.", 1)
 _CAP = flags.DEFINE_float(
     "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
 )
 
 flags.adopt_module_key_flags(common)
+flags.adopt_module_key_flags(supernet_runs)
 
 
 def main() -> None:
     """Train, read, search and compare."""
     own = common.setting(_space)
-    recipe = _recipe()
+    recipe = supernet_runs.recipe()
     benchmark = nasbench_macro()
     cap = float(np.quantile(benchmark.flops, _CAP.value))
     rng = np.random.default_rng(0)  # the halves are the same for all runs
@@ -69,17 +63,20 @@ def main() -> None:
             "--num_inherited."
         )
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
-        scored = common.score(own, benchmark.archs[rows], _PROXIES.value, folder)
-        runs = [
-            _run(own, recipe, benchmark, rows, cap, folder, seed, order)
-            for seed in own.seeds
-            for order in range(_NUM_ORDERS.value)
-        ]
+        first = own._replace(seeds=own.seeds[:1])  # one draw: untrained scores hardly depend on it
+        scored = common.score(first, benchmark.archs[rows], _PROXIES.value, folder)
+        module, images = _module(own, recipe), supernet_runs.images(own)
+        outcomes = []
+        for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):
+            run = supernet_runs.run(module, recipe, images, folder, seed, order)
+            outcomes.append(_outcome(run, benchmark, rows, cap))
     others = {name: scored.mean(name) for name in _PROXIES.value}
     parts, summary = supernet_report.build(
-        supernet_report.Findings(benchmark, rows, runs, others, recipe, cap, common.seed())
+        supernet_report.Findings(benchmark, rows, outcomes, others, recipe, cap, common.seed())
     )
-    report = Report(f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe), parts)
+    report = Report(
+        f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe, images), parts
+    )
     common.finish(folder, meter, report, summary)
 
 
@@ -87,98 +84,33 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
     return space_of(channels=channels, head=40 * channels, norm=norm, **options)
 
 
-def _recipe() -> Recipe:
-    recipe = recipes.BY_NAME[_RECIPE.value]
-    return recipe._replace(
-        trained=cast(parameters.Trained, _TRAINED.value or recipe.trained),
-        initialization=_INIT.value or recipe.initialization,
-        options=recipe.options._replace(
-            epochs=_EPOCHS.value,
-            batch_size=_TRAIN_BATCH.value,
-            learning_rate=_RATE.value or recipe.options.learning_rate,
-        ),
-    )
-
-
 def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
-    options = {name: own.space.options[name] for name in ("head", "classes", "colours")}
-    channels = own.space.options["stem"]
-    space = space_of(channels=channels, norm="batch", bypass=recipe.bypass, **options)
-    images = own.batch(own.seeds[0]).inputs
-    arch = np.zeros(len(space.num_choices), np.int32)
-    network, _ = space.bind(arch, space.init(jax.random.key(0), images))
-    assert isinstance(network, BoundNetwork)
-    return network.module
+    options = own.space.options
+    own_layout = layout(options["stem"], options["head"], own.image_size)
+    return SearchedNetwork(own_layout, options["classes"], "batch", recipe.bypass)
 
 
-def _run(
-    own: common.Setting,
-    recipe: Recipe,
-    benchmark: MacroBenchmark,
-    rows: np.ndarray,
-    cap: float,
-    folder: Path,
-    seed: int,
-    order: int,
-) -> Run:
-    module = _module(own, recipe)
-    dataset = own.dataset
-    images = datasets.resize(datasets.normalize(dataset, dataset.x_train), own.image_size)
-    held_out = np.random.default_rng(0).permutation(len(images)) < _VALID.value
-    key = jax.random.key(seed)
-    params = parameters.draw(module, key, images.shape[-1], recipe.initialization)
-    split = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
-    label = f"seed {seed}, order {order}"
-    supernet = train(
-        module,
-        split,
-        images[~held_out],
-        dataset.y_train[~held_out],
-        recipe.options._replace(seed=1000 * seed + order),
-        paths=sampling.strict_fair(own.space.num_choices),
-        checkpoint_dir=folder / f"supernet_{seed}_{order}",
-        progress=lambda own: print(
-            f"{label}: step {own.step}, loss {own.loss:.3f}, drift {own.drift:.3f}", flush=True
-        ),
-    )
-    if supernet.diverged:
-        raise ValueError(
-            f"The supernet of {label} diverged at step {supernet.history[-1].step}: got a loss of "
-            f"{supernet.history[-1].loss:.3g}; lower --learning_rate."
-        )
-    read = indicators.read(module, supernet.params)
-
-    def by_inheritance(archs: np.ndarray) -> dict[str, np.ndarray]:
-        valid = (images[held_out], dataset.y_train[held_out])
-        judged = inherited(module, supernet.params, archs, *valid)
-        return {"inherited loss": -judged.loss, "inherited accuracy": judged.accuracy}
-
-    def by_indicators(archs: np.ndarray) -> dict[str, np.ndarray]:
-        tables = {mode: indicators.score_table(read, mode) for mode in recipes.modes(recipe)}
-        return {f"indicators, {mode}": indicators.score(own, archs) for mode, own in tables.items()}
-
-    by_signal = by_inheritance if recipe.signal.startswith("inherited") else by_indicators
+def _outcome(run: Run, benchmark: MacroBenchmark, rows: np.ndarray, cap: float) -> Outcome:
     history = search.constrained_evolution(
-        own.space.num_choices,
-        lambda archs: by_signal(archs)[recipe.signal],
-        key=key,
+        NUM_CHOICES,
+        run.signal,
+        key=jax.random.key(run.seed),
         legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
     )
     archs = benchmark.archs[rows]
-    compared = by_inheritance(archs) | by_indicators(archs)
-    best = np.asarray(history.best_arch)
-    return Run(seed, order, read, compared, supernet, best, len(history.scores))
+    signals = run.by_inheritance(archs) | run.by_indicators(archs)
+    return Outcome(run, signals, np.asarray(history.best_arch), len(history.scores))
 
 
-def _describe(own: common.Setting, recipe: Recipe) -> str:
+def _describe(own: common.Setting, recipe: Recipe, images: Images) -> str:
     options = recipe.options
     return (
         f"NAS-Bench-Macro at {own.space.options['stem']} channels; {own.image_size}x"
         f"{own.image_size} images, {options.epochs} epochs of {options.batch_size} images a step, "
         f"rate {options.learning_rate}; kernels drawn by {recipe.initialization}, trained: "
         f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}, beside the "
-        f"blocks: {recipe.bypass}; {_NUM_INHERITED.value} networks compared, {_VALID.value} images "
-        f"held out; seeds {', '.join(map(str, own.seeds))}."
+        f"blocks: {recipe.bypass}; {_NUM_INHERITED.value} networks compared, "
+        f"{len(images.valid[1])} images held out; seeds {', '.join(map(str, own.seeds))}."
     )
 
 

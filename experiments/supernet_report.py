@@ -6,31 +6,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from experiments.supernet_runs import Run
 from jaxnas import correlation
 from jaxnas.benchmarks import MacroBenchmark
 from jaxnas.runs import Plot, Table, Text, figures
-from jaxnas.supernet import Supernet, indicators
+from jaxnas.supernet import indicators
 from jaxnas.supernet.recipes import Recipe
 
 
-class Run(NamedTuple):
-    """A trained supernet.
+class Outcome(NamedTuple):
+    """What a supernet says.
 
     Attributes:
-        seed: of the weights.
-        order: of the images.
-        read: its indicators.
+        run: see `Run`.
         signals: scores `[N]` of the networks that are compared, by name.
-        supernet: see `Supernet`.
         found: network of the best score that a search under the cap met.
         looks: how many networks that search scored.
     """
 
-    seed: int
-    order: int
-    read: indicators.Indicators
+    run: Run
     signals: dict[str, np.ndarray]
-    supernet: Supernet
     found: np.ndarray
     looks: int
 
@@ -41,7 +36,7 @@ class Findings(NamedTuple):
     Attributes:
         benchmark: the truth.
         rows: `int[N]`, the networks that are compared; from the first half a signal may be chosen.
-        runs: the supernets.
+        outcomes: of the supernets.
         others: scores `[N]` of the networks untrained, by name.
         recipe: of the supernets.
         cap: of FLOPs.
@@ -50,7 +45,7 @@ class Findings(NamedTuple):
 
     benchmark: MacroBenchmark
     rows: np.ndarray
-    runs: list[Run]
+    outcomes: list[Outcome]
     others: dict[str, np.ndarray]
     recipe: Recipe
     cap: float
@@ -59,6 +54,7 @@ class Findings(NamedTuple):
 
 def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
     """Return the parts of the report, and the numbers for the summary."""
+    runs = [outcome.run for outcome in own.outcomes]
     half = len(own.rows) // 2
     halves = {"chosen on": slice(0, half), "reported on": slice(half, None)}
     table = pd.concat([_correlations(own, *each) for each in halves.items()], ignore_index=True)
@@ -67,9 +63,9 @@ def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
         Text("The outcome", _verdict(own, table, found)),
         Table("Rank correlations", table, _CORRELATIONS_NOTE),
         Table("Search under a cap of FLOPs", found, _SEARCH_NOTE),
-        Table("Agreement of block indicators", _agreement(own.runs), _AGREEMENT_NOTE),
-        Table("Indicators of the first run", _shown(own.runs[0].read), "By layer."),
-        _curve(own.runs),
+        Table("Agreement of block indicators", _agreement(runs), _AGREEMENT_NOTE),
+        Table("Indicators of the first run", _shown(runs[0].read), "By layer."),
+        _curve(runs),
     ]
     reported = table[table["half"] == "reported on"].to_dict("records")
     summary = {f"spearman_{row['signal']}": row["spearman"] for row in reported}
@@ -99,8 +95,8 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
     accuracy = own.benchmark.columns["accuracy"][rows]
     flops = own.benchmark.flops[rows].astype(float)
     signals = {
-        signal: np.stack([run.signals[signal][at] for run in own.runs])
-        for signal in own.runs[0].signals
+        signal: np.stack([outcome.signals[signal][at] for outcome in own.outcomes])
+        for signal in own.outcomes[0].signals
     }
     signals |= {score: values[at][None] for score, values in own.others.items()}
     signals |= {
@@ -136,7 +132,7 @@ def _searches(own: Findings) -> pd.DataFrame:
     legal = flops <= own.cap
     compared = own.rows[legal[own.rows]]
 
-    def outcome(by: str, found: list[int], looks: float = np.nan) -> dict[str, Any]:
+    def row(by: str, found: list[int], looks: float = np.nan) -> dict[str, Any]:
         places = [100 * (accuracy[legal] < accuracy[one]).mean() for one in found]
         return {
             "by": by,
@@ -148,16 +144,16 @@ def _searches(own: Findings) -> pd.DataFrame:
             "looks": looks,
         }
 
-    found = [int(benchmark.index(run.found)) for run in own.runs]
-    looks = float(np.mean([run.looks for run in own.runs]))
-    table = [outcome(f"{own.recipe.signal} *", found, looks)]
+    found = [int(benchmark.index(each.found)) for each in own.outcomes]
+    looks = float(np.mean([each.looks for each in own.outcomes]))
+    table = [row(f"{own.recipe.signal} *", found, looks)]
     for name, scores in own.others.items():
         best = compared[scores[legal[own.rows]].argmax()]
-        table.append(outcome(name, [int(best)], len(compared)))
+        table.append(row(name, [int(best)], len(compared)))
     for name, costs in (("FLOPs-max", flops), ("#params-max", benchmark.params)):
-        table.append(outcome(name, [int(np.where(legal, costs, -1).argmax())]))
+        table.append(row(name, [int(np.where(legal, costs, -1).argmax())]))
     table.append({"by": "random", "accuracy %": accuracy[legal].mean(), "percentile": 50.0})
-    table.append(outcome("best", [int(np.where(legal, accuracy, -1).argmax())]))
+    table.append(row("best", [int(np.where(legal, accuracy, -1).argmax())]))
     return pd.DataFrame(table)
 
 
@@ -212,7 +208,7 @@ def _verdict(own: Findings, table: pd.DataFrame, found: pd.DataFrame) -> str:
     given_flops = reported["partial | FLOPs"].to_dict()[marked]
     place = found.set_index("by")["percentile"].to_dict()
     return (
-        f"{own.recipe.signal} of {len(own.runs)} run(s) ranks the networks of the half that is "
+        f"{own.recipe.signal} of {len(own.outcomes)} run(s) ranks the networks of the half that is "
         f"reported on with Spearman {spearman[marked]:.2f} (FLOPs {spearman['FLOPs']:.2f}, #params "
         f"{spearman['#params']:.2f}), {given_flops:.2f} given log FLOPs. The network that it finds "
         f"under the cap is better than {place[marked]:.1f} % of the legal ones; the one of most "

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
-from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork, layers
+from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork, num_choices
 from jaxnas.training.options import smoothed_cross_entropy
 from jaxnas.types import Array, Params
 
@@ -54,7 +54,7 @@ def inherited(
     Raises:
         ValueError: images and labels that do not fit, or paths that are none.
     """
-    choices = tuple(len(layer.candidates) for layer in layers(module.layout))
+    choices = num_choices(module.layout)
     paths = jnp.asarray(encoding.validate_archs(archs, choices))
     inputs, targets = jnp.asarray(images), jnp.asarray(labels)
     if inputs.ndim != 4 or targets.shape != inputs.shape[:1] or not len(targets):

@@ -7,7 +7,16 @@ from jax.typing import ArrayLike
 from jaxnas import encoding
 from jaxnas.spaces import normalization, plans
 from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, Candidate, Layer
-from jaxnas.spaces.mobilenetv2.layout import BY_LAYOUT, Costs, Layout, Stage, costs, layers, resolve
+from jaxnas.spaces.mobilenetv2.layout import (
+    BY_LAYOUT,
+    Costs,
+    Layout,
+    Stage,
+    costs,
+    layers,
+    num_choices,
+    resolve,
+)
 from jaxnas.spaces.mobilenetv2.network import (
     BoundNetwork,
     Bypass,
@@ -31,6 +40,8 @@ __all__ = [
     "costs",
     "layers",
     "mobilenetv2",
+    "num_choices",
+    "resolve",
     "space_of",
 ]
 
@@ -92,7 +103,7 @@ def space_of(
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{field} must be an integer of at least {least}: got {value!r}.")
     module = SearchedNetwork(layout, classes, normalization.checked_mode(norm), bypass)
-    num_choices = tuple(len(layer.candidates) for layer in layers(layout))
+    choices = num_choices(layout)
     table = costs(
         layout,
         classes=classes,
@@ -107,22 +118,22 @@ def space_of(
 
     def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
         if isinstance(arch, jax.core.Tracer):
-            plans.validate_traced(arch, len(num_choices))
+            plans.validate_traced(arch, len(choices))
             return BoundNetwork(module, arch), params
-        decisions = plans.StaticArch(encoding.one(arch, num_choices))
+        decisions = plans.StaticArch(encoding.one(arch, choices))
         bound = BoundNetwork if norm == "batch" else UncoupledNetwork
         return bound(module, decisions), _own(module, decisions, params)
 
     return SearchSpace(
         name=name,
-        num_choices=num_choices,
+        num_choices=choices,
         init=init,
         bind=bind,
-        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, num_choices)),
+        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, choices)),
         from_string=lambda string: np.array([int(i) for i in string.split(",")], np.int32),
         is_connected=lambda arch: np.True_,
-        representative=lambda arch: np.array(encoding.one(arch, num_choices), np.int32),
-        num_params=lambda arch: int(table.num_params(encoding.one(arch, num_choices))),
+        representative=lambda arch: np.array(encoding.one(arch, choices), np.int32),
+        num_params=lambda arch: int(table.num_params(encoding.one(arch, choices))),
         options={
             **layout._asdict(),
             "classes": classes,

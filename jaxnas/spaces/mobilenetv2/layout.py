@@ -151,6 +151,11 @@ def layers(layout: Layout) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def num_choices(layout: Layout) -> tuple[int, ...]:
+    """Return how many candidates each searched layer has."""
+    return tuple(len(layer.candidates) for layer in layers(layout))
+
+
 class Costs(NamedTuple):
     """What a network costs, choice by choice.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,7 +13,10 @@ from jaxnas import datasets, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import track
 from jaxnas.training import TrainingOptions, accuracy, train
-from jaxnas.types import Array, Outputs, Params, ScoreFn
+from jaxnas.types import Array, Outputs, Params, ScoreFn, SearchSpace
+
+SpaceFn = Callable[[str], SearchSpace]
+"""`of_norm(norm)`: a search space whose normalisation layers do that."""
 
 _VALIDATION_SHARE = 5
 
@@ -22,6 +26,12 @@ def from_table(benchmark: TabularBenchmark) -> ScoreFn:
     return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
 
 
+def nasbench201_like(space: SearchSpace) -> SpaceFn:
+    """Return NAS-Bench-201 in the sizes of a space, for any normalisation mode."""
+    sizes = {name: value for name, value in space.options.items() if name != "norm"}
+    return lambda norm: spaces.nasbench201(**sizes, norm=norm)
+
+
 class Trainer:
     """Trains candidates for real, each once, and remembers how they did.
 
@@ -29,14 +39,23 @@ class Trainer:
     images are for reporting.
 
     Attributes:
-        test_accuracy: percent, of what has been trained, by the string of the cell.
+        test_accuracy: percent, of what has been trained, by the string of the architecture.
     """
 
-    def __init__(self, own: Setting, options: TrainingOptions, folder: Path) -> None:
-        sizes = {name: value for name, value in own.space.options.items() if name != "norm"}
-        self._learning = spaces.nasbench201(**sizes, norm="batch")
-        self._judging = spaces.nasbench201(**sizes, norm="eval")
+    def __init__(
+        self, own: Setting, of_norm: SpaceFn, options: TrainingOptions, folder: Path
+    ) -> None:
+        """Make a trainer.
+
+        Args:
+            own: the images.
+            of_norm: the space of a normalisation mode.
+            options: of the training.
+            folder: of all that is trained.
+        """
+        self._learning, self._judging = of_norm("batch"), of_norm("eval")
         self._options = options
+        sizes = {name: own for name, own in self._learning.options.items() if name != "norm"}
         what = json.dumps([sizes, own.context["data"], own.image_size, options])
         self._folder = folder / hashlib.sha256(what.encode()).hexdigest()[:12]
         dataset = own.dataset

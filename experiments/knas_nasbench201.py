@@ -20,7 +20,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from experiments.fine_step import Trainer, from_table
+from experiments.fine_step import Trainer, from_table, nasbench201_like
 from jaxnas import processes, proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
@@ -78,7 +78,7 @@ def _trainer(own: common.Setting, folder: Path) -> Trainer:
         flip=_FLIP.value,
         seed=common.seed(),
     )
-    return Trainer(own, options, folder / "training")
+    return Trainer(own, nasbench201_like(own.space), options, folder / "training")
 
 
 def _searches(found: common.Findings, trainer: Trainer | None) -> pd.DataFrame:

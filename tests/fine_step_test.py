@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.common import Setting
-from experiments.fine_step import Trainer, _held_out, from_table
+from experiments.fine_step import Trainer, _held_out, from_table, nasbench201_like
 from jaxnas import datasets, nasbench201
 from jaxnas.benchmarks import nasbench201 as table
 from jaxnas.spaces.nasbench201 import cell
@@ -38,16 +38,16 @@ def test_a_fifth_of_each_class_is_held_out():
 
 def test_training_learns_and_is_done_once(setting, tmp_path):
     options = TrainingOptions(epochs=8, batch_size=16, crop_padding=0, flip=False)
-    trainer = Trainer(setting, options, tmp_path)
+    trainer = Trainer(setting, nasbench201_like(setting.space), options, tmp_path)
     archs = np.array([(3, 1, 1, 1, 1, 1)] * 2)
     first, again = trainer(archs)
     assert first == again >= 90
     (accuracy,) = trainer.test_accuracy.values()
     assert accuracy >= 80
     assert trainer.test_accuracy.keys() == {cell.to_string(archs[0])}
-    resumed = Trainer(setting, options, tmp_path)
+    resumed = Trainer(setting, nasbench201_like(setting.space), options, tmp_path)
     assert resumed(archs[:1])[0] == first
-    other = Trainer(setting, options._replace(epochs=1), tmp_path)
+    other = Trainer(setting, nasbench201_like(setting.space), options._replace(epochs=1), tmp_path)
     other(archs[:1])
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -1,0 +1,66 @@
+"""What a step of a supernet costs, and that one of ImageNet's size takes one."""
+
+import importlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, SearchedNetwork, num_choices
+from jaxnas.supernet import parameters, recipes, sampling, train
+
+pytestmark = pytest.mark.slow
+
+# The package exports the function of the same name.
+gradient = importlib.import_module("jaxnas.supernet.train")._gradient
+
+
+def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
+    """Source: the claims of arXiv 2307.02263; the arithmetic of a backward pass allows 2/3."""
+    module = SearchedNetwork(BY_LAYOUT["img32"], 10, "batch", "norm")
+    options = recipes.BY_NAME["published"].options
+    images = jax.random.normal(jax.random.key(0), (32, 32, 32, 3))
+    labels = jnp.arange(32) % 10
+    paths = sampling.strict_fair(num_choices(module.layout))(jax.random.key(1), 0)
+    kinds = {}
+    for name, initialization, trained in (
+        ("qr", "qr", "norms"),
+        ("gauss", "gauss", "norms"),
+        ("all", "qr", "all"),
+    ):
+        params = parameters.draw(module, jax.random.key(2), 3, initialization)
+        own = parameters.split(module, params, trained)
+        kinds[name] = (module, options, own.frozen, own.trained)
+
+    def seconds(name, path):
+        start = time.process_time()
+        jax.block_until_ready(gradient(*kinds[name], path, images, labels))
+        return time.process_time() - start
+
+    for name in kinds:
+        seconds(name, paths[0])
+    rounds = [{name: seconds(name, path) for name in kinds} for path in [*paths, *paths]]
+    ratio = statistics.median(own["qr"] / own["all"] for own in rounds)
+    orthogonal = statistics.median(own["qr"] / own["gauss"] for own in rounds)
+    print(f"norms / all {ratio:.2f}, orthogonal / Gaussian {orthogonal:.2f}")
+    assert ratio <= 0.6
+    assert 0.9 < orthogonal < 1.1
+
+
+def test_a_supernet_of_imagenet_size_takes_a_step():
+    module = SearchedNetwork(BY_LAYOUT["spos"], 1000, "batch", "norm")
+    recipe = recipes.BY_NAME["published"]
+    params = parameters.draw(module, jax.random.key(0), 3, recipe.initialization)
+    own = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
+    images = np.asarray(jax.random.normal(jax.random.key(1), (2, 224, 224, 3)))
+    options = recipe.options._replace(epochs=1, batch_size=2)
+    path = sampling.uniform(num_choices(module.layout))
+    after = train(module, own, images, np.arange(2), options, paths=path)
+    assert not after.diverged
+    assert np.isfinite(after.history[-1].loss)
+    flat = parameters.flatten(after.params)
+    moved = [name for name in own.trained if not np.array_equal(flat[name], own.trained[name])]
+    assert len(moved) >= 20  # of each of 21 layers a scale or a bias

@@ -105,8 +105,9 @@ def main() -> None:
         Text("Scores", common.failures(scored)),
     ]
     subtitle = (
-        f"{common.describe(own)} {len(archs)} networks of {_LAYERS.value} cells scored; trained "
-        f"with {_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, {_TRAIN_EPOCHS.value} "
+        f"{len(archs)} networks of {_LAYERS.value} cells, C={own.space.options['channels']}, scored "
+        f"on {own.context['batch_size']} images of {own.image_size} pixels, "
+        f"{own.space.options['norm']} normalisation, {len(own.seeds)} draw(s); trained with {_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, {_TRAIN_EPOCHS.value} "
         f"epochs of {_TRAIN_BATCH.value} images a step; M: {_METRIC.value}."
     )
     summary = {f"test_{row['search']}": row["its test %"] for row in table.to_dict("records")}

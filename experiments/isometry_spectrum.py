@@ -98,8 +98,8 @@ def main() -> None:
 
 _CONVOLUTIONS_NOTE = (
     "cv² of the squared singular values; the closed forms are in jaxnas.isometry.initializers. The "
-    "last column: phi of a depthwise convolution, 1 for filters of unit norm, which qr does not have "
-    "where there are more channels than taps."
+    "last column: phi of a depthwise convolution, 1 for filters of unit norm, which qr has only "
+    "where there are no more channels than taps."
 )
 _BLOCKS_NOTE = (
     "phi: mean squared singular value; cv²: their variance over phi²; median: of the singular "

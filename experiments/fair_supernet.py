@@ -18,6 +18,7 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,6 +42,7 @@ from jaxnas.types import SearchSpace
 _NUM_INHERITED = flags.DEFINE_integer("num_inherited", 600, "Networks that are validated.", 8, 6561)
 _PROXIES = common.define_proxies(["swap", "naswot"])
 _NUM_ORDERS = flags.DEFINE_integer("num_orders", 1, "Runs of each draw of the weights.", 1)
+_GENERATIONS = flags.DEFINE_integer("generations", 20, "Of evolution, 50 networks each.", 1)
 _CAP = flags.DEFINE_float(
     "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
 )
@@ -65,14 +67,21 @@ def main() -> None:
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
         first = own._replace(seeds=own.seeds[:1])  # one draw: untrained scores hardly depend on it
         scored = common.score(first, benchmark.archs[rows], _PROXIES.value, folder)
+        untrained = {}
+        for name in _PROXIES.value:
+
+            def by_name(archs: np.ndarray, name: str = name) -> np.ndarray:
+                return common.score(first, archs, [name], folder).mean(name)
+
+            found = _evolve(by_name, benchmark, cap, common.seed())
+            untrained[name] = supernet_report.Untrained(scored.mean(name), found)
         module, images = _module(own, recipe), supernet_runs.images(own)
         outcomes = []
         for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):
             run = supernet_runs.run(module, recipe, images, folder, seed, order)
             outcomes.append(_outcome(run, benchmark, rows, cap))
-    others = {name: scored.mean(name) for name in _PROXIES.value}
     parts, summary = supernet_report.build(
-        supernet_report.Findings(benchmark, rows, outcomes, others, recipe, cap, common.seed())
+        supernet_report.Findings(benchmark, rows, outcomes, untrained, recipe, cap, common.seed())
     )
     report = Report(
         f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe, images), parts
@@ -91,15 +100,21 @@ def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
 
 
 def _outcome(run: Run, benchmark: MacroBenchmark, rows: np.ndarray, cap: float) -> Outcome:
-    history = search.constrained_evolution(
-        NUM_CHOICES,
-        run.signal,
-        key=jax.random.key(run.seed),
-        legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
-    )
     archs = benchmark.archs[rows]
     signals = run.by_inheritance(archs) | run.by_indicators(archs)
-    return Outcome(run, signals, np.asarray(history.best_arch), len(history.scores))
+    return Outcome(run, signals, _evolve(run.signal, benchmark, cap, run.seed))
+
+
+def _evolve(
+    score: Callable[[np.ndarray], np.ndarray], benchmark: MacroBenchmark, cap: float, seed: int
+) -> search.History:
+    return search.constrained_evolution(
+        NUM_CHOICES,
+        score,
+        key=jax.random.key(seed),
+        legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
+        options=search.EvolutionOptions(generations=_GENERATIONS.value),
+    )
 
 
 def _describe(own: common.Setting, recipe: Recipe, images: Images) -> str:

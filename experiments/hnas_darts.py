@@ -104,11 +104,13 @@ def main() -> None:
         Table("The looks of HNAS", looks, "network: its place in the pool."),
         Text("Scores", common.failures(scored)),
     ]
+    sizes = own.space.options
     subtitle = (
-        f"{len(archs)} networks of {_LAYERS.value} cells, C={own.space.options['channels']}, scored "
-        f"on {own.context['batch_size']} images of {own.image_size} pixels, "
-        f"{own.space.options['norm']} normalisation, {len(own.seeds)} draw(s); trained with {_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, {_TRAIN_EPOCHS.value} "
-        f"epochs of {_TRAIN_BATCH.value} images a step; M: {_METRIC.value}."
+        f"{len(archs)} networks of {_LAYERS.value} cells, C={sizes['channels']}, scored on "
+        f"{own.context['batch_size']} images of {own.image_size} pixels, {sizes['norm']} "
+        f"normalisation, {len(own.seeds)} draw(s), M: {_METRIC.value}; trained with "
+        f"{_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, {_TRAIN_EPOCHS.value} epochs of "
+        f"{_TRAIN_BATCH.value} images a step."
     )
     summary = {f"test_{row['search']}": row["its test %"] for row in table.to_dict("records")}
     summary["scoring_cpu_seconds"] = scored.cpu_seconds

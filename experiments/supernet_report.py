@@ -10,6 +10,7 @@ from experiments.supernet_runs import Run
 from jaxnas import correlation
 from jaxnas.benchmarks import MacroBenchmark
 from jaxnas.runs import Plot, Table, Text, figures
+from jaxnas.search import History
 from jaxnas.supernet import indicators
 from jaxnas.supernet.recipes import Recipe
 
@@ -20,14 +21,19 @@ class Outcome(NamedTuple):
     Attributes:
         run: see `Run`.
         signals: scores `[N]` of the networks that are compared, by name.
-        found: network of the best score that a search under the cap met.
-        looks: how many networks that search scored.
+        found: by evolution under the cap, by the signal of the recipe.
     """
 
     run: Run
     signals: dict[str, np.ndarray]
-    found: np.ndarray
-    looks: int
+    found: History
+
+
+class Untrained(NamedTuple):
+    """What a score of untrained networks says: of those that are compared, and by evolution."""
+
+    scores: np.ndarray
+    found: History
 
 
 class Findings(NamedTuple):
@@ -37,7 +43,7 @@ class Findings(NamedTuple):
         benchmark: the truth.
         rows: `int[N]`, the networks that are compared; from the first half a signal may be chosen.
         outcomes: of the supernets.
-        others: scores `[N]` of the networks untrained, by name.
+        untrained: scores of the networks untrained, by name.
         recipe: of the supernets.
         cap: of FLOPs.
         seed: of the random score.
@@ -46,7 +52,7 @@ class Findings(NamedTuple):
     benchmark: MacroBenchmark
     rows: np.ndarray
     outcomes: list[Outcome]
-    others: dict[str, np.ndarray]
+    untrained: dict[str, Untrained]
     recipe: Recipe
     cap: float
     seed: int
@@ -80,9 +86,8 @@ _CORRELATIONS_NOTE = (
 )
 _SEARCH_NOTE = (
     "percentile: share of all networks of the benchmark under the cap that are less accurate, mean "
-    "over runs, and the worst of them. looks: networks that were scored: by evolution for the "
-    "signal of the recipe, and those that are compared for scores of untrained networks. FLOPs-max "
-    "and #params-max see the whole space; random is the mean of it, best its best."
+    "over runs, and the worst of them. looks: networks that evolution scored. FLOPs-max and "
+    "#params-max see the whole space; random is the mean of it, best its best."
 )
 _AGREEMENT_NOTE = (
     "Kendall's tau between the block indicators of two runs, mean over layers and pairs of runs; 0 "
@@ -98,7 +103,7 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
         signal: np.stack([outcome.signals[signal][at] for outcome in own.outcomes])
         for signal in own.outcomes[0].signals
     }
-    signals |= {score: values[at][None] for score, values in own.others.items()}
+    signals |= {name: each.scores[at][None] for name, each in own.untrained.items()}
     signals |= {
         "FLOPs": flops[None],
         "#params": own.benchmark.params[rows][None].astype(float),
@@ -130,7 +135,6 @@ def _searches(own: Findings) -> pd.DataFrame:
     benchmark = own.benchmark
     accuracy, flops = benchmark.columns["accuracy"], benchmark.flops
     legal = flops <= own.cap
-    compared = own.rows[legal[own.rows]]
 
     def row(by: str, found: list[int], looks: float = np.nan) -> dict[str, Any]:
         places = [100 * (accuracy[legal] < accuracy[one]).mean() for one in found]
@@ -144,12 +148,12 @@ def _searches(own: Findings) -> pd.DataFrame:
             "looks": looks,
         }
 
-    found = [int(benchmark.index(each.found)) for each in own.outcomes]
-    looks = float(np.mean([each.looks for each in own.outcomes]))
-    table = [row(f"{own.recipe.signal} *", found, looks)]
-    for name, scores in own.others.items():
-        best = compared[scores[legal[own.rows]].argmax()]
-        table.append(row(name, [int(best)], len(compared)))
+    def by_evolution(by: str, histories: list[History]) -> dict[str, Any]:
+        found = [int(benchmark.index(np.asarray(each.best_arch))) for each in histories]
+        return row(by, found, float(np.mean([len(each.scores) for each in histories])))
+
+    table = [by_evolution(f"{own.recipe.signal} *", [each.found for each in own.outcomes])]
+    table += [by_evolution(name, [each.found]) for name, each in own.untrained.items()]
     for name, costs in (("FLOPs-max", flops), ("#params-max", benchmark.params)):
         table.append(row(name, [int(np.where(legal, costs, -1).argmax())]))
     table.append({"by": "random", "accuracy %": accuracy[legal].mean(), "percentile": 50.0})

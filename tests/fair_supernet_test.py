@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = [
     *("--channels=2", "--image_size=8", "--train_batch=16", "--epochs=1", "--valid_size=800"),
     *("--num_inherited=12", "--num_seeds=1", "--num_orders=2", "--recipe=published"),
-    *("--proxies=naswot", "--batch_size=8"),
+    *("--proxies=naswot", "--batch_size=8", "--generations=1"),
 ]
 
 

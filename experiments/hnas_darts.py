@@ -14,6 +14,11 @@ is trained once and shared, and a run that is stopped goes on.
 The second command is the published size of the search (Shu et al., NeurIPS 2022, arXiv 2201.09785)
 and asks for a GPU. What is found is a genotype in the notation of DARTS, for the training of full
 length (20 cells, 36 channels, 600 epochs) by any DARTS repository.
+
+60 networks scored on 16 images of 16 pixels and six trainings a search (--image_size=16
+--batch_size=16 --num_seeds=1; 12 CPU minutes): test accuracy of the one with the best validation
+accuracy HNAS 32.0, `panel` 30.8, #params 30.4, random 33.4, mean over all that was trained 29.4,
+32.2, 31.2, 33.3. At this size nothing beats chance.
 """
 
 from typing import Any

@@ -46,7 +46,9 @@ BY_NAME: Mapping[str, Recipe] = {
 
 - `published`: arXiv 2307.02263. Kernels orthogonal and frozen, only the last normalisation of each
   block and the one beside it trained; their scales rank. An identity scores that of the bypass.
-- `fair`: every weight trained by strictly fair steps; the loss that a path inherits ranks.
+- `fair`: every weight trained by strictly fair steps; the loss that a path inherits ranks. On
+  NAS-Bench-Macro it says what FLOPs do not, where indicators do not and the accuracy of a few
+  hundred images is too coarse; see `experiments.fair_supernet`.
 """
 
 

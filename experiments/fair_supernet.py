@@ -47,6 +47,7 @@ _NUM_INHERITED = flags.DEFINE_integer("num_inherited", 600, "Networks that are v
 _PROXIES = common.define_proxies(["swap", "naswot"])
 _NUM_ORDERS = flags.DEFINE_integer("num_orders", 1, "Runs of each draw of the weights.", 1)
 _GENERATIONS = flags.DEFINE_integer("generations", 20, "Of evolution, 50 networks each.", 1)
+_K = flags.DEFINE_integer("k", 4, "Of the networks a search finds, how many are trained.", 1, 50)
 _CAP = flags.DEFINE_float(
     "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
 )
@@ -85,7 +86,9 @@ def main() -> None:
             run = supernet_runs.run(module, recipe, images, folder, seed, order)
             outcomes.append(_outcome(run, benchmark, rows, cap))
     parts, summary = supernet_report.build(
-        supernet_report.Findings(benchmark, rows, outcomes, untrained, recipe, cap, common.seed())
+        supernet_report.Findings(
+            benchmark, rows, outcomes, untrained, recipe, cap, _K.value, common.seed()
+        )
     )
     report = Report(
         f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe, images), parts

@@ -21,6 +21,7 @@ _RATE = flags.DEFINE_float("learning_rate", None, "Instead of the recipe's.")
 _TRAINED = flags.DEFINE_enum(
     "trained", None, get_args(parameters.Trained), "Instead of the recipe's."
 )
+_CLASSIFIER = flags.DEFINE_bool("classifier", None, "Train it or not, instead of the recipe's.")
 _VALID = flags.DEFINE_integer("valid_size", 256, "Training images held out to judge paths by.", 1)
 _INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
 
@@ -30,6 +31,7 @@ def recipe() -> Recipe:
     own = recipes.BY_NAME[_RECIPE.value]
     return own._replace(
         trained=cast(parameters.Trained, _TRAINED.value or own.trained),
+        classifier=own.classifier if _CLASSIFIER.value is None else _CLASSIFIER.value,
         initialization=_INIT.value or own.initialization,
         options=own.options._replace(
             epochs=_EPOCHS.value,

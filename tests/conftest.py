@@ -5,6 +5,8 @@ same space, the same shape of a batch and float64, so that they share what is co
 """
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,25 @@ def _room_for_programs():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def experiment():
+    """`experiment(name, folder, *flags)`: run as a user does; its files lie in `folder`."""
+
+    def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", f"experiments.{name}", f"--output_dir={folder}"),
+                *(f"--compilation_cache={folder / 'xla'}", *arguments),
+            ],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

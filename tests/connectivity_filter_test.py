@@ -1,11 +1,7 @@
 """The experiment on filters with small flags: its files, what TE-NAS looks at, and a second run."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 SMALL = [
     *("--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_seeds=1"),
     *("--norm=batch", "--num_archs=30", "--num_searches=4", "--sample=12", "--k=2"),
@@ -13,21 +9,8 @@ SMALL = [
 ]
 
 
-def run(folder, *arguments):
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "experiments.connectivity_filter", f"--output_dir={folder}"),
-            *(f"--compilation_cache={folder / 'xla'}", *SMALL, *arguments),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_filters(tmp_path):
-    first = run(tmp_path)
+def test_filters(tmp_path, experiment):
+    first = experiment("connectivity_filter", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["NASWOT_no filter_saved"] == summary["KNAS_no filter_gain"] == 0
@@ -36,9 +19,9 @@ def test_filters(tmp_path):
     assert summary["TE-NAS_published reservation_evaluations"] == 6 * 6
     looks = (tmp_path / "prunings.json").read_bytes()
     assert len(json.loads(looks)["looks"]) <= 54 + 36
-    again = run(tmp_path)
+    again = experiment("connectivity_filter", tmp_path, *SMALL)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "prunings.json").read_bytes() == looks
-    other = run(tmp_path, "--prune_repeats=2")
+    other = experiment("connectivity_filter", tmp_path, *SMALL, "--prune_repeats=2")
     assert other.returncode == 1
     assert "holds looks of another setting" in other.stderr

@@ -1,27 +1,13 @@
 """The experiment on spectra with small flags."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 
-
-def test_spectra_are_measured(tmp_path):
+def test_spectra_are_measured(tmp_path, experiment):
     flags = ("--width=4", "--pixels=4", "--draws=3", "--depth=3", "--num_seeds=1")
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "experiments.isometry_spectrum", *flags),
-            *(f"--output_dir={tmp_path}", f"--compilation_cache={tmp_path / 'xla'}"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = experiment("isometry_spectrum", tmp_path, *flags)
     assert ran.returncode == 0, ran.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["phi_mirror_plain"] == pytest.approx(1, abs=1e-3)

@@ -1,8 +1,6 @@
 """The search on text with small flags: it leaves its files, resumes, and fails in one line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,34 +16,23 @@ SMALL = [
 ]
 
 
-def run(output_dir, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.knas_text", f"--output_dir={output_dir}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
-def test_search_and_resume(tmp_path):
-    cache = f"--compilation_cache={tmp_path / 'xla'}"
-    first = run(tmp_path / "run", *SMALL, cache)
+def test_search_and_resume(tmp_path, experiment):
+    first = experiment("knas_text", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr
     assert "win" in first.stdout
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text())
     assert 0 <= summary["unchanged_test"] <= 100
-    path = tmp_path / "run" / "runs.json"
+    path = tmp_path / "runs.json"
     before = path.read_bytes()
     runs = json.loads(before)["runs"]
     assert len(runs) == 4  # three wirings, all ranked, and the encoder as it is
     assert all(set(own) == {"dev %", "test %"} for own in runs.values())
-    again = run(tmp_path / "run", *SMALL, cache)
+    again = experiment("knas_text", tmp_path, *SMALL)
     assert again.returncode == 0, again.stderr
     assert path.read_bytes() == before
     assert " @ 0" not in again.stdout  # nothing was run again
-    other = run(tmp_path / "run", *SMALL, "--learning_rate=1e-3", cache)
+    other = experiment("knas_text", tmp_path, *SMALL, "--learning_rate=1e-3")
     assert other.returncode == 1
     assert "holds runs of another setting" in other.stderr
 
@@ -61,8 +48,8 @@ def test_search_and_resume(tmp_path):
     ],
 )
 @pytest.mark.slow
-def test_fails_in_one_line(tmp_path, arguments, sentence):
-    failed = run(tmp_path, *SMALL, *arguments)
+def test_fails_in_one_line(tmp_path, experiment, arguments, sentence):
+    failed = experiment("knas_text", tmp_path, *SMALL, *arguments)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
     assert sentence in failed.stderr

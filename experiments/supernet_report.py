@@ -187,14 +187,7 @@ def _agreement(runs: list[Run]) -> pd.DataFrame:
     taus: dict[str, list[float]] = {"same weights, other order": [], "other weights": []}
     for first, second in itertools.combinations(runs, 2):
         kind = "same weights, other order" if first.seed == second.seed else "other weights"
-        by_layer = []
-        for left, right, alone in zip(
-            first.read.block, second.read.block, first.read.is_identity, strict=True
-        ):
-            present = np.isfinite(left) & ~alone
-            if present.sum() > 1:
-                by_layer.append(correlation.kendall(left[present], right[present]))
-        taus[kind].append(float(np.nanmean(by_layer)))
+        taus[kind].append(indicators.agreement(first.read, second.read))
     return pd.DataFrame(
         {
             "pairs of runs": kind,

@@ -6,13 +6,14 @@ there is none where the shape changes. Sources: Chen et al., "BN-NAS", ICCV 2021
 (blocks); arXiv 2307.02263 (layers, and frozen orthogonal weights).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import correlation
 from jaxnas.spaces.mobilenetv2 import SearchedNetwork, layers
 from jaxnas.types import Params
 
@@ -125,3 +126,26 @@ def score(table: NDArray[np.float64], archs: ArrayLike) -> NDArray[np.float64]:
 def best(table: NDArray[np.float64]) -> NDArray[np.int32]:
     """Return the architecture `int32[L]` of the highest score, layer by layer."""
     return np.nanargmax(table, axis=1).astype(np.int32)
+
+
+def mean(indicators: Sequence[Indicators]) -> Indicators:
+    """Return the mean of the indicators of several supernets of the same networks."""
+    return Indicators(
+        np.mean([own.block for own in indicators], axis=0),
+        np.mean([own.layer for own in indicators], axis=0),
+        indicators[0].is_identity,
+    )
+
+
+def agreement(first: Indicators, second: Indicators) -> float:
+    """Return Kendall's tau between the block indicators of a layer, mean over layers; 0 is chance.
+
+    Identities have no indicator and do not count. Layers with fewer than three other choices, or
+    whose indicators are all equal, say nothing; nan where none says anything.
+    """
+    taus = []
+    for left, right, alone in zip(first.block, second.block, first.is_identity, strict=True):
+        present = np.isfinite(left) & ~alone
+        taus.append(correlation.kendall(left[present], right[present]))
+    telling = [tau for tau in taus if np.isfinite(tau)]
+    return float(np.mean(telling)) if telling else float("nan")

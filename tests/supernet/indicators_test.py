@@ -101,3 +101,20 @@ def test_scores_are_sums_and_the_best_has_the_largest():
 def test_bad_requests_are_refused(act, sentence):
     with pytest.raises(ValueError, match=sentence):
         act()
+
+
+def test_agreement_by_hand():
+    """Of four layers two say something: one agrees in order, one in two of three pairs against."""
+    none = np.zeros((4, 3), bool)
+    first = indicators.Indicators(
+        np.array([[1.0, 2, 3], [1, 2, 3], [5, 5, 5], [1, 2, NAN]]), np.array([1.0] * 4), none
+    )
+    second = first._replace(
+        block=np.array([[4.0, 5, 9], [3, 1, 2], [1, 2, 3], [2, 1, NAN]]), layer=np.array([3.0] * 4)
+    )
+    assert indicators.agreement(first, first) == 1
+    assert indicators.agreement(first, second) == pytest.approx((1 - 1 / 3) / 2)
+    mean = indicators.mean([first, second])
+    np.testing.assert_array_equal(mean.block[1], [2, 1.5, 2.5])
+    np.testing.assert_array_equal(mean.layer, [2.0] * 4)
+    assert np.isnan(indicators.agreement(first._replace(is_identity=~none), first))

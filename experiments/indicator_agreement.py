@@ -1,0 +1,172 @@
+r"""Do block indicators rank the structure of candidates, or the draw of their frozen weights?
+
+    python -m experiments.indicator_agreement --dataset=digits --recipe=published --classifier \
+        --epochs=12 --num_seeds=4
+
+Trains supernets whose blocks are frozen (recipe `published`), each draw of the weights twice, on
+the images in another order, at several widths. Block indicators that rank structure agree between
+draws; those that rank the draw agree between the two orders of one draw and not between draws. The
+noise of a mean over channels should fall with the width, and with the number of draws that it is
+averaged over: the last column compares the means over two halves of the draws.
+
+The claim is of arXiv 2307.02263, which frees candidates from their draw by orthogonal kernels.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import flags
+
+from experiments import common, supernet_runs
+from experiments.supernet_runs import Run
+from jaxnas import search
+from jaxnas.launch import launch
+from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Layout, SearchedNetwork, num_choices, resolve
+from jaxnas.supernet import indicators
+
+_LAYOUT = flags.DEFINE_enum("layout", "digits", tuple(BY_LAYOUT), "What the networks look like.")
+_WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "Multiples of the layout's channels.")
+_INITIALIZATIONS = flags.DEFINE_list(
+    "initializations", ["gauss", "qr"], "Of the frozen kernels, each by itself."
+)
+_NUM_ORDERS = flags.DEFINE_integer("num_orders", 2, "Runs of each draw of the weights.", 1)
+
+flags.adopt_module_key_flags(common)
+flags.adopt_module_key_flags(supernet_runs)
+
+_PATHS = 100
+
+
+def main() -> None:
+    """Train, read and compare."""
+    own = common.setting()
+    widths = [_width(text) for text in _WIDTHS.value]
+    by_kind: dict[tuple[str, int], list[Run]] = {}
+    with common.run_folder("indicator_agreement") as (folder, meter):
+        images = supernet_runs.images(own)
+        for name, width in itertools.product(_INITIALIZATIONS.value, widths):
+            recipe = supernet_runs.recipe()._replace(initialization=name)
+            layout = _widened(BY_LAYOUT[_LAYOUT.value], width, own.image_size)
+            module = SearchedNetwork(layout, own.dataset.num_classes, "batch", recipe.bypass)
+            by_kind[name, width] = [
+                supernet_runs.run(module, recipe, images, folder / f"{name}_{width}", seed, order)
+                for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value))
+            ]
+        table = pd.DataFrame(_row(*kind, runs) for kind, runs in by_kind.items())
+    recipe = supernet_runs.recipe()
+    subtitle = (
+        f"{_LAYOUT.value} networks at {own.image_size} pixels; recipe {recipe.name}, trained: "
+        f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}; "
+        f"{recipe.options.epochs} epochs of {recipe.options.batch_size} images a step, rate "
+        f"{recipe.options.learning_rate}; {len(own.seeds)} draws, {_NUM_ORDERS.value} orders each."
+    )
+    parts: list[Text | Table | Plot] = [
+        Text("The outcome", _verdict(table)),
+        Table("Agreement of block indicators", table, _NOTE),
+        _curves(table),
+    ]
+    summary = {
+        f"{what}_{row['kernels']}_{row['width']}": row[column]
+        for row in table.to_dict("records")
+        for what, column in (("same", _SAME), ("other", _OTHER), ("loss", "loss"))
+    }
+    common.finish(folder, meter, Report("Structure or draw", subtitle, parts), summary)
+
+
+_SAME, _OTHER, _MEANS = "same weights", "other weights", "means of draws"
+_NOTE = (
+    "Kendall's tau of the block indicators of a layer between two runs, mean over layers and pairs "
+    "of runs, +-: standard error over pairs, which share runs; 0 is chance. means of draws: "
+    "between the means over one half of the draws and over the other, mean over halvings. loss: of "
+    "the last record, nats, label smoothing included. accuracy: inherited, of "
+    f"{_PATHS} random networks."
+)
+
+
+def _width(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--widths must be whole numbers above 0: got {text!r}.")
+    return int(text)
+
+
+def _widened(layout: Layout, width: int, image_size: int) -> Layout:
+    stages = tuple(stage._replace(outputs=width * stage.outputs) for stage in layout.stages)
+    return resolve(
+        layout._replace(
+            image_size=image_size,
+            stem=width * layout.stem,
+            first=width * layout.first,
+            stages=stages,
+            head=width * layout.head,
+        )
+    )
+
+
+def _row(name: str, width: int, runs: list[Run]) -> dict[str, Any]:
+    same: list[float] = []
+    other: list[float] = []
+    for first, second in itertools.combinations(runs, 2):
+        tau = indicators.agreement(first.read, second.read)
+        (same if first.seed == second.seed else other).append(tau)
+    draws = [run.read for run in runs if run.order == 0]
+    halves = itertools.combinations(range(len(draws)), len(draws) // 2) if len(draws) > 3 else []
+    means = [
+        indicators.agreement(
+            indicators.mean([draws[at] for at in half]),
+            indicators.mean([own for at, own in enumerate(draws) if at not in half]),
+        )
+        for half in halves
+    ]
+    key = jax.random.key(common.seed())
+    paths = np.asarray(search.sample(key, num_choices(runs[0].module.layout), _PATHS))
+    accuracies = [run.by_inheritance(paths)["inherited accuracy"].mean() for run in runs]
+    return {
+        "kernels": name,
+        "width": width,
+        _SAME: _mean(same),
+        f"+- {_SAME}": _error(same),
+        _OTHER: _mean(other),
+        f"+- {_OTHER}": _error(other),
+        _MEANS: _mean(means),
+        "loss": _mean([run.supernet.history[-1].loss for run in runs]),
+        "accuracy": _mean(accuracies),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else np.nan
+
+
+def _error(values: list[float]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+
+
+def _curves(table: pd.DataFrame) -> Plot:
+    curves = {
+        f"{name}, {column}": own.set_index("width")[column]
+        for name, own in table.groupby("kernels", sort=False)
+        for column in (_SAME, _OTHER)
+    }
+    chosen = dict(list(curves.items())[: len(figures.PALETTE)])
+    figure = figures.curves(chosen, x="width, multiple of the layout's", y="Kendall's tau")
+    return Plot("Agreement by width", figure, "0 is chance.")
+
+
+def _verdict(table: pd.DataFrame) -> str:
+    widest = table[table["width"] == table["width"].max()].to_dict("records")
+    words = "; ".join(
+        f"{row['kernels']} {row[_SAME]:.2f} for the same weights, {row[_OTHER]:.2f} for others"
+        for row in widest
+    )
+    return (
+        f"Kendall's tau between the block indicators of two runs at the largest width: {words}. "
+        "What the first has beyond the second is a matter of the draw."
+    )
+
+
+if __name__ == "__main__":
+    launch(main)

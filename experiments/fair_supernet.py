@@ -71,6 +71,7 @@ def main() -> None:
         )
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
         first = own._replace(seeds=own.seeds[:1])  # one draw: untrained scores hardly depend on it
+        scored = common.score(first, benchmark.archs[rows], _PROXIES.value, folder)
         untrained = {}
         for name in _PROXIES.value:
 
@@ -78,8 +79,7 @@ def main() -> None:
                 return common.score(first, archs, [name], folder).mean(name)
 
             found = _evolve(by_name, benchmark, cap, common.seed())
-            scores = by_name(benchmark.archs[rows])
-            untrained[name] = supernet_report.Untrained(scores, found)
+            untrained[name] = supernet_report.Untrained(scored.mean(name), found)
         module, images = _module(own, recipe), supernet_runs.images(own)
         outcomes = []
         for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):

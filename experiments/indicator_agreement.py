@@ -127,22 +127,14 @@ def _row(name: str, width: int, runs: list[Run]) -> dict[str, Any]:
     return {
         "kernels": name,
         "width": width,
-        _SAME: _mean(same),
-        f"+- {_SAME}": _error(same),
-        _OTHER: _mean(other),
-        f"+- {_OTHER}": _error(other),
-        _MEANS: _mean(means),
-        "loss": _mean([run.supernet.history[-1].loss for run in runs]),
-        "accuracy": _mean(accuracies),
+        _SAME: pd.Series(same, dtype=float).mean(),
+        f"+- {_SAME}": pd.Series(same, dtype=float).sem(),
+        _OTHER: pd.Series(other, dtype=float).mean(),
+        f"+- {_OTHER}": pd.Series(other, dtype=float).sem(),
+        _MEANS: pd.Series(means, dtype=float).mean(),
+        "loss": np.mean([run.supernet.history[-1].loss for run in runs]),
+        "accuracy": np.mean(accuracies),
     }
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else np.nan
-
-
-def _error(values: list[float]) -> float:
-    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
 
 
 def _curves(table: pd.DataFrame) -> Plot:

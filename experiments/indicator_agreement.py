@@ -43,6 +43,8 @@ _PATHS = 100
 
 def main() -> None:
     """Train, read and compare."""
+    if flags.FLAGS["initialization"].present:
+        raise ValueError("Name the kernels to compare by --initializations, one or several.")
     own = common.setting()
     widths = [_width(text) for text in _WIDTHS.value]
     by_kind: dict[tuple[str, int], list[Run]] = {}

@@ -165,7 +165,7 @@ def _searches(own: Findings) -> pd.DataFrame:
         }
 
     def by_evolution(by: str, histories: list[History]) -> dict[str, Any]:
-        found = [benchmark.index(np.asarray(each.archs)[_order(each)]) for each in histories]
+        found = [benchmark.index(np.asarray(each.ranked_archs)) for each in histories]
         return row(by, found, float(np.mean([len(each.scores) for each in histories])))
 
     def by_column(by: str, column: np.ndarray) -> dict[str, Any]:
@@ -177,10 +177,6 @@ def _searches(own: Findings) -> pd.DataFrame:
     table.append(row("random", [rng.permutation(legal)[: own.k] for _ in range(_RANDOM)]))
     table.append(by_column("best", benchmark.columns["accuracy"]))
     return pd.DataFrame(table)
-
-
-def _order(history: History) -> np.ndarray:
-    return np.argsort(-np.asarray(history.scores), kind="stable")
 
 
 def _agreement(runs: list[Run]) -> pd.DataFrame:

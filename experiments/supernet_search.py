@@ -134,7 +134,6 @@ def _arms(
     space: SearchSpace, table: Costs, cap: float, history: search.History, key: Any
 ) -> dict[str, np.ndarray]:
     """Return the networks to retrain `int32[N, L]`, by how they were chosen."""
-    best = np.argsort(-np.asarray(history.scores), kind="stable")[: _K.value]
     drawn = search.constrained_evolution(
         space.num_choices,
         lambda archs: np.zeros(len(archs)),
@@ -147,7 +146,7 @@ def _arms(
         np.where(exists, table.macs, -np.inf), table.macs, cap, fixed=table.fixed.macs
     )
     return {
-        "evolution": np.asarray(history.archs)[best],
+        "evolution": np.asarray(history.ranked_archs)[: _K.value],
         "random": np.asarray(drawn.archs),
         "FLOPs-max": largest[None],
     }

@@ -54,7 +54,7 @@ _PRODUCT = Reading(_product, per_example=False)
 
 
 def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    magnitudes = _magnitudes(params)
+    magnitudes = jax.tree.map(jnp.abs, params)  # by tensor: jit of the tree compiles for each cell
     outputs: Any = jnp.ones_like(batch.inputs[:1], float)
     scales, passes = [], []
     for stage in activations.stages(apply_fn, magnitudes, normalized=False):
@@ -69,11 +69,6 @@ def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
         total += sum(jax.tree.leaves(kept), start=jnp.zeros(()))
     score = jnp.log(total) + jnp.log(jnp.stack(scales)).sum()
     return jnp.where(jnp.isfinite(total), score, jnp.nan)
-
-
-@jax.jit
-def _magnitudes(params: Params) -> Params:
-    return jax.tree.map(jnp.abs, params)
 
 
 @jax.jit

@@ -36,6 +36,12 @@ class History(NamedTuple):
         return jnp.take_along_axis(self.archs, best[..., None, None], axis=-2)[..., 0, :]
 
     @property
+    def ranked_archs(self) -> Array:
+        """The architectures from the best score to the worst, equals as asked, `[..., T, D]`."""
+        order = jnp.argsort(-self.scores, axis=-1, stable=True)
+        return jnp.take_along_axis(self.archs, order[..., None], axis=-2)
+
+    @property
     def best_score(self) -> Array:
         """The best score, `float32[...]`."""
         return jnp.max(self.scores, axis=-1)

@@ -41,6 +41,7 @@ def test_history_by_hand(jit):
     np.testing.assert_array_equal(history.scores, [1, 3, -inf, 2, 3, -inf, -inf])
     np.testing.assert_array_equal(history.running_best, [1, 3, 3, 3, 3, 3, 3])
     np.testing.assert_array_equal(history.best_arch, [1])  # of equals, the first
+    np.testing.assert_array_equal(history.ranked_archs[:, 0], [1, 4, 3, 0, 2, 5, 6])
     assert history.best_score == 3
     assert (history.archs.dtype, history.scores.dtype) == (jnp.int32, jnp.float32)
 

@@ -27,7 +27,7 @@ evenly the layers get gradient, the entropy of the features, how independent the
 how many codes the ReLUs have; nothing that counts parameters. Chosen among the scores here by the
 12-epoch validation accuracies of NAS-Bench-201 and the accuracies of NAS-Bench-101. `pair` is ours
 too, for the head of a pool: what has even gradients and independent channels at once. Two of its
-draws on all of NAS-Bench-201 chose it, others confirmed it; elsewhere it is not measured."""
+draws on all of NAS-Bench-201 chose it, others confirmed it; elsewhere `panel` ranks better."""
 
 
 def hybrid_score(

@@ -34,15 +34,26 @@ def _room_for_programs():
 
 
 @pytest.fixture(scope="session")
-def experiment():
+def experiment_command(tmp_path_factory):
+    """`experiment_command(name, folder, *flags)`: as a user does; all share what is compiled."""
+    cache = tmp_path_factory.mktemp("xla")
+
+    def command(name: str, folder: Path, *arguments: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", f"experiments.{name}", f"--output_dir={folder}"),
+            *(f"--compilation_cache={cache}", *arguments),
+        ]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def experiment(experiment_command):
     """`experiment(name, folder, *flags)`: run as a user does; its files lie in `folder`."""
 
     def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [
-                *(sys.executable, "-m", f"experiments.{name}", f"--output_dir={folder}"),
-                *(f"--compilation_cache={folder / 'xla'}", *arguments),
-            ],
+            experiment_command(name, folder, *arguments),
             cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,33 +19,14 @@ SMALL = [
 SIZES = {"knas_nasbench201": ["--num_candidates=6", "--k=2"], "correlations": ["--num_archs=6"]}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return f"--compilation_cache={tmp_path_factory.mktemp('xla')}"
-
-
-def _command(name, output_dir, *arguments):
-    return [sys.executable, "-m", f"experiments.{name}", f"--output_dir={output_dir}", *arguments]
-
-
-def _run(name, output_dir, *arguments):
-    return subprocess.run(
-        _command(name, output_dir, *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def _table(folder):
     with ScoreStore(folder / "scores.sqlite") as store:
         return store.frame()
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_experiment(name, tmp_path, cache):
-    first = _run(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2", cache)
+def test_experiment(name, tmp_path, experiment):
+    first = experiment(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2")
     assert first.returncode == 0, first.stderr
     assert "#params" in first.stdout
     assert "random" in first.stdout
@@ -59,7 +39,7 @@ def test_experiment(name, tmp_path, cache):
     table = _table(tmp_path)
     assert len(table) == 6 * 2 * 3
 
-    again = _run(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2", cache)
+    again = experiment(name, tmp_path, *SMALL, *SIZES[name], "--num_seeds=2")
     assert again.returncode == 0, again.stderr
     pd.testing.assert_frame_equal(_table(tmp_path), table, check_exact=True)
     figures = {key: value for key, value in summary.items() if key.startswith("spearman")}
@@ -103,9 +83,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_experiments(name, tmp_path, cache):
+def test_other_experiments(name, tmp_path, experiment):
     arguments, words = OTHERS[name]
-    run = _run(name, tmp_path, *arguments, cache)
+    run = experiment(name, tmp_path, *arguments)
     assert run.returncode == 0, run.stderr
     for word in words:
         assert word in run.stdout
@@ -114,16 +94,16 @@ def test_other_experiments(name, tmp_path, cache):
     assert "cpu_seconds" in json.loads((tmp_path / "summary.json").read_text())
 
 
-def test_training_as_the_fine_step(tmp_path, cache):
+def test_training_as_the_fine_step(tmp_path, experiment):
     sizes = ["--num_candidates=3", "--k=1", "--fine_step=train", "--epochs=1"]
-    run = _run("knas_nasbench201", tmp_path, *SMALL, *sizes, cache)
+    run = experiment("knas_nasbench201", tmp_path, *SMALL, *sizes)
     assert run.returncode == 0, run.stderr
     assert list((tmp_path / "training").iterdir())
 
 
-def test_killed_three_times(tmp_path, cache):
-    arguments = [*SMALL, "--num_archs=60", "--num_seeds=3", cache]
-    undisturbed = _run("correlations", tmp_path / "undisturbed", *arguments)
+def test_killed_three_times(tmp_path, experiment, experiment_command):
+    arguments = [*SMALL, "--num_archs=60", "--num_seeds=3"]
+    undisturbed = experiment("correlations", tmp_path / "undisturbed", *arguments)
     assert undisturbed.returncode == 0, undisturbed.stderr
     whole = _table(tmp_path / "undisturbed")
     folder = tmp_path / "killed"
@@ -131,7 +111,7 @@ def test_killed_three_times(tmp_path, cache):
     for _ in range(3):
         before = len(_table(folder)) if (folder / "scores.sqlite").exists() else 0
         process = subprocess.Popen(
-            _command("correlations", folder, *arguments),
+            experiment_command("correlations", folder, *arguments),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -140,7 +120,7 @@ def test_killed_three_times(tmp_path, cache):
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL and len(_table(folder)) < len(whole)
     assert killed
-    last = _run("correlations", folder, *arguments)
+    last = experiment("correlations", folder, *arguments)
     assert last.returncode == 0, last.stderr
     pd.testing.assert_frame_equal(_table(folder), whole, check_exact=True)
 
@@ -171,17 +151,17 @@ def _wait_for_progress(process, folder, before):
         ("hnas_nasbench201", [*TINY, "--metrics=nothing"], "Unknown proxy 'nothing'"),
     ],
 )
-def test_wrong_input(name, arguments, message, tmp_path, cache):
+def test_wrong_input(name, arguments, message, tmp_path, experiment):
     common = [*SMALL, *SIZES[name]] if name in SIZES else []
-    run = _run(name, tmp_path, *common, *arguments, cache)
+    run = experiment(name, tmp_path, *common, *arguments)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_corrupt_store(tmp_path, cache):
+def test_corrupt_store(tmp_path, experiment):
     (tmp_path / "scores.sqlite").write_bytes(b"not a database" * 100)
-    run = _run("correlations", tmp_path, *SMALL, *SIZES["correlations"], cache)
+    run = experiment("correlations", tmp_path, *SMALL, *SIZES["correlations"])
     assert run.returncode != 0
     assert run.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in run.stderr

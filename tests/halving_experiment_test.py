@@ -1,8 +1,6 @@
 """The race over rungs of fidelity: its parts by hand, and whole with small flags."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,18 +103,6 @@ def test_winners():
     assert table["cifar10"].tolist() == pytest.approx(expected)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return f"--compilation_cache={tmp_path_factory.mktemp('xla')}"
-
-
-def _run(output_dir, *arguments):
-    command = [sys.executable, "-m", "experiments.halving", f"--output_dir={output_dir}"]
-    return subprocess.run(
-        [*command, *SMALL, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
 def _summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
@@ -134,9 +120,9 @@ def _runs(folder):
         ]
 
 
-def test_race_and_check(tmp_path, cache):
-    arguments = ["--rungs=2@8:50%,4@8:3", "--check", cache]
-    first = _run(tmp_path, *arguments)
+def test_race_and_check(tmp_path, experiment):
+    arguments = ["--rungs=2@8:50%,4@8:3", "--check"]
+    first = experiment("halving", tmp_path, *SMALL, *arguments)
     assert first.returncode == 0, first.stderr
     assert "<html" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "cheap_versus_full.png").exists()
@@ -161,14 +147,22 @@ def test_race_and_check(tmp_path, cache):
     assert summary["race_cpu_seconds"] == pytest.approx(cost)
     assert summary["cost_ratio"] == pytest.approx(cost / by_size[4, 12][1])
 
-    again = _run(tmp_path, *arguments)
+    again = experiment("halving", tmp_path, *SMALL, *arguments)
     assert again.returncode == 0, again.stderr
     same = [name for name in summary if name.startswith(("rung", "recall", "race", "cost", "win"))]
     assert {name: _summary(tmp_path)[name] for name in same} == {n: summary[n] for n in same}
 
 
-def test_without_check_only_the_race_is_run(tmp_path, cache):
-    run = _run(tmp_path, "--rungs=2@8:2", "--fresh_draws", "--num_seeds=1", "--proxy=mgm", cache)
+def test_without_check_only_the_race_is_run(tmp_path, experiment):
+    run = experiment(
+        "halving",
+        tmp_path,
+        *SMALL,
+        "--rungs=2@8:2",
+        "--fresh_draws",
+        "--num_seeds=1",
+        "--proxy=mgm",
+    )
     assert run.returncode == 0, run.stderr
     assert "cost_ratio" not in _summary(tmp_path)
     assert "Recall" not in run.stdout
@@ -178,8 +172,8 @@ def test_without_check_only_the_race_is_run(tmp_path, cache):
     assert runs == {(2, 1): 12, (4, 0): 2}
 
 
-def test_no_cheap_rung_is_the_full_score(tmp_path, cache):
-    run = _run(tmp_path, "--rungs=", "--check", "--num_seeds=1", cache)
+def test_no_cheap_rung_is_the_full_score(tmp_path, experiment):
+    run = experiment("halving", tmp_path, *SMALL, "--rungs=", "--check", "--num_seeds=1")
     assert run.returncode == 0, run.stderr
     summary = _summary(tmp_path)
     assert summary["cost_ratio"] == summary["recall_top_5_percent"] == 1
@@ -194,8 +188,8 @@ def test_no_cheap_rung_is_the_full_score(tmp_path, cache):
         (["--proxy=nothing"], "Unknown proxy 'nothing'"),
     ],
 )
-def test_wrong_input(arguments, message, tmp_path, cache):
-    run = _run(tmp_path, *arguments, cache)
+def test_wrong_input(arguments, message, tmp_path, experiment):
+    run = experiment("halving", tmp_path, *SMALL, *arguments)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

@@ -3,7 +3,6 @@
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,10 +19,9 @@ ARGUMENTS = [
 ]
 
 
-def _start(folder, cache, *arguments):
-    command = [sys.executable, "-m", "experiments.correlations", f"--output_dir={folder}"]
+def _start(command, folder, *arguments):
     return subprocess.Popen(
-        [*command, f"--compilation_cache={cache}", *ARGUMENTS, *arguments],
+        command("correlations", folder, *ARGUMENTS, *arguments),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -31,12 +29,12 @@ def _start(folder, cache, *arguments):
     )
 
 
-def _start_two(folder, cache):
+def _start_two(command, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    return [_start(folder, cache, *shared, f"--process_id={own}") for own in range(2)]
+    return [_start(command, folder, *shared, f"--process_id={own}") for own in range(2)]
 
 
 def _finish(started):
@@ -50,11 +48,11 @@ def _table(folder):
         return store.frame()
 
 
-def test_two_processes_one_killed_and_one(tmp_path):
-    _finish([_start(tmp_path / "one", tmp_path / "xla")])
+def test_two_processes_one_killed_and_one(tmp_path, experiment_command):
+    _finish([_start(experiment_command, tmp_path / "one")])
     whole = _table(tmp_path / "one")
 
-    killed = _start_two(tmp_path / "two", tmp_path / "xla")
+    killed = _start_two(experiment_command, tmp_path / "two")
     part = tmp_path / "two" / "scores.process1.sqlite"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and killed[1].poll() is None:
@@ -67,7 +65,7 @@ def test_two_processes_one_killed_and_one(tmp_path):
     assert len(_table_of(part))
     assert len(_table(tmp_path / "two")) < len(whole)
 
-    _finish(_start_two(tmp_path / "two", tmp_path / "xla"))
+    _finish(_start_two(experiment_command, tmp_path / "two"))
     pd.testing.assert_frame_equal(_table(tmp_path / "two"), whole, check_exact=True)
     assert not part.exists()
     assert (tmp_path / "two" / "report.html").exists()

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 SMALL = [
     *("--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_seeds=1"),
     *("--norm=batch", "--num_archs=30", "--num_searches=4", "--sample=12", "--k=2"),
@@ -9,6 +11,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_filters(tmp_path, experiment):
     first = experiment("connectivity_filter", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr

@@ -11,6 +11,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_supernet(tmp_path, experiment):
     first = experiment("fair_supernet", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr
@@ -26,7 +27,7 @@ def test_supernet(tmp_path, experiment):
     }
 
 
-@pytest.mark.slow  # compiles another step
+@pytest.mark.slow
 def test_a_supernet_that_diverges_says_so(tmp_path, experiment):
     run = experiment("fair_supernet", tmp_path, *SMALL, "--learning_rate=1e30", "--trained=all")
     assert run.returncode == 1

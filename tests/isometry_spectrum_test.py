@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_spectra_are_measured(tmp_path, experiment):
     flags = ("--width=4", "--pixels=4", "--draws=3", "--depth=3", "--num_seeds=1")
     ran = experiment("isometry_spectrum", tmp_path, *flags)

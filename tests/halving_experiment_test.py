@@ -1,7 +1,7 @@
 """The race over rungs of fidelity: its parts by hand, and whole with small flags."""
 
+import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from jaxnas.pool import PoolScores
 from jaxnas.runs import ScoreStore
 from jaxnas.search import Rung, successive_halving
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_archs=12"]
 
 
@@ -103,6 +102,12 @@ def test_winners():
     assert table["cifar10"].tolist() == pytest.approx(expected)
 
 
+@pytest.fixture
+def halving(tmp_path, experiment):
+    """`halving(*flags)`: the experiment on a few cells; its files lie in `tmp_path`."""
+    return functools.partial(experiment, "halving", tmp_path, *SMALL)
+
+
 def _summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
@@ -120,9 +125,9 @@ def _runs(folder):
         ]
 
 
-def test_race_and_check(tmp_path, experiment):
+def test_race_and_check(tmp_path, halving):
     arguments = ["--rungs=2@8:50%,4@8:3", "--check"]
-    first = experiment("halving", tmp_path, *SMALL, *arguments)
+    first = halving(*arguments)
     assert first.returncode == 0, first.stderr
     assert "<html" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "cheap_versus_full.png").exists()
@@ -147,22 +152,14 @@ def test_race_and_check(tmp_path, experiment):
     assert summary["race_cpu_seconds"] == pytest.approx(cost)
     assert summary["cost_ratio"] == pytest.approx(cost / by_size[4, 12][1])
 
-    again = experiment("halving", tmp_path, *SMALL, *arguments)
+    again = halving(*arguments)
     assert again.returncode == 0, again.stderr
     same = [name for name in summary if name.startswith(("rung", "recall", "race", "cost", "win"))]
     assert {name: _summary(tmp_path)[name] for name in same} == {n: summary[n] for n in same}
 
 
-def test_without_check_only_the_race_is_run(tmp_path, experiment):
-    run = experiment(
-        "halving",
-        tmp_path,
-        *SMALL,
-        "--rungs=2@8:2",
-        "--fresh_draws",
-        "--num_seeds=1",
-        "--proxy=mgm",
-    )
+def test_without_check_only_the_race_is_run(tmp_path, halving):
+    run = halving("--rungs=2@8:2", "--fresh_draws", "--num_seeds=1", "--proxy=mgm")
     assert run.returncode == 0, run.stderr
     assert "cost_ratio" not in _summary(tmp_path)
     assert "Recall" not in run.stdout
@@ -172,8 +169,8 @@ def test_without_check_only_the_race_is_run(tmp_path, experiment):
     assert runs == {(2, 1): 12, (4, 0): 2}
 
 
-def test_no_cheap_rung_is_the_full_score(tmp_path, experiment):
-    run = experiment("halving", tmp_path, *SMALL, "--rungs=", "--check", "--num_seeds=1")
+def test_no_cheap_rung_is_the_full_score(tmp_path, halving):
+    run = halving("--rungs=", "--check", "--num_seeds=1")
     assert run.returncode == 0, run.stderr
     summary = _summary(tmp_path)
     assert summary["cost_ratio"] == summary["recall_top_5_percent"] == 1
@@ -188,8 +185,8 @@ def test_no_cheap_rung_is_the_full_score(tmp_path, experiment):
         (["--proxy=nothing"], "Unknown proxy 'nothing'"),
     ],
 )
-def test_wrong_input(arguments, message, tmp_path, experiment):
-    run = experiment("halving", tmp_path, *SMALL, *arguments)
+def test_wrong_input(arguments, message, halving):
+    run = halving(*arguments)
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

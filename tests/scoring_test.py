@@ -271,11 +271,6 @@ def _compiled(run):
     return count
 
 
-# Every number of convolutions and of edges that meet; without a say; without an input.
-FEW = [(3,) * count + (4,) * (6 - count) for count in range(7)]
-FEW += [(2,) * 6, (1,) * 6, (3, 2, 0, 4, 0, 0), (0, 0, 0, 1, 2, 3)]
-
-
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("plan", "chosen"),
@@ -283,12 +278,15 @@ FEW += [(2,) * 6, (1,) * 6, (3, 2, 0, 4, 0, 0), (0, 0, 0, 1, 2, 3)]
 )
 def test_many_cells_compile_no_more_than_few(small_space, draw_batch, plan, chosen):
     batch = draw_batch(0)
+    # Every number of convolutions and of edges that meet; without a say; without an input.
+    few = [(3,) * count + (4,) * (6 - count) for count in range(7)]
+    few += [(2,) * 6, (1,) * 6, (3, 2, 0, 4, 0, 0), (0, 0, 0, 1, 2, 3)]
     many = np.random.default_rng(1).integers(5, size=(40, 6))
 
     def run(cells):
         return _compiled(lambda: _scores(small_space, cells, batch, chosen, plan=plan))
 
-    run(FEW)
+    run(few)
     assert run(many) == 0
     assert _compiled(lambda: jax.jit(lambda x: x + len(many))(jnp.ones(3))) > 0
 

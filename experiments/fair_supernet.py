@@ -85,9 +85,14 @@ def main() -> None:
         for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):
             run = supernet_runs.run(module, recipe, images, folder, seed, order)
             outcomes.append(_outcome(run, benchmark, rows, cap))
+
+        def by_all(archs: np.ndarray) -> np.ndarray:
+            return np.mean([each.run.signal(archs) for each in outcomes], axis=0)
+
+        together = _evolve(by_all, benchmark, cap, common.seed()) if len(outcomes) > 1 else None
     parts, summary = supernet_report.build(
         supernet_report.Findings(
-            benchmark, rows, outcomes, untrained, recipe, cap, _K.value, common.seed()
+            benchmark, rows, outcomes, together, untrained, recipe, cap, _K.value, common.seed()
         )
     )
     report = Report(

@@ -43,6 +43,7 @@ class Findings(NamedTuple):
         benchmark: the truth.
         rows: `int[N]`, the networks that are compared; from the first half a signal may be chosen.
         outcomes: of the supernets.
+        together: found by the mean of their signals; `None` of one supernet.
         untrained: scores of the networks untrained, by name.
         recipe: of the supernets.
         cap: of FLOPs.
@@ -52,6 +53,7 @@ class Findings(NamedTuple):
     benchmark: MacroBenchmark
     rows: np.ndarray
     outcomes: list[Outcome]
+    together: History | None
     untrained: dict[str, Untrained]
     recipe: Recipe
     cap: float
@@ -172,6 +174,8 @@ def _searches(own: Findings) -> pd.DataFrame:
         return row(by, [legal[np.argsort(-column[legal], kind="stable")]])
 
     table = [by_evolution(f"{own.recipe.signal} *", [each.found for each in own.outcomes])]
+    if own.together is not None:
+        table.append(by_evolution(f"{own.recipe.signal}, mean of runs", [own.together]))
     table += [by_evolution(name, [each.found]) for name, each in own.untrained.items()]
     table += [by_column("FLOPs-max", benchmark.flops), by_column("#params-max", benchmark.params)]
     table.append(row("random", [rng.permutation(legal)[: own.k] for _ in range(_RANDOM)]))

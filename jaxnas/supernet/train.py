@@ -150,19 +150,25 @@ def _gradient(
     images: Array,
     labels: Array,
 ) -> tuple[Array, Flat]:
-    """Return the loss of a path, and its gradient with respect to what is trained."""
+    """Return the loss of a path, and its gradient with respect to what is trained.
 
-    def loss(trained: Flat) -> Array:
-        params = parameters.merge(Split(trained, frozen))
+    And to every scale and bias: the program that XLA makes for a CPU takes 1.5 to 2 times as long
+    for the gradients of the last ones alone as for those of all.
+    """
+    others = {path: leaf for path, leaf in frozen.items() if path.endswith(("/scale", "/bias"))}
+
+    def loss(own: Flat) -> Array:
+        params = parameters.nest(frozen | own)
         logits = BoundNetwork(module, path)(params, images).logits
         return smoothed_cross_entropy(logits, labels, options.label_smoothing)
 
-    return jax.value_and_grad(loss)(trained)
+    return jax.value_and_grad(loss)(trained | others)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _update(options: TrainingOptions, steps: int, state: _State, gradients: list[Flat]) -> _State:
-    mean = jax.tree.map(lambda *own: sum(own[1:], start=own[0]) / len(own), *gradients)
+    wanted = [{path: own[path] for path in state.trained} for own in gradients]
+    mean = jax.tree.map(lambda *own: sum(own[1:], start=own[0]) / len(own), *wanted)
     updates, moments = make_optimizer(options, steps).update(mean, state.optimizer, state.trained)
     trained = jax.tree.map(lambda leaf, change: leaf + change, state.trained, updates)
     return _State(trained, moments, state.step + 1)

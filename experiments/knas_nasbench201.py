@@ -74,7 +74,6 @@ def _trainer(own: common.Setting, folder: Path) -> Trainer:
     options = TrainingOptions(
         epochs=_EPOCHS.value,
         batch_size=64,
-        crop_padding=own.image_size // 8,
         flip=_FLIP.value,
         seed=common.seed(),
     )

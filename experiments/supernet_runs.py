@@ -23,6 +23,7 @@ _TRAINED = flags.DEFINE_enum(
 )
 _CLASSIFIER = flags.DEFINE_bool("classifier", None, "Train it or not, instead of the recipe's.")
 _VALID = flags.DEFINE_integer("valid_size", 256, "Training images held out to judge paths by.", 1)
+_AUGMENT = flags.DEFINE_bool("augment", True, "Crop and mirror the training images at random.")
 _INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
 
 
@@ -37,6 +38,8 @@ def recipe() -> Recipe:
             epochs=_EPOCHS.value,
             batch_size=_TRAIN_BATCH.value,
             learning_rate=_RATE.value or own.options.learning_rate,
+            crop_padding=None if _AUGMENT.value else 0,
+            flip=_AUGMENT.value,
         ),
     )
 

@@ -31,6 +31,7 @@ from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.spaces import mobilenetv2 as space_of
 from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Costs, Layout, SearchedNetwork, costs, resolve
+from jaxnas.supernet.recipes import Recipe
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
@@ -67,7 +68,7 @@ def main() -> None:
             legal=lambda archs: table.num_macs(archs) <= cap,
         )
         arms = _arms(space, table, cap, history, jax.random.fold_in(key, 2))
-        trainer = Trainer(own, _of_norm(own), _retraining(), folder / "retrained")
+        trainer = Trainer(own, _of_norm(own), _retraining(recipe), folder / "retrained")
         rows = [
             {
                 "by": name,
@@ -113,13 +114,15 @@ def _of_norm(own: common.Setting) -> SpaceFn:
     return lambda norm: space_of(_layout(own.image_size), norm=norm, **sizes)
 
 
-def _retraining() -> TrainingOptions:
+def _retraining(recipe: Recipe) -> TrainingOptions:
     return TrainingOptions(
         epochs=_RETRAIN_EPOCHS.value,
         batch_size=_RETRAIN_BATCH.value,
         learning_rate=_RETRAIN_RATE.value,
         weight_decay=4e-5,  # with the label smoothing, of SPOS' published code
         label_smoothing=0.1,
+        crop_padding=recipe.options.crop_padding,
+        flip=recipe.options.flip,
         seed=common.seed(),
     )
 

@@ -358,6 +358,16 @@ def test_augmentation_can_be_the_identity():
     np.testing.assert_array_equal(same, images)
 
 
+def test_by_default_an_image_moves_by_an_eighth_of_its_side():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(20, 16, 16, 1)), jnp.float32)
+    default, two, four = (
+        augment(jax.random.key(0), images, crop_padding=padding, flip=True)
+        for padding in (TrainingOptions().crop_padding, 2, 4)
+    )
+    np.testing.assert_array_equal(default, two)
+    assert not np.array_equal(default, four)
+
+
 def test_augmented_images_are_shifted_and_mirrored_originals():
     images = np.random.default_rng(0).normal(size=(200, 4, 5, 2)).astype(np.float32)
     got = jax.jit(lambda key, x: augment(key, x, crop_padding=1, flip=True))(

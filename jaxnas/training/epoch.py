@@ -152,16 +152,18 @@ def _all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def augment(key: Array, images: Array, *, crop_padding: int, flip: bool) -> Array:
+def augment(key: Array, images: Array, *, crop_padding: int | None, flip: bool) -> Array:
     """Return randomly shifted and mirrored images `[B, H, W, C]`, of the same shape.
 
     Args:
         key: of the draw.
         images: `[B, H, W, C]`; of any shape if nothing is to be done.
-        crop_padding: largest shift, in pixels; zeros move in.
+        crop_padding: largest shift, in pixels; zeros move in. None is an eighth of the side.
         flip: whether to mirror each image left to right with probability 1/2.
     """
     crop_key, flip_key = jax.random.split(key)
+    if crop_padding is None:
+        crop_padding = images.shape[1] // 8
     if crop_padding:
         margin = (crop_padding, crop_padding)
         padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)))

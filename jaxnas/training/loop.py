@@ -144,7 +144,7 @@ def _check_inputs(x_train: Array, x_valid: Array, options: TrainingOptions) -> N
             "Training and validation inputs must have one shape: got "
             f"{list(x_train.shape[1:])} and {list(x_valid.shape[1:])}."
         )
-    if (options.crop_padding or options.flip) and x_train.ndim != 4:
+    if (options.crop_padding != 0 or options.flip) and x_train.ndim != 4:
         raise ValueError(
             f"crop_padding and flip need images [N, H, W, C]: got inputs {list(x_train.shape)}; "
             "set crop_padding=0 and flip=False."

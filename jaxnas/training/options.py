@@ -23,8 +23,8 @@ class TrainingOptions(NamedTuple):
         warmup_epochs: epochs of linear rise from 0 to `learning_rate`, before the cosine to 0.
         clip_value: largest magnitude of an entry of a gradient; 0 clips nothing.
         label_smoothing: share of the target that is spread over all classes.
-        crop_padding: pixels of zeros around an image before a random crop of its own size; inputs
-            are normalised, so zero is the mean colour.
+        crop_padding: pixels of zeros around an image before a random crop of its own size; None is
+            an eighth of its side, 4 of 32. Inputs are normalised, so zero is the mean colour.
         flip: mirror half of the images left to right.
         statistics_momentum: share of the running statistics that survives a step.
         seed: of the order of examples and of the augmentation.
@@ -38,7 +38,7 @@ class TrainingOptions(NamedTuple):
     warmup_epochs: int = 0
     clip_value: float = 0.0
     label_smoothing: float = 0.0
-    crop_padding: int = 4
+    crop_padding: int | None = None
     flip: bool = True
     statistics_momentum: float = 0.9
     seed: int = 0
@@ -50,6 +50,8 @@ def check_options(options: TrainingOptions) -> None:
     Raises:
         ValueError: if one is out of its range; the message names it.
     """
+    if options.crop_padding is None:
+        options = options._replace(crop_padding=0)
     for name, value in options._asdict().items():
         if not isinstance(value, int | float):
             raise ValueError(f"{name} must be a plain Python number: got {value!r}.")

@@ -1,7 +1,7 @@
 r"""Do block indicators rank the structure of candidates, or the draw of their frozen weights?
 
     python -m experiments.indicator_agreement --dataset=digits --recipe=published --classifier \
-        --epochs=12 --num_seeds=4
+        --noaugment --learning_rate=0.2 --epochs=16 --num_seeds=4
 
 Trains supernets whose blocks are frozen (recipe `published`), each draw of the weights twice, on
 the images in another order, at several widths. Block indicators that rank structure agree between

@@ -1,12 +1,10 @@
 """What all tests share: arrays of different ranks never mix silently, and one tiny network.
 
 Compilation, not arithmetic, is what a test of a network costs. Tests that run NAS-Bench-201 use the
-same space, the same shape of a batch and float64, so that they share what is compiled; and LLVM
-optimises nothing but for the slow tests.
+same space, the same shape of a batch and float64, so that they share what is compiled.
 """
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +18,6 @@ import pytest
 from jaxnas import Batch, SearchSpace, nasbench201
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Before XLA starts, here and in the processes of tests."""
-    if config.option.markexpr == "not slow":
-        own = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {own}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(dev, tmp_path):
 
 def test_divergence_ends_the_run_with_the_last_good_parameters(dev):
     def explodes(context, params, inputs, key):
-        return jnp.where(params["bias"].sum() == 0, 1.0, jnp.nan) * network(
+        return jnp.where(params["bias"][0] == 0, 1.0, jnp.nan) * network(
             context, params, inputs, key
         )
 

@@ -1,6 +1,5 @@
 """Threads and devices share the work, and change no number."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -92,14 +91,13 @@ print([repr(by_position[at][name]) for at in range(20) for name in ("mgm", "laye
 
 
 def _scores_on(count):
-    flags = os.environ.get("XLA_FLAGS", "")
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(count=count)],
         capture_output=True,
         text=True,
         check=False,
         env={
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
             "JAX_PLATFORMS": "cpu",
         },
     )

@@ -5,8 +5,8 @@ import json
 import pytest
 
 SMALL = [
-    *("--dataset=digits", "--recipe=published", "--classifier", "--epochs=1", "--num_seeds=2"),
-    *("--widths=1", "--initializations=qr"),
+    *("--dataset=digits", "--recipe=published", "--classifier", "--epochs=6", "--num_seeds=2"),
+    *("--noaugment", "--learning_rate=0.2", "--widths=1", "--initializations=qr"),
 ]
 
 
@@ -16,7 +16,7 @@ def test_agreement(tmp_path, experiment):
     assert first.returncode == 0, first.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert all(-1 <= summary[f"{pairs}_qr_1"] <= 1 for pairs in ("same", "other"))
-    assert 0 < summary["loss_qr_1"] < 3
+    assert summary["loss_qr_1"] < 2.3  # the logarithm of ten classes: it learned something
     again = experiment("indicator_agreement", tmp_path, *SMALL)
     assert ": step " in first.stdout
     assert ": step " not in again.stdout

@@ -6,7 +6,6 @@ is spelled.
 """
 
 import functools
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ class _Term(NamedTuple):
     """Something that is computed, and how often each earlier term is added to its input."""
 
     kind: str
-    inputs: Counter[int]
+    inputs: dict[int, int]
 
 
 def representative(arch: ArrayLike) -> np.ndarray:
@@ -48,8 +47,10 @@ def function_class(arch: ArrayLike) -> Key:
         before.append((kind, *sorted((before[source], count) for source, count in inputs.items())))
     after: list[list[Key]] = [[] for _ in terms]
     for target in reversed(range(len(terms))):
-        for source, count in terms[target].inputs.items():
-            after[source].append((before[target], tuple(sorted(after[target])), count))
+        uses = tuple(sorted(after[target]))
+        if uses or target == len(terms) - 1:  # it reaches the output, or is it
+            for source, count in terms[target].inputs.items():
+                after[source].append((before[target], uses, count))
     return tuple(
         sorted((own, tuple(sorted(uses))) for own, uses in zip(before, after, strict=True) if uses)
     )
@@ -57,35 +58,27 @@ def function_class(arch: ArrayLike) -> Key:
 
 def _terms(decisions: tuple[int, ...]) -> list[_Term]:
     """Return the terms in an order of computation: the input first, the output last."""
-    terms = [_Term("input", Counter())]
-    sums: list[Counter[int]] = [Counter({0: 1}), Counter(), Counter(), Counter()]
+    terms = [_Term("input", {})]
+    sums: list[dict[int, int]] = [{0: 1}, {}, {}, {}]
     for decision, (source, target) in zip(decisions, cell.EDGES, strict=True):
         inputs = sums[source]
         if decision == cell.SKIP_CONNECT:
-            sums[target] = sums[target] + inputs
+            added = inputs
         elif decision in (cell.NOR_CONV_1X1, cell.NOR_CONV_3X3):
             # Without an input, both give the bias of their normalisation.
             terms.append(_Term(cell.OPERATIONS[decision] if inputs else "bias", inputs))
-            sums[target] = sums[target] + Counter({len(terms) - 1: 1})
+            added = {len(terms) - 1: 1}
         elif decision == cell.AVG_POOL_3X3 and inputs:
             pooling = _Term(cell.OPERATIONS[decision], inputs)
             if pooling not in terms:
                 terms.append(pooling)
-            sums[target] = sums[target] + Counter({terms.index(pooling): 1})
-    return _reaching([*terms, _Term("output", sums[-1])])
-
-
-def _reaching(terms: list[_Term]) -> list[_Term]:
-    """Return the terms that the last one is computed from, with it."""
-    needed = {len(terms) - 1}
-    for position in reversed(range(len(terms))):
-        if position in needed:
-            needed.update(terms[position].inputs)
-    kept = sorted(needed)
-    return [
-        _Term(terms[old].kind, Counter({kept.index(s): n for s, n in terms[old].inputs.items()}))
-        for old in kept
-    ]
+            added = {terms.index(pooling): 1}
+        else:
+            added = {}
+        sums[target] = sums[target] | {
+            term: sums[target].get(term, 0) + count for term, count in added.items()
+        }
+    return [*terms, _Term("output", sums[-1])]
 
 
 @functools.cache
@@ -93,7 +86,7 @@ def _representatives() -> np.ndarray:
     """Return the code of the representative of each cell, by code, `int64[15625]`."""
     archs = encoding.enumerate_archs(cell.NUM_CHOICES)
     first: dict[Key, int] = {}
-    keys = [function_class(arch) for arch in archs]
-    for code in np.argsort((archs != cell.NONE).sum(1), kind="stable"):
-        first.setdefault(keys[code], int(code))
-    return np.array([first[key] for key in keys])
+    stands = np.zeros(len(archs), int)
+    for code in np.argsort((archs != cell.NONE).sum(1), kind="stable").tolist():
+        stands[code] = first.setdefault(function_class(archs[code]), code)
+    return stands

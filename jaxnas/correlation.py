@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike
 
 Statistic = Callable[[ArrayLike, ArrayLike], float]

@@ -20,6 +20,15 @@ from jaxnas import Batch, SearchSpace, nasbench201
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compile quickly where that is what takes the time: XLA's optimisations are half of it.
+
+    Tests marked slow train and measure, and experiments are run as a user does: optimised.
+    """
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _room_for_programs():
     """Forget what is compiled before the system refuses to map more.

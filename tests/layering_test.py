@@ -75,7 +75,10 @@ LAZY = (
 )
 
 # What `import jaxnas` must not drag in.
-NOT_AT_IMPORT = ("tensorflow", "pandas", "matplotlib", "orbax", "neural_tangents", *LAZY)
+NOT_AT_IMPORT = (
+    *("tensorflow", "pandas", "matplotlib", "orbax", "neural_tangents", "scipy.stats"),
+    *LAZY,
+)
 
 MAX_LINES = 320
 

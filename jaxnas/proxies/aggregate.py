@@ -13,7 +13,7 @@ its bound `inf`. How many those are is the caller's to count and to report.
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are used
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 

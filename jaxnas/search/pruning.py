@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-from scipy import stats
+import scipy  # loads its parts when they are used
 
 SuperScoreFn = Callable[[NDArray[np.bool_]], Sequence[float]]
 """`score_fn(alive)`: the scores of the super-network of the operations `bool[D, O]`, `S` of them;
@@ -123,7 +123,7 @@ def _round(
     found = np.array(rows)
     scores = np.full((*alive.shape, found.shape[1]), np.nan)
     scores[tuple(places.T)] = np.where(np.isfinite(found), found, -np.inf)
-    ranks = stats.rankdata(scores[tuple(places.T)], axis=0).sum(1)
+    ranks = scipy.stats.rankdata(scores[tuple(places.T)], axis=0).sum(1)
     total = np.full(alive.shape, -np.inf)
     total[tuple(places.T)] = ranks
     return PruningRound(alive, scores, np.where(undecided, total.argmax(1), -1))

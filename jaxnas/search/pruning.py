@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-import scipy  # loads its parts when they are used
 
 SuperScoreFn = Callable[[NDArray[np.bool_]], Sequence[float]]
 """`score_fn(alive)`: the scores of the super-network of the operations `bool[D, O]`, `S` of them;

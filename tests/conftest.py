@@ -24,9 +24,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compile quickly where that is what takes the time: XLA's optimisations are half of it.
 
-    Tests marked slow train and measure, and experiments are run as a user does: optimised.
+    Tests marked slow train and measure, and experiments are run as a user does: optimised. JAX
+    would reuse a program whichever way it was compiled.
     """
-    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("slow") is None)
+    quick = item.get_closest_marker("slow") is None
+    if jax.config.read("jax_disable_most_optimizations") != quick:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""Gradients of a network: of a batch, of each example, and readings of both in bounded memory.
+"""Gradients of a network: of a batch, of each example, and statistics of both in bounded memory.
 
 A network is any `apply_fn(params, inputs)`: Flax linen or nnx, Equinox, plain JAX.
 """
@@ -19,8 +19,8 @@ from jaxnas.types import (
     Params,
     PerExampleDifferentiable,
     Pullback,
-    Reading,
-    Readings,
+    Statistic,
+    Statistics,
 )
 
 MAX_BYTES = 2**28
@@ -34,7 +34,7 @@ def _itself(tensor: Array, gradient: Array) -> Array:
     return gradient
 
 
-GRADIENT = Reading(_itself, per_example=False)
+GRADIENT = Statistic(_itself, per_example=False)
 """The gradient itself, summed over the examples."""
 
 Cotangent = Callable[[Array, Array], Array]
@@ -98,11 +98,11 @@ def read(
     apply_fn: ApplyFn,
     params: Params,
     batch: Batch,
-    wanted: Mapping[Cotangent, Readings],
+    wanted: Mapping[Cotangent, Statistics],
     *,
     max_bytes: int = MAX_BYTES,
 ) -> dict[Cotangent, tuple[Params, ...]]:
-    """Return what all readings keep, from one forward pass and one backward pass a cotangent.
+    """Return what all statistics keep, from one forward pass and one backward pass a cotangent.
 
     A network that brings its own backward pass (`PerExampleDifferentiable`) reads layer by layer.
     Of any other, gradients of examples are those of `per_example_vjp`, each example alone, and
@@ -112,31 +112,39 @@ def read(
         apply_fn: any network.
         params: its parameters.
         batch: `B` labelled examples.
-        wanted: readings by what is differentiated, such as `cross_entropy_cotangent`.
+        wanted: statistics by what is differentiated, such as `cross_entropy_cotangent`.
         max_bytes: see `per_example_vjp`.
 
     Returns:
-        For each cotangent and each of its readings a pytree like `params`.
+        For each cotangent and each of its statistics a pytree like `params`.
     """
     if isinstance(apply_fn, PerExampleDifferentiable):
-        out, pullback = apply_fn.per_example_vjp(params, batch.inputs)
+        every = tuple(dict.fromkeys(one for own in wanted.values() for one in own))
+        out, pullback = apply_fn.per_example_vjp(params, batch.inputs, every)
         return {of: pullback(of(out.logits, batch.labels), own) for of, own in wanted.items()}
     found: dict[Cotangent, tuple[Params, ...]] = {}
-    for of, readings in wanted.items():
-        sums = tuple(own for own in readings if not own.per_example)
+    for of, statistics in wanted.items():
+        sums = tuple(own for own in statistics if not own.per_example)
         kept = iter(_read_sums(hashable(apply_fn), of, sums, params, batch) if sums else ())
-        singles = tuple(own for own in readings if own.per_example)
+        singles = tuple(own for own in statistics if own.per_example)
         if singles:
-            out, pullback = per_example_vjp(apply_fn, params, batch.inputs, max_bytes=max_bytes)
+            out, pullback = per_example_vjp(
+                apply_fn, params, batch.inputs, singles, max_bytes=max_bytes
+            )
             of_examples = iter(pullback(of(out.logits, batch.labels), singles))
-        found[of] = tuple(next(of_examples if own.per_example else kept) for own in readings)
+        found[of] = tuple(next(of_examples if own.per_example else kept) for own in statistics)
     return found
 
 
 def per_example_vjp(
-    apply_fn: ApplyFn, params: Params, inputs: Array, *, max_bytes: int = MAX_BYTES
+    apply_fn: ApplyFn,
+    params: Params,
+    inputs: Array,
+    statistics: Statistics,
+    *,
+    max_bytes: int = MAX_BYTES,
 ) -> tuple[Outputs, Pullback]:
-    """Return the outputs and the pullback to readings of the per-example gradients.
+    """Return the outputs and the pullback to these statistics of the per-example gradients.
 
     A network that brings its own (`PerExampleDifferentiable`) reads layer by layer in one backward
     pass. For any other, examples go through alone under `vmap`, and tensors are differentiated in
@@ -148,13 +156,13 @@ def per_example_vjp(
     """
     validate_max_bytes(max_bytes)
     if isinstance(apply_fn, PerExampleDifferentiable):
-        return apply_fn.per_example_vjp(params, inputs)
+        return apply_fn.per_example_vjp(params, inputs, statistics)
     one = _LogitsOfOne(hashable(apply_fn))
     logits = _one_by_one(one, params, inputs)
 
-    def pullback(cotangent: Array, readings: Readings) -> tuple[Params, ...]:
-        kept = read_in_groups(one, params, inputs, cotangent, readings, max_bytes=max_bytes)
-        return by_reading(kept, readings, params)
+    def pullback(cotangent: Array, statistics: Statistics) -> tuple[Params, ...]:
+        kept = read_in_groups(one, params, inputs, cotangent, statistics, max_bytes=max_bytes)
+        return by_statistic(kept, statistics, params)
 
     return Outputs(logits), pullback
 
@@ -164,19 +172,19 @@ def read_in_groups(
     params: Params,
     examples: Any,
     cotangents: Any,
-    readings: Readings,
+    statistics: Statistics,
     *,
     positions: Sequence[int] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> list[tuple[Any, ...]]:
-    """Return what readings keep of the per-example gradients of a function, tensor by tensor.
+    """Return what statistics keep of the per-example gradients of a function, tensor by tensor.
 
     Args:
         function: `function(params, example)`, hashable; under a map over the axis `EXAMPLES`.
         params: a pytree of tensors.
         examples: a pytree of `[B, ...]`, arguments of the function.
         cotangents: a pytree of `[B, ...]`, as what the function gives for the examples.
-        readings: what to keep of each tensor's gradients.
+        statistics: what to keep of each tensor's gradients.
         positions: which leaves of `params` to differentiate; all if None.
         max_bytes: see `per_example_vjp`.
     """
@@ -186,35 +194,35 @@ def read_in_groups(
     kept: list[tuple[Any, ...]] = []
     for run in groups([leaves[position].nbytes * count for position in positions], max_bytes):
         group = tuple(positions[place] for place in run)
-        kept += _read_group(function, readings, group, params, examples, cotangents)
+        kept += _read_group(function, statistics, group, params, examples, cotangents)
     return kept
 
 
 def read_tensor(
-    readings: Readings,
+    statistics: Statistics,
     tensor: Array,
     summed: Callable[[], Array],
     per_example: Callable[[], Array],
 ) -> tuple[Any, ...]:
-    """Return what each reading keeps of a tensor; gradients that none looks at are not computed."""
+    """Return what each statistic keeps of a tensor; gradients that none looks at are not computed."""
     summed, per_example = functools.cache(summed), functools.cache(per_example)
     return tuple(
-        reading.keep(tensor, per_example() if reading.per_example else summed())
-        for reading in readings
+        statistic.keep(tensor, per_example() if statistic.per_example else summed())
+        for statistic in statistics
     )
 
 
-def read_examples(readings: Readings, tensor: Array, per_example: Array) -> tuple[Any, ...]:
-    """Return what each reading keeps of a tensor whose per-example gradients are there."""
-    return read_tensor(readings, tensor, lambda: per_example.sum(0), lambda: per_example)
+def read_examples(statistics: Statistics, tensor: Array, per_example: Array) -> tuple[Any, ...]:
+    """Return what each statistic keeps of a tensor whose per-example gradients are there."""
+    return read_tensor(statistics, tensor, lambda: per_example.sum(0), lambda: per_example)
 
 
-def by_reading(kept: list[tuple[Any, ...]], readings: Readings, params: Params) -> tuple[Any, ...]:
-    """Return a pytree like `params` for each reading, given what all keep of each tensor."""
+def by_statistic(kept: list[tuple[Any, ...]], statistics: Statistics, params: Params) -> tuple[Any, ...]:
+    """Return a pytree like `params` for each statistic, given what all keep of each tensor."""
     structure = jax.tree.structure(params)
     return tuple(
         jax.tree.unflatten(structure, [own[position] for own in kept])
-        for position in range(len(readings))
+        for position in range(len(statistics))
     )
 
 
@@ -239,30 +247,30 @@ def _one_by_one(function: Callable[[Params, Any], Any], params: Params, examples
     return jax.vmap(function, in_axes=(None, 0), axis_name=EXAMPLES)(params, examples)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "of", "readings"))
+@functools.partial(jax.jit, static_argnames=("apply_fn", "of", "statistics"))
 def _read_sums(
-    apply_fn: ApplyFn, of: Cotangent, readings: Readings, params: Params, batch: Batch
+    apply_fn: ApplyFn, of: Cotangent, statistics: Statistics, params: Params, batch: Batch
 ) -> tuple[Params, ...]:
-    """Return what readings of summed gradients keep: one backward pass of the whole batch."""
+    """Return what statistics of summed gradients keep: one backward pass of the whole batch."""
 
     def logits(params: Params) -> Array:
         return outputs(apply_fn, params, batch.inputs).logits
 
     found, pullback = jax.vjp(logits, params)
     (gradients,) = pullback(of(found, batch.labels))
-    return tuple(jax.tree.map(reading.keep, params, gradients) for reading in readings)
+    return tuple(jax.tree.map(statistic.keep, params, gradients) for statistic in statistics)
 
 
-@functools.partial(jax.jit, static_argnames=("function", "readings", "group"))
+@functools.partial(jax.jit, static_argnames=("function", "statistics", "group"))
 def _read_group(
     function: Callable[[Params, Any], Any],
-    readings: Readings,
+    statistics: Statistics,
     group: tuple[int, ...],
     params: Params,
     examples: Any,
     cotangents: Any,
 ) -> list[tuple[Any, ...]]:
-    """Return what the readings keep of the tensors numbered by `group`."""
+    """Return what the statistics keep of the tensors numbered by `group`."""
     leaves, structure = jax.tree.flatten(params)
 
     def gradients(example: Any, cotangent: Any) -> list[Array]:
@@ -276,7 +284,7 @@ def _read_group(
 
     per_example = jax.vmap(gradients, axis_name=EXAMPLES)(examples, cotangents)
     return [
-        read_examples(readings, leaves[position], own)
+        read_examples(statistics, leaves[position], own)
         for position, own in zip(group, per_example, strict=True)
     ]
 

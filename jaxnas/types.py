@@ -4,6 +4,8 @@ Letters in shapes, everywhere in jaxnas: `A` architectures, `D` decisions, `B` e
 `K` classes, `L` parameter tensors, `S` seeds, `T` evaluations of a search.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -47,13 +49,13 @@ ApplyFn = Callable[[Params, Array], Outputs | Array]
 """`apply_fn(params, inputs)`: `Outputs`, or the bare logits `[B, K]`."""
 
 
-class Reading(NamedTuple):
+class Statistic(NamedTuple):
     """What to keep of the gradients of one parameter tensor, taken while they exist.
 
     Static under `jax.jit`: use a module-level function.
 
     Attributes:
-        keep: `keep(tensor, gradients)`: a pytree of arrays.
+        keep: `keep(tensor, gradients)`: a pytree of floating arrays.
         per_example: whether `gradients` are those of each example, `[B, *shape]`, or their sum.
     """
 
@@ -61,59 +63,73 @@ class Reading(NamedTuple):
     per_example: bool = True
 
 
-Readings = tuple[Reading, ...]
+Statistics = tuple[Statistic, ...]
 
-Pullback = Callable[[Array, Readings], tuple[Params, ...]]
-"""`pullback(cotangent, readings)`: for each reading a pytree like the parameters, of what it keeps
-of the gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`. All in one backward pass."""
+Pullback = Callable[[Array, Statistics], tuple[Params, ...]]
+"""`pullback(cotangent, statistics)`: for each statistic a pytree like the parameters, of what it
+keeps of the gradients of `sum(logits * cotangent)`; `cotangent` is `[B, K]`. One backward pass."""
 
 
 @runtime_checkable
 class PerExampleDifferentiable(Protocol):
-    """An `ApplyFn` that brings its own per-example backward pass.
+    """An `ApplyFn` that brings a per-example backward pass.
 
-    Readings are taken layer by layer during the pass, so the per-example gradients of the whole
+    Statistics are taken layer by layer during the pass, so the per-example gradients of the whole
     network never exist at the same time. `gradients.per_example_vjp` uses it where it is offered.
     """
 
     def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
         """Return the outputs for `inputs` `[B, ...]`."""
 
-    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
-        """Return the outputs and the pullback to the per-example gradients."""
+    def per_example_vjp(
+        self, params: Params, inputs: Array, statistics: Statistics
+    ) -> tuple[Outputs, Pullback]:
+        """Return the outputs, and the pullback to any of these statistics."""
 
 
-class Site(NamedTuple):
-    """A layer of a network, seen during a forward pass.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value", "alive"], meta_fields=["kind", "path"]
+)
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A value inside a network that somebody wanted to see.
 
     Attributes:
-        preactivation: the input `[B, ...]` of its ReLU, or None.
-        variance: `[C]`, of the activations that it normalises, over the batch; or None.
-        alive: `bool[]`; whether the architecture has the layer (a traced one: its network shows all
-            that it could have).
+        kind: `preactivation`, the input `[B, ...]` of a ReLU; `variance` `[C]`, what a
+            normalization takes out; or `running`, the statistics of a batch.
+        path: of the weights beside it.
+        value: an array, or a pytree of arrays.
+        alive: `bool[]`; False if the architecture does not have the operation. A compiled program
+            shows everything that its architectures could have.
     """
 
-    preactivation: Array | None
-    variance: Array | None
+    kind: str
+    path: tuple[str, ...]
+    value: Any
     alive: Any = True
+
+    def under(self, path: tuple[str, ...]) -> "Shown":
+        """Return the same at a longer path."""
+        return dataclasses.replace(self, path=(*path, *self.path))
 
 
 class Passed(NamedTuple):
     """What a stage of a network gave for its inputs.
 
     Attributes:
-        outputs: the inputs of the next stage; of the last one, the logits `[B, K]`.
-        sites: its layers that have a ReLU or normalise.
-        pullback: `pullback(cotangent, readings) -> (input_gradient, kept)`: what readings keep of
-            the stage's own tensors, a pytree.
+        outputs: the inputs of the next stage, a tuple; of the last one, the logits `[B, K]` alone.
+        shown: the inputs of its ReLUs, and what its layers normalize, in order.
+        pullback: `pullback(cotangents, statistics) -> (input_gradients, kept)`: tuples like the
+            outputs and the inputs, None for what does not count; and what statistics keep of the
+            tensors of the stage, a pytree.
     """
 
-    outputs: Any
-    sites: tuple[Site, ...]
-    pullback: Callable[[Any, Readings], tuple[Any, Any]]
+    outputs: tuple[Array, ...]
+    shown: list[Shown]
+    pullback: Callable[[tuple[Array | None, ...], Statistics], tuple[Any, Any]]
 
 
-Stage = Callable[[Any], Passed]
+Stage = Callable[[tuple[Array, ...]], Passed]
 
 
 @runtime_checkable
@@ -123,8 +139,17 @@ class Staged(Protocol):
     def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
         """Return the outputs for `inputs` `[B, ...]`."""
 
-    def stages(self, params: Params, *, normalized: bool = True) -> list[Stage]:
-        """Return the stages, first to last; without normalisation layers if not `normalized`."""
+    def stages(
+        self, params: Params, inputs: Array, statistics: Statistics, *, normalized: bool = True
+    ) -> list[Stage]:
+        """Return the stages, first to last, for inputs of that shape.
+
+        Args:
+            params: of the network.
+            inputs: an array, or its shape.
+            statistics: what their pullbacks may be asked to keep.
+            normalized: False leaves out the normalization layers.
+        """
 
 
 class Network(Protocol):
@@ -153,7 +178,7 @@ class SearchSpace(NamedTuple):
         num_params: exact number of trainable parameters of a concrete architecture.
         options: everything else that determines a score (width, depth, normalisation, ...).
         pattern: architectures `int32[A, D]` without their light operations; those with one pattern
-            are a `spaces.plans.Bucket`, which a compiled program runs as a batch. None for a space
+            are a `network.Bucket`, which a compiled program runs as a batch. None for a space
             whose `bind` knows no buckets: there any architectures are a batch.
     """
 

@@ -4,63 +4,75 @@ Stem - N cells - residual reduction - N cells - residual reduction - N cells - c
 and 4C channels. Source: Dong and Yang, ICLR 2020, arXiv 2001.00326, figure 1.
 """
 
-import itertools
+import functools
+from typing import Any
 
-from jaxnas.spaces import normalization, operations, plans, tensors
-from jaxnas.spaces.chain import Chain, Link
-from jaxnas.spaces.nasbench201 import blocks
-from jaxnas.spaces.tensors import Tensors
+from jaxnas.network import Net, Network, Value, architectures
+from jaxnas.network import operations as ops
+from jaxnas.spaces import images
+from jaxnas.spaces.nasbench201.cell import EDGES, NUM_NODES
+from jaxnas.types import Array
 
 
-class NASBench201(Chain):
+class NASBench201(Network):
     """Any NAS-Bench-201 network.
 
     Attributes:
+        norm: mode of the normalization layers.
+        colors: channels of the images.
         channels: width of the stem, C.
         cells: number of cells in each of the three stages, N.
         classes: number of logits, K.
-        norm: mode of the normalisation layers.
     """
 
     channels: int = 16
     cells: int = 5
     classes: int = 10
-    norm: normalization.Mode = "batch"
 
-    def links(self, arch: plans.Arch) -> list[Link]:
-        """Return the blocks of architecture `arch`, in order."""
-        by_kind = {
-            "stem": plans.block(operations.convolution_norm(self.norm, relu=False)),
-            "cell": blocks.cell(arch, self.norm),
-            "reduction": blocks.reduction(self.norm),
-            "norm": plans.block(operations.norm_relu_pool(self.norm)),
-            "classifier": plans.block(operations.linear()),
-        }
-        runs = itertools.groupby(self._names(), key=lambda name: name[3:])
-        return [Link(tuple(names), by_kind[kind]) for kind, names in runs]
+    def forward(self, net: Net, x: Value, arch: Any) -> Value:
+        """Write down what architecture `arch` computes."""
+        this_cell = functools.partial(cell, arch)
+        scan = architectures.is_traced(arch)
+        x = net.stage("stem", ops.conv_norm(features=self.channels), x)
+        x = net.repeat("cell", self.cells, this_cell, x, scan=scan)
+        for width in (2 * self.channels, 4 * self.channels):
+            x = net.stage("reduction", functools.partial(reduction, width), x)
+            x = net.repeat("cell", self.cells, this_cell, x, scan=scan)
+        x = net.stage("norm", ops.norm_relu_pool(), x)
+        return net.stage("classifier", ops.dense(features=self.classes), x)
 
-    def tensors(self, colours: int) -> dict[str, Tensors]:
-        """Return the parameter tensors of each block, by name."""
-        width, normalised = self.channels, self.norm != "none"
-        by_name = {}
-        for name in self._names():
-            kind = name[3:]
-            if kind == "stem":
-                own = tensors.conv(3, colours, width, normalised)
-            elif kind == "cell":
-                own = blocks.cell_tensors(width, normalised)
-            elif kind == "reduction":
-                own = blocks.reduction_tensors(width, 2 * width, normalised)
-                width *= 2
-            elif kind == "norm":
-                own = tensors.norm(width, normalised)
-            else:
-                own = tensors.linear(width, self.classes)
-            by_name[name] = own
-        return by_name
+    def num_decisions(self) -> int:
+        """Return the number of edges of a cell."""
+        return len(EDGES)
 
-    def _names(self) -> list[str]:
-        """Return the names of all blocks; sorted, they are in the order of the network."""
-        stage = ["cell"] * self.cells
-        kinds = ["stem", *stage, "reduction", *stage, "reduction", *stage, "norm", "classifier"]
-        return [f"{position:02d}_{kind}" for position, kind in enumerate(kinds)]
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the images."""
+        images.validate(inputs, space="nasbench201", colors=self.colors, norm=self.norm)
+
+
+def cell(arch: Any, net: Net, x: Value) -> Value:
+    """Write down a cell: each node is the sum of the operations on the edges that lead to it."""
+    width = x.shape[-1]
+    offered = {
+        "none": ops.NONE,
+        "skip_connect": ops.IDENTITY,
+        "nor_conv_1x1": ops.relu_conv_norm(features=width, size=1),
+        "nor_conv_3x3": ops.relu_conv_norm(features=width),
+        "avg_pool_3x3": ops.average_pool(),
+    }
+    nodes = [x]
+    for target in range(1, NUM_NODES):
+        into = [
+            net.choose(f"edge_{edge}", offered, arch[edge], nodes[source])
+            for edge, (source, node) in enumerate(EDGES)
+            if node == target
+        ]
+        nodes.append(net.add(*into))
+    return nodes[-1]
+
+
+def reduction(width: int, net: Net, x: Value) -> Value:
+    """Write down the residual block that halves the image and doubles the channels."""
+    halved = net(ops.relu_conv_norm(features=width, stride=2), x, name="conv_a")
+    deep = net(ops.relu_conv_norm(features=width), halved, name="conv_b")
+    return net.add(deep, net(ops.average_pool_conv(features=width), x, name="shortcut"))

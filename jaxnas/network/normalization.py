@@ -6,14 +6,17 @@ The mode is the most decisive switch of a training-free score, so it is always n
 - `instance`: statistics of each image; exactly what BatchNorm does in training mode with batch
   size 1, so that per-example gradients of a whole batch equal a loop over its examples.
 - `eval`: running statistics, which are mean 0 and variance 1 before training.
-- `none`: no normalisation, no scale, no bias.
+- `none`: no normalization, no scale, no bias.
 """
 
-from typing import Literal, NamedTuple, get_args
+import dataclasses
+from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.network.layers import TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
 Mode = Literal["batch", "instance", "eval", "none"]
@@ -27,7 +30,7 @@ class Normalized(NamedTuple):
     """What the backward pass and the running statistics need.
 
     Attributes:
-        values: normalised activations `[B, H, W, C]`, before scale and bias.
+        values: normalized activations `[B, H, W, C]`, before scale and bias.
         inverse_std: `[1, 1, 1, C]`, or `[B, 1, 1, C]` in `instance` mode.
         statistics: `mean` and (biased) `var` `[C]`; in `instance` mode averaged over the images.
     """
@@ -38,7 +41,7 @@ class Normalized(NamedTuple):
 
 
 def checked_mode(name: str) -> Mode:
-    """Return the normalisation mode of that name.
+    """Return the normalization mode of that name.
 
     Raises:
         ValueError: there is none.
@@ -46,11 +49,11 @@ def checked_mode(name: str) -> Mode:
     for mode in MODES:
         if mode == name:
             return mode
-    raise ValueError(f"Unknown normalisation mode {name!r}: use one of {', '.join(MODES)}.")
+    raise ValueError(f"Unknown normalization mode {name!r}: use one of {', '.join(MODES)}.")
 
 
 def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) -> Normalized:
-    """Return `x` `[B, H, W, C]` normalised, with what the backward pass needs.
+    """Return `x` `[B, H, W, C]` normalized, with what the backward pass needs.
 
     Args:
         x: activations.
@@ -76,15 +79,15 @@ def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) 
 
 
 def affine(normalized: Normalized, scale: Array, bias: Array) -> Array:
-    """Return the normalised activations times `scale` plus `bias`, `[C]` both."""
+    """Return the normalized activations times `scale` plus `bias`, `[C]` both."""
     return normalized.values * scale[None, None, None] + bias[None, None, None]
 
 
 class AffineGradients(NamedTuple):
-    """Gradients of a normalisation with scale and bias.
+    """Gradients of a normalization with scale and bias.
 
     Attributes:
-        inputs: `[B, H, W, C]`, with respect to the activations before the normalisation.
+        inputs: `[B, H, W, C]`, with respect to the activations before the normalization.
         scale: of each example, `[B, C]`.
         bias: of each example, `[B, C]`.
     """
@@ -115,3 +118,29 @@ def affine_backward(
     )
     inputs = cotangent * factor - mean - normalized.values * projection
     return AffineGradients(inputs, of_scale, of_bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """The rule of a normalization with the tensors `scale` and `bias`, `[C]` both.
+
+    One rule for all three: the sums over the pixels that are the gradients of scale and bias are
+    also what centering and rescaling take back.
+    """
+
+    mode: Mode
+
+    def forward(self, tensors: Tensors, x: Any) -> tuple[Array, Any]:
+        """Return the outputs for `x`, `(activations, running statistics or None)`."""
+        normalized = normalize(x[0], self.mode, x[1])
+        outputs = affine(normalized, tensors["scale"], tensors["bias"])
+        return outputs, (normalized._replace(statistics={}), x[1])
+
+    def backward(
+        self, tensors: Tensors, residuals: Any, cotangent: Array
+    ) -> tuple[Any, dict[str, TensorGradient]]:
+        """Return the gradients; none passes to running statistics."""
+        normalized, running = residuals
+        found = affine_backward(normalized, tensors["scale"], cotangent, self.mode)
+        of_inputs = found.inputs, jax.tree.map(jnp.zeros_like, running)
+        return of_inputs, {"scale": of_examples(found.scale), "bias": of_examples(found.bias)}

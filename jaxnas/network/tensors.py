@@ -1,7 +1,7 @@
-"""The parameter tensors of a block, and their initial values.
+"""The parameter tensors of a network, and their initial values.
 
 Weights are uniform in +- 1 / sqrt(fan_in), PyTorch's default, which the benchmarks were trained
-from; scales are 1, biases of a normalisation 0.
+from; scales are 1, biases of a normalization 0.
 """
 
 import functools
@@ -29,23 +29,13 @@ Tensors = dict[str, Any]
 """Nested dictionaries of `Tensor`."""
 
 
-def conv(size: int, inputs: int, outputs: int, normalised: bool) -> Tensors:
-    """Return a convolution and its normalisation."""
-    kernel = Tensor((size, size, inputs, outputs), fan_in=size**2 * inputs)
-    return {"kernel": kernel} | norm(outputs, normalised)
+def count(tensors: Tensors) -> int:
+    """Return how many numbers the tensors have together."""
+    each = jax.tree.leaves(tensors, is_leaf=lambda node: isinstance(node, Tensor))
+    return sum(math.prod(tensor.shape) for tensor in each)
 
 
-def norm(width: int, normalised: bool) -> Tensors:
-    """Return scale and bias, or nothing where nothing is normalised."""
-    return {"scale": Tensor((width,), value=1), "bias": Tensor((width,))} if normalised else {}
-
-
-def linear(features: int, classes: int) -> Tensors:
-    """Return the classifier."""
-    return {"kernel": Tensor((features, classes), features), "bias": Tensor((classes,), features)}
-
-
-def initialise(tensors: Tensors, dtype: jnp.dtype, key: Array) -> Params:
+def initialize(tensors: Tensors, dtype: jnp.dtype, key: Array) -> Params:
     """Return the initial values of the tensors."""
     each, structure = jax.tree.flatten(tensors, is_leaf=lambda node: isinstance(node, Tensor))
     count = sum(math.prod(tensor.shape) for tensor in each if tensor.fan_in)

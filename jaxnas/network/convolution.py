@@ -7,12 +7,14 @@ keeps XLA from folding them back. Images are `[B, H, W, C]`, kernels `[k, k, C, 
 padding `k // 2` on every side (as PyTorch has it, not XLA's "SAME").
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.network.layers import TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
 # Examples whose patches fit the cache of a CPU core, in a sum over the examples.
@@ -174,3 +176,44 @@ def _windows(inputs: Array, size: int, stride: int, dilation: int) -> list[Array
         for row in range(0, dilation * size, dilation)
         for column in range(0, dilation * size, dilation)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """The rule of a convolution with the tensor `kernel`, `[k, k, C, O]`."""
+
+    stride: int = 1
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
+        """Return the outputs `[B, H', W', O]`."""
+        return convolve(x, tensors["kernel"], self.stride), x
+
+    def backward(
+        self, tensors: Tensors, x: Array, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients."""
+        factors = x, tensors["kernel"], cotangent, self.stride
+        of_kernel = TensorGradient(
+            lambda: kernel_gradient(*factors), lambda: per_example_kernel_gradients(*factors)
+        )
+        return input_gradient(*factors), {"kernel": of_kernel}
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """The rule of a depthwise convolution with the tensor `kernel`, `[k, k, 1, C]`."""
+
+    stride: int = 1
+    dilation: int = 1
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
+        """Return the outputs `[B, H', W', C]`."""
+        return depthwise(x, tensors["kernel"], self.stride, self.dilation), x
+
+    def backward(
+        self, tensors: Tensors, x: Array, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients."""
+        factors = x, tensors["kernel"], cotangent, self.stride, self.dilation
+        of_kernel = of_examples(depthwise_kernel_gradients(*factors))
+        return depthwise_input_gradient(*factors), {"kernel": of_kernel}

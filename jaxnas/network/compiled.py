@@ -1,0 +1,193 @@
+"""Running a network as JAX sees it: one function, which it differentiates, maps and compiles."""
+
+import collections
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnas.network.architectures import Decision
+from jaxnas.network.graph import Graph, Path, Repeat, Step, Switch, Value
+from jaxnas.network.operations import NONE, Context, Operation, Weights, describe
+from jaxnas.types import Array, Shown
+
+Tree = Mapping[str, Any]
+
+
+def run(
+    graph: Graph, context: Context, params: Tree, slots: Tree | None, inputs: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], list[Shown]]:
+    """Return the outputs of a network, and what its operations show.
+
+    Args:
+        graph: its steps.
+        context: how they are carried out.
+        params: its tensors.
+        slots: as `params`, `layers.slots` of each tensor; None if there are no statistics.
+        inputs: one for each of the graph's.
+    """
+    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    shown: list[Shown] = []
+    alive = liveness(graph) if context.watched else {}
+    for position, step in enumerate(graph.live):
+        xs = tuple(value_of(value, values) for value in step.inputs)
+        if isinstance(step.part, Repeat):
+            outputs = repeat(step.part, context, params, slots, xs)
+        else:
+            own_slots = None if slots is None else at(slots, step.path)
+            weights = Weights(context, at(params, step.path), own_slots, path=step.path)
+            if isinstance(step.part, Switch):
+                outputs = (switch(step.part, weights, xs),)
+            else:
+                outputs = (step.part(weights, *xs),)
+            for own in weights.shown:
+                has_a_say = own.alive & alive[position]
+                shown.append(dataclasses.replace(own, alive=has_a_say))
+        values.update(zip(step.outputs, outputs, strict=True))
+    return tuple(value_of(value, values) for value in graph.outputs), shown
+
+
+def value_of(value: Value, values: Mapping[Value, Array]) -> Array:
+    """Return the activations of a value; those that nothing leads to are zeros."""
+    return jnp.zeros(value.shape, value.dtype) if value.is_zero else values[value]
+
+
+def at(tree: Tree, path: Path) -> Tree:
+    """Return the part of nested dictionaries at a path; nothing where there is none."""
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
+
+
+def subtree(params: Tree, graph: Graph) -> Tree:
+    """Return the parameters of the stages of a network."""
+    names = [own for step in graph.steps for own in getattr(step.part, "names", step.path[:1])]
+    return {name: params[name] for name in dict.fromkeys(names) if name in params}
+
+
+def repeat(
+    part: Repeat, context: Context, params: Tree, slots: Tree | None, xs: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """Return what comes out after all times: a scan over the weights."""
+    stage = part.body.steps[0].path[0]
+
+    def stacked(tree: Tree) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tree[name] for name in part.names])
+
+    def once(xs: tuple[Array, ...], weights: Any) -> tuple[tuple[Array, ...], None]:
+        each, each_slots = weights
+        inner = None if slots is None else {stage: each_slots}
+        return run(part.body, context, {stage: each}, inner, xs)[0], None
+
+    weights = stacked(params), None if slots is None else stacked(slots)
+    return lax.scan(once, xs, weights)[0]
+
+
+def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
+    """Return what the chosen operation makes of the activations.
+
+    A switch saves nothing for its backward pass but its inputs (`jax.checkpoint`): XLA would carry
+    what each of its branches saves.
+    """
+    names = list(part.operations)
+    branches = {
+        name: functools.partial(_branch, own, weights, name)
+        for name, own in part.operations.items()
+    }
+    if not isinstance(part.decision, Decision):
+        return _switch(list(branches.values()), part.decision, weights, xs)
+    # Those of a bucket take one branch together; in one of the branches, each its light operation.
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs)
+    norm = weights.context.norm
+    heavy = [name for name in names if describe(part.operations[name], shapes, norm).macs]
+    light = [name for name in names if name not in heavy]
+    position = jnp.array([light.index(name) if name in light else 0 for name in names])
+    branch = jnp.array([1 + heavy.index(name) if name in heavy else 0 for name in names])
+
+    def any_light(*xs: Array) -> tuple[Array, list[Shown]]:
+        inner = copy.copy(weights)
+        inner.shown = []
+        chosen = position[part.decision.each]
+        return _switch([branches[name] for name in light], chosen, inner, xs), inner.shown
+
+    together = [any_light, *(branches[name] for name in heavy)]
+    return _switch(together, branch[part.decision.shared], weights, xs)
+
+
+_Branch = Callable[..., tuple[Array, list[Shown]]]
+
+
+def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
+    part = weights[name]
+    part.shown = []
+    return chosen(part, *xs), part.shown
+
+
+def _switch(branches: list[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
+    """Return the outputs of a branch; what all branches show is shown, of the others as dead."""
+    shapes = [jax.eval_shape(branch, *xs)[1] for branch in branches]
+    places: collections.Counter[Any] = collections.Counter()
+    for shown in shapes:
+        places |= collections.Counter(map(_kind, shown))
+
+    def alike(branch: _Branch, *xs: Array) -> tuple[Array, list[Shown]]:
+        outputs, shown = branch(*xs)
+        everything = []
+        for kind, count in places.items():
+            of_kind = [own for own in shown if _kind(own) == kind]
+            name, shape, dtype = kind
+            nothing = Shown(name, (), jnp.zeros(shape, dtype), jnp.array(False))
+            alive = [Shown(name, (), own.value, jnp.asarray(own.alive)) for own in of_kind]
+            everything += alive + [nothing] * (count - len(alive))
+        return outputs, everything
+
+    parts = [functools.partial(alike, branch) for branch in branches]
+    outputs, shown = jax.checkpoint(lambda chosen, *xs: lax.switch(chosen, parts, *xs))(
+        decision, *xs
+    )
+    weights.shown += shown
+    return outputs
+
+
+def _kind(shown: Shown) -> Any:
+    return shown.kind, shown.value.shape, jnp.dtype(shown.value.dtype)
+
+
+def liveness(graph: Graph) -> dict[int, Any]:
+    """Return for each switch, by its position in `graph.live`, whether the output depends on it.
+
+    `bool[]`: nothing leads to it, it leads nowhere, or it is cut, says False. An operation with
+    weights has a say even where nothing leads to it: the bias of its normalization.
+    """
+    fed: dict[Value, Any] = {value: jnp.array(True) for value in graph.inputs}
+    alive: dict[int, Any] = {}
+    for position, step in enumerate(graph.live):
+        given = functools.reduce(
+            jnp.logical_or, (~jnp.array(x.is_zero) & fed.get(x, True) for x in step.inputs)
+        )
+        alive[position] = _speaks(step, given, graph.norm)
+        fed[step.outputs[0]] = alive[position]
+    useful: dict[Value, Any] = {value: jnp.array(True) for value in graph.outputs}
+    for position, step in reversed(list(enumerate(graph.live))):
+        alive[position] = alive[position] & useful.get(step.outputs[0], jnp.array(False))
+        for x in step.inputs:
+            useful[x] = useful.get(x, jnp.array(False)) | alive[position]
+    return alive
+
+
+def _speaks(step: Step, given: Array, norm: Any) -> Array:
+    """Return whether a step gives anything but zeros, `given` saying whether it is given it."""
+    if not isinstance(step.part, Switch):
+        return given if step.part != NONE else jnp.array(False)
+    decision = step.part.decision
+    each = decision.each if isinstance(decision, Decision) else decision
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.inputs)
+    offered = step.part.operations.values()
+    present = jnp.array([own != NONE for own in offered])[each]
+    by_itself = jnp.array([bool(describe(own, shapes, norm).tensors) for own in offered])[each]
+    return present & (given | by_itself)

@@ -1,0 +1,190 @@
+"""Running a concrete architecture step by step: a tape of small compiled programs.
+
+Each operation is a jitted forward and a jitted backward program for each shape that it meets,
+shared by all architectures and all spaces that have it. The tape remembers who read what; the
+backward pass is one loop over it.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnas.network import layers
+from jaxnas.network.compiled import Tree, at, value_of
+from jaxnas.network.graph import ADD, Graph, Step, Value
+from jaxnas.network.operations import Context, Operation, Weights
+from jaxnas.types import Array, Shown
+
+
+def run(
+    graph: Graph,
+    context: Context,
+    params: Tree,
+    inputs: tuple[Array, ...],
+    running: Tree | None = None,
+) -> tuple[tuple[Array, ...], list[Shown]]:
+    """Return the outputs of a network without traced decisions, and what its operations show.
+
+    Args:
+        graph: its steps.
+        context: how they are carried out.
+        params: its tensors.
+        inputs: one for each of the graph's.
+        running: statistics of its normalization layers by path, for the mode `eval`.
+    """
+    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    shown: list[Shown] = []
+    for step in graph.live:
+        xs = [value_of(value, values) for value in step.inputs]
+        if step.part is ADD:
+            outputs = add(*xs)
+        else:
+            program = _forward(step.part, context)
+            own_running = at(running, step.path) if running else None
+            outputs, seen = program(at(params, step.path), own_running or None, *xs)
+            shown += [own.under(step.path) for own in seen]
+        values[step.outputs[0]] = outputs
+    return tuple(value_of(value, values) for value in graph.outputs), shown
+
+
+class Entry(NamedTuple):
+    """A step that has run; `pull` is its pullback to the slots and the inputs, None of a sum."""
+
+    step: Step
+    pull: Any
+
+
+class Tape(NamedTuple):
+    """A network that has run.
+
+    Attributes:
+        graph: its steps.
+        context: how they were carried out.
+        entries: in order.
+        outputs: of the network.
+        last_input: what the last step read.
+        shown: what the operations showed.
+    """
+
+    graph: Graph
+    context: Context
+    entries: list[Entry]
+    outputs: tuple[Array, ...]
+    last_input: Array
+    shown: list[Shown]
+
+
+def record(graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ...]) -> Tape:
+    """Run a network, and keep what its backward pass needs."""
+    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    entries: list[Entry] = []
+    shown: list[Shown] = []
+    xs: list[Array] = list(inputs)
+    for step in graph.live:
+        xs = [value_of(value, values) for value in step.inputs]
+        if step.part is ADD:
+            outputs, pull = add(*xs), None
+        else:
+            (outputs, seen), pull = _linearize(step.part, context)(at(params, step.path), *xs)
+            shown += [own.under(step.path) for own in seen]
+        values[step.outputs[0]] = outputs
+        entries.append(Entry(step, pull))
+    given = tuple(value_of(value, values) for value in graph.outputs)
+    return Tape(graph, context, entries, given, xs[0], shown)
+
+
+def pull_back(
+    tape: Tape, cotangents: Sequence[Array | None], chosen: tuple[int, ...] = ()
+) -> tuple[tuple[Array | None, ...], dict[str, Any]]:
+    """Return the gradients by the inputs, and what statistics keep of each tensor.
+
+    Args:
+        tape: of the network.
+        cotangents: of its outputs; None for one that does not count.
+        chosen: which statistics of the context are wanted.
+
+    Returns:
+        Gradients, None where there is none; and by path a tuple of what is kept.
+    """
+    gradients: dict[Value, list[Array]] = {}
+    for value, cotangent in zip(tape.graph.outputs, cotangents, strict=True):
+        if cotangent is not None:
+            gradients.setdefault(value, []).append(cotangent)
+    kept: dict[str, Any] = {}
+    for step, pull in reversed(tape.entries):
+        arrived = gradients.pop(step.outputs[0], None)
+        if arrived is None:
+            continue
+        total = add(*arrived)
+        if pull is None:
+            of_inputs: Sequence[Array] = [total] * len(step.inputs)
+        else:
+            of_tensors, *of_inputs = _pull(pull, total, chosen=chosen)
+            _put(kept, step.path, of_tensors)
+        for value, own in zip(step.inputs, of_inputs, strict=True):
+            gradients.setdefault(value, []).append(own)
+    of_graph = [gradients.get(value) for value in tape.graph.inputs]
+    return tuple(None if own is None else add(*own) for own in of_graph), kept
+
+
+def add(first: Array, *others: Array) -> Array:
+    """Return the sum of activations that meet."""
+    return _sum(first, *others) if others else first
+
+
+@jax.jit
+def _sum(first: Array, *others: Array) -> Array:
+    return sum(others, start=first)
+
+
+@functools.cache
+def _forward(operation: Operation, context: Context) -> Any:
+    """Return the program of an operation, `(tensors, running, *xs) -> (outputs, shown)`."""
+
+    def forward(tensors: Tree, running: Tree | None, *xs: Array) -> tuple[Array, list[Shown]]:
+        weights = Weights(context, tensors, running=running)
+        return operation(weights, *xs), weights.shown
+
+    return jax.jit(forward)
+
+
+@functools.cache
+def _linearize(operation: Operation, context: Context) -> Any:
+    """Return the program that also gives the pullback to the slots and the inputs."""
+
+    def linearize(tensors: Tree, *xs: Array) -> Any:
+        def forward(slots: Tree, *xs: Array) -> tuple[Array, list[Shown]]:
+            weights = Weights(context, tensors, slots)
+            return operation(weights, *xs), weights.shown
+
+        examples = xs[0].shape[0]
+        slots = jax.tree.map(
+            lambda tensor: layers.slots(context.statistics, tensor, examples), tensors
+        )
+        outputs, pull, shown = jax.vjp(forward, slots, *xs, has_aux=True)
+        return (outputs, shown), pull
+
+    return jax.jit(linearize)
+
+
+@functools.partial(jax.jit, static_argnames="chosen")
+def _pull(pull: Any, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
+    """Return the gradients; statistics that are not chosen are not computed."""
+    of_slots, *of_inputs = pull(cotangent)
+    of_tensors = jax.tree.map(
+        lambda kept: tuple(kept[position] for position in chosen),
+        of_slots,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    return of_tensors, *of_inputs
+
+
+def _put(kept: dict[str, Any], path: tuple[str, ...], of_tensors: Any) -> None:
+    """Put what is kept of the tensors of a step at its path."""
+    if not of_tensors:
+        return
+    for name in path[:-1]:
+        kept = kept.setdefault(name, {})
+    kept[path[-1]] = of_tensors

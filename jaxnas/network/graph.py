@@ -1,0 +1,318 @@
+"""A network, written forwards once: a function of `net`, activations and an architecture.
+
+    def forward(net, x, arch):
+        x = net.stage("stem", conv_norm(features=16), x)
+        x = net.repeat("cell", 5, functools.partial(cell, arch), x)
+        return net.stage("classifier", dense(features=10), x)
+
+`record` calls it on shapes and keeps the steps: which operation is applied to what, and where its
+weights are. Everything else follows from the steps: which tensors there are, what the network
+costs, and the ways to run it (`eager`, `compiled`).
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.network import architectures
+from jaxnas.network.normalization import Mode
+from jaxnas.network.operations import (
+    IDENTITY,
+    NONE,
+    Description,
+    Operation,
+    Weights,
+    describe,
+)
+from jaxnas.types import Array
+
+Path = tuple[str, ...]
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """Activations that will be: what a forward function passes on.
+
+    Attributes:
+        shape: of the activations, `(B, ...)`.
+        dtype: of the activations.
+        is_zero: whether they are zeros, because nothing leads to them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    is_zero: bool = False
+
+
+class Add:
+    """The sum of what leads to a node; it has no weights, and its gradient is no computation."""
+
+    def __call__(self, weights: Weights, *xs: Array) -> Array:
+        """Return the sum."""
+        return sum(xs[1:], start=xs[0])
+
+
+class Switch(NamedTuple):
+    """An operation that a traced decision chooses; see `compiled.switch`.
+
+    Attributes:
+        operations: by name, the name also that of its weights.
+        decision: `int32[]`, or the `Decision` of a bucket.
+    """
+
+    operations: Mapping[str, Operation]
+    decision: Any
+
+
+class Repeat(NamedTuple):
+    """A part of a network, one time after the other; see `compiled.repeat`.
+
+    Attributes:
+        names: of the weights of each time.
+        body: the steps of one time.
+    """
+
+    names: tuple[str, ...]
+    body: "Graph"
+
+
+ADD = Add()
+Part = Operation | Add | Switch | Repeat
+
+
+class Step(NamedTuple):
+    """One step of a network.
+
+    Attributes:
+        part: what is done.
+        path: of the weights of the step; the first name is that of its stage.
+        inputs: what the step reads.
+        outputs: what it gives; several of a `Repeat` that passes several on.
+    """
+
+    part: Part
+    path: Path
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """The steps of a network, or of a part of it.
+
+    Attributes:
+        inputs: what it is given.
+        outputs: what it gives.
+        steps: all steps, in order.
+        norm: mode of its normalization layers.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    norm: Mode
+
+    @functools.cached_property
+    def live(self) -> tuple[Step, ...]:
+        """The steps that the outputs depend on."""
+        needed = set(self.outputs)
+        found = []
+        for step in reversed(self.steps):
+            if needed.intersection(step.outputs):
+                needed.update(step.inputs)
+                found.append(step)
+        return tuple(found[::-1])
+
+    @functools.cached_property
+    def with_features(self) -> "Graph":
+        """The same network, which also gives what its last step reads: the features."""
+        return Graph(self.inputs, (*self.outputs, self.steps[-1].inputs[0]), self.steps, self.norm)
+
+    @functools.cached_property
+    def is_traced(self) -> bool:
+        """Whether steps depend on a traced architecture."""
+        return any(isinstance(step.part, Switch | Repeat) for step in self.steps)
+
+    def tensors(self) -> dict[str, Any]:
+        """Return the tensors of all steps, also of those that are not live: nested `Tensor`s."""
+        found: dict[str, Any] = {}
+        for step in self.steps:
+            for path, description in _described(step, self.norm):
+                at = found
+                for name in path if description.tensors else ():
+                    at = at.setdefault(name, {})
+                at.update(description.tensors)
+        return found
+
+    def macs(self) -> list[Any]:
+        """Return the multiply-accumulates of one example, step by step; traced where chosen.
+
+        Those of all steps count, also of those that are not live, as benchmarks count them.
+        """
+        return [own for step in self.steps for own in _macs(step, self.norm)]
+
+    def stages(self) -> "list[Graph]":
+        """Return the live steps of each stage as a network of its own, first to last."""
+        groups = [list(own) for _, own in itertools.groupby(self.live, lambda step: step.path[0])]
+        found = []
+        given = self.inputs
+        for position, steps in enumerate(groups):
+            later = {value for group in groups[position + 1 :] for s in group for value in s.inputs}
+            passed = [value for step in steps for value in step.outputs]
+            wanted = later.union(self.outputs)
+            kept = tuple(value for value in (*given, *passed) if value in wanted)
+            found.append(Graph(given, kept, tuple(steps), self.norm))
+            given = kept
+        return found
+
+
+def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
+    """Yield the path and the description of each operation of a step."""
+    part = step.part
+    shapes = tuple(Shape(value.shape, value.dtype) for value in step.inputs)
+    if isinstance(part, Operation):
+        yield step.path, describe(part, shapes, norm)
+    elif isinstance(part, Switch):
+        for name, chosen in part.operations.items():
+            yield (*step.path, name), describe(chosen, shapes, norm)
+    elif isinstance(part, Repeat):
+        for name in part.names:
+            for inner in part.body.steps:
+                for path, description in _described(inner, norm):
+                    yield (name, *path[1:]), description
+
+
+def _macs(step: Step, norm: Mode) -> list[Any]:
+    if isinstance(step.part, Repeat):
+        return len(step.part.names) * step.part.body.macs()
+    counts = [description.macs for _, description in _described(step, norm)]
+    if isinstance(step.part, Switch):
+        decision = step.part.decision
+        each = decision.each if isinstance(decision, architectures.Decision) else decision
+        return [jnp.array(counts)[each]]
+    return counts
+
+
+class Net:
+    """What a forward function is written with; it records the steps.
+
+    Attributes:
+        unrolled: whether the repetitions of a traced architecture are steps of their own.
+    """
+
+    def __init__(self, norm: Mode, *, unrolled: bool = False) -> None:
+        """Start without any step."""
+        self.norm = norm
+        self.unrolled = unrolled
+        self.steps: list[Step] = []
+        self._path: Path = ()
+        self._stages = 0
+
+    def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
+        """Apply an operation, whose weights have that name (with slashes) in the present stage."""
+        shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
+        given = describe(part, shapes, self.norm).output
+        return self._step(part, self._at(name), xs, given)
+
+    def add(self, *xs: Value) -> Value:
+        """Add the activations that meet in a node."""
+        terms = [x for x in xs if not x.is_zero]
+        if len(terms) < 2:
+            return terms[0] if terms else xs[0]
+        return self._step(ADD, self._path, tuple(terms), terms[0])
+
+    def zeros(self, like: Value) -> Value:
+        """Return zeros: what a node is that nothing leads to."""
+        return Value(like.shape, like.dtype, is_zero=True)
+
+    def choose(
+        self, name: str, offered: Mapping[str, Operation], decision: Any, *xs: Value
+    ) -> Value:
+        """Apply the operation of a decision, whose weights are `name/operation`."""
+        names = list(offered)
+        if isinstance(decision, tuple) and not isinstance(decision, architectures.Decision):
+            return self.add(*(self.choose(name, offered, alive, *xs) for alive in decision))
+        if not isinstance(decision, int):
+            shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
+            given = describe(offered[names[-1]], shapes, self.norm).output
+            return self._step(Switch(offered, decision), self._at(name), xs, given)
+        chosen = offered[names[decision]]
+        if chosen == NONE:
+            return self.zeros(xs[0])
+        if chosen == IDENTITY:
+            return xs[0]
+        return self(chosen, *xs, name=f"{name}/{names[decision]}")
+
+    def stage(self, name: str, part: Any, *xs: Value) -> Any:
+        """Apply a stage of the network: an operation, or a function of `net` and activations.
+
+        Its weights are under its name and number, such as `01_cell`.
+        """
+        self._path = (f"{self._stages:02d}_{name}",)
+        self._stages += 1
+        outputs = self(part, *xs) if isinstance(part, Operation) else part(self, *xs)
+        self._path = ()
+        return outputs
+
+    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool) -> Any:
+        """Apply a stage that gives what it is given so many times, each with weights of its own.
+
+        Args:
+            name: of the stages.
+            count: how many there are.
+            part: a function of `net` and activations.
+            *xs: what the first is given.
+            scan: whether its decisions are traced; then it is one step of the network.
+        """
+        if count == 1 or not scan or self.unrolled:
+            for _ in range(count):
+                given = self.stage(name, part, *xs)
+                xs = given if isinstance(given, tuple) else (given,)
+            return given
+        names = tuple(f"{self._stages + time:02d}_{name}" for time in range(count))
+        self._stages += count
+        inner = Net(self.norm)
+        inputs = tuple(Value(x.shape, x.dtype) for x in xs)
+        inner._path = (name,)
+        given = part(inner, *inputs)
+        outputs = given if isinstance(given, tuple) else (given,)
+        body = Graph(inputs, outputs, tuple(inner.steps), self.norm)
+        results = tuple(Value(x.shape, x.dtype) for x in xs)
+        self.steps.append(Step(Repeat(names, body), (names[0],), xs, results))
+        return results if isinstance(given, tuple) else results[0]
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Put the weights of what is applied inside under a name (with slashes)."""
+        before = self._path
+        self._path = self._at(name)
+        yield
+        self._path = before
+
+    def _at(self, name: str) -> Path:
+        return (*self._path, *name.split("/")) if name else self._path
+
+    def _step(self, part: Part, path: Path, inputs: tuple[Value, ...], given: Any) -> Value:
+        output = Value(given.shape, given.dtype)
+        self.steps.append(Step(part, path, inputs, (output,)))
+        return output
+
+
+Forward = Callable[[Net, Value, Any], Value]
+
+
+def record(
+    forward: Forward, arch: Any, inputs: Shape, norm: Mode, *, unrolled: bool = False
+) -> Graph:
+    """Return the steps of a network for inputs `[B, ...]`."""
+    net = Net(norm, unrolled=unrolled)
+    given = Value(inputs.shape, inputs.dtype)
+    output = forward(net, given, arch)
+    return Graph((given,), (output,), tuple(net.steps), norm)

@@ -1,0 +1,167 @@
+"""Layers with weights: what reads a gradient of a tensor for each example, while it exists.
+
+A *rule* is a differentiable function of tensors and activations whose backward pass can give the
+gradient of each tensor for each example. `apply` offers these gradients to *statistics* (a Gram
+matrix, a sum of squares), drops them, and hands what the statistics keep on as the cotangent of a
+*slot*: an additional argument of the layer, zeros. One ordinary `jax.vjp` of a network with respect
+to its slots then gives the statistics of all layers in bounded memory, and passes through `jit`,
+`lax.switch`, `lax.scan`, `vmap` and `jax.checkpoint` as any other gradient does.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.types import Array, Statistics
+
+Tensors = Mapping[str, Array]
+
+
+class TensorGradient(NamedTuple):
+    """The gradient of one tensor; whichever is not asked for is not computed.
+
+    Attributes:
+        total: gives the sum over the examples, `[*shape]`.
+        each: gives that of each example, `[B, *shape]`.
+    """
+
+    total: Callable[[], Array]
+    each: Callable[[], Array]
+
+
+def of_examples(each: Array) -> TensorGradient:
+    """Return the gradient of a tensor, given that of each example `[B, *shape]`."""
+    return TensorGradient(lambda: each.sum(0), lambda: each)
+
+
+class Rule(Protocol):
+    """A layer: hashable, because it is static under `jax.jit`."""
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Any]:
+        """Return the outputs, and residuals for the backward pass."""
+
+    def backward(
+        self, tensors: Tensors, residuals: Any, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradient by `x`, and those by the tensors."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def apply(rule: Rule, statistics: Statistics, tensors: Tensors, slots: Any, x: Array) -> Array:
+    """Return `rule` of `x` `[B, ...]`; the cotangents of `slots` are what the statistics keep.
+
+    Args:
+        rule: the layer.
+        statistics: what to keep of the gradients.
+        tensors: of the layer, by name.
+        slots: by name, a tuple with `slot(statistic, tensor, B)` for each statistic.
+        x: activations; the first axis is that of the examples.
+    """
+    return rule.forward(tensors, x)[0]
+
+
+def _apply_forward(
+    rule: Rule, statistics: Statistics, tensors: Tensors, slots: Any, x: Array
+) -> tuple[Array, Any]:
+    outputs, residuals = rule.forward(tensors, x)
+    return outputs, (tensors, residuals)
+
+
+def _apply_backward(rule: Rule, statistics: Statistics, saved: Any, cotangent: Array) -> Any:
+    tensors, residuals = saved
+    of_inputs, gradients = rule.backward(tensors, residuals, cotangent)
+    kept, totals = {}, {}
+    for name, tensor in tensors.items():
+        # Two statistics that look at one gradient share it.
+        total, each = map(functools.cache, gradients[name])
+        kept[name] = tuple(
+            own.keep(tensor, each() if own.per_example else total()) for own in statistics
+        )
+        totals[name] = total()
+    return totals, kept, of_inputs
+
+
+apply.defvjp(_apply_forward, _apply_backward)
+
+
+def slots(statistics: Statistics, tensor: Array, examples: int) -> tuple[Any, ...]:
+    """Return for each statistic zeros of what it keeps of the gradients of `tensor`."""
+    return tuple(
+        jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _kept_shape(own, tensor, examples)
+        )
+        for own in statistics
+    )
+
+
+def _kept_shape(statistic: Any, tensor: Array, examples: int) -> Any:
+    leading = (examples,) if statistic.per_example else ()
+    gradient = jax.ShapeDtypeStruct((*leading, *tensor.shape), tensor.dtype)
+    return jax.eval_shape(
+        statistic.keep, jax.ShapeDtypeStruct(tensor.shape, tensor.dtype), gradient
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """`x @ kernel (+ bias)` over the last axis of `x` `[B, ..., F]`."""
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
+        """Return the outputs `[B, ..., K]`."""
+        outputs = x @ tensors["kernel"]
+        if "bias" in tensors:
+            outputs = outputs + tensors["bias"][(None,) * (x.ndim - 1)]
+        return outputs, x
+
+    def backward(
+        self, tensors: Tensors, x: Array, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients."""
+        gradients = {
+            "kernel": TensorGradient(
+                lambda: jnp.einsum("b...f,b...k->fk", x, cotangent),
+                lambda: jnp.einsum("b...f,b...k->bfk", x, cotangent),
+            )
+        }
+        if "bias" in tensors:
+            pixels = tuple(range(1, x.ndim - 1))
+            gradients["bias"] = of_examples(cotangent.sum(pixels) if pixels else cotangent)
+        return cotangent @ tensors["kernel"].T, gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Readable:
+    """A layer of any function `f(tensors, x)` that treats the examples `[B, ...]` one by one."""
+
+    function: Callable[[Tensors, Array], Array]
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Any]:
+        """Return the outputs, and the pullback by JAX."""
+        outputs, pull = jax.vjp(self.function, tensors, x)
+        return outputs, (pull, x)
+
+    def backward(
+        self, tensors: Tensors, residuals: Any, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients; those of each example by a map over the examples."""
+        pull, x = residuals
+        totals, of_inputs = pull(cotangent)
+
+        def one(example: Array, error: Array) -> Tensors:
+            def alone(tensors: Tensors) -> Array:
+                return self.function(tensors, example[None])[0]
+
+            return jax.vjp(alone, tensors)[1](error)[0]
+
+        each = functools.cache(lambda: jax.vmap(one)(x, cotangent))
+        return of_inputs, {
+            name: TensorGradient(
+                functools.partial(lambda name: totals[name], name),
+                functools.partial(lambda name: each()[name], name),
+            )
+            for name in tensors
+        }

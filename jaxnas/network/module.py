@@ -1,0 +1,316 @@
+"""A network of a space as a Flax module that takes the architecture as data."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from jaxnas import gradients
+from jaxnas.network import architectures, compiled, eager, graph, layers, tensors
+from jaxnas.network.architectures import Arch, StaticArch, SuperArch
+from jaxnas.network.graph import Graph, Net, Value
+from jaxnas.network.normalization import Mode
+from jaxnas.network.operations import Context
+from jaxnas.network.tensors import Tensor
+from jaxnas.types import (
+    Array,
+    Outputs,
+    Params,
+    Passed,
+    Pullback,
+    Shown,
+    Stage,
+    Statistics,
+)
+
+MOMENTUM = 0.9
+"""Share of the running statistics that survives a call of the Flax module in training."""
+
+
+class Network(nn.Module):
+    """All networks of a space in one; a space's class derives from it and says `forward`.
+
+    `init(key, x, arch)` draws the parameters of all operations, `apply(variables, x, arch)` runs
+    one architecture. With `norm="batch"` and `mutable=["batch_stats"]` the running statistics of a
+    concrete architecture are updated; `norm="eval"` reads them.
+
+    Attributes:
+        norm: mode of the normalization layers.
+        colors: channels of the images.
+    """
+
+    norm: Mode = "batch"
+    colors: int = 3
+
+    def forward(self, net: Net, x: Value, arch: Any) -> Value:
+        """Write down what architecture `arch` computes."""
+        raise NotImplementedError
+
+    def num_decisions(self) -> int:
+        """Return how many decisions an architecture has."""
+        raise NotImplementedError
+
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the inputs."""
+
+    @nn.compact
+    def __call__(self, inputs: Array, arch: ArrayLike) -> Outputs:
+        """Return the outputs of an architecture for `inputs` `[B, ...]`.
+
+        Args:
+            inputs: images.
+            arch: `int32[D]`; a concrete one reads only the parameters of its operations, a traced
+                one switches between all.
+        """
+        if self.is_initializing():
+            self.declare(inputs)
+        return _apply(self, self.bound(arch), inputs)
+
+    @nn.compact
+    def declare(self, inputs: Array) -> None:
+        """Declare the parameters of all operations, for inputs of that shape."""
+        self.validate(inputs)
+        _declare(self, whole(self, _shape(inputs)).tensors(), inputs.dtype)
+
+    def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
+        """Return the network of one architecture, which takes parameters and inputs."""
+        if isinstance(arch, StaticArch | SuperArch | architectures.Bucket):
+            return BoundNetwork(self.clone(parent=None), arch)
+        if isinstance(arch, jax.core.Tracer):
+            architectures.validate_traced(arch, self.num_decisions())
+            return BoundNetwork(self.clone(parent=None), arch)
+        return BoundNetwork(self.clone(parent=None), StaticArch(np.asarray(arch).tolist()))
+
+
+class Architecture(nn.Module):
+    """One architecture of a space alone: a Flax module with no parameters but its own.
+
+    Attributes:
+        network: of the space.
+        arch: the decisions.
+    """
+
+    network: Network
+    arch: StaticArch
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Outputs:
+        """Return the outputs for `inputs` `[B, ...]`; see `Network`."""
+        network = self.network.clone(parent=None)
+        bound = BoundNetwork(network, self.arch)
+        if self.is_initializing():
+            network.validate(inputs)
+            _declare(self, bound.graph(_shape(inputs)).tensors(), inputs.dtype)
+        return _apply(self, bound, inputs)
+
+
+def _declare(module: nn.Module, spec: tensors.Tensors, dtype: Any) -> None:
+    for name, declared in spec.items():
+        module.param(name, functools.partial(tensors.initialize, declared, dtype))
+
+
+def _apply(module: nn.Module, bound: "BoundNetwork", inputs: Array) -> Outputs:
+    running = module.variables.get("batch_stats")
+    mode = bound.module.norm
+    outputs = bound(module.variables["params"], inputs, running if mode == "eval" else None)
+    if mode == "batch" and module.is_mutable_collection("batch_stats"):
+        for name, new in outputs.statistics.items():
+            initial = functools.partial(_start, new)
+            old = module.variable("batch_stats", name, initial)
+            if not module.is_initializing():
+                old.value = jax.tree.map(
+                    lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new, old.value, new
+                )
+    return outputs
+
+
+def _start(statistics: Any) -> Any:
+    """Return running statistics before the first batch: mean 0 and variance 1."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full_like(leaf, float(path[-1].key == "var")), statistics
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundNetwork:
+    """A network with its architecture filled in: `PerExampleDifferentiable`, and `Staged`."""
+
+    module: Network
+    arch: Arch
+
+    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
+        """Return the outputs for `inputs` `[B, ...]`.
+
+        Args:
+            params: those that the architecture reads; a traced one reads those of all operations.
+            inputs: images.
+            statistics: running statistics (as in `Outputs.statistics`) for the mode `eval` of a
+                concrete architecture; mean 0 and variance 1 if None.
+
+        Raises:
+            ValueError: `statistics` in another mode, or for a traced architecture.
+        """
+        self.module.validate(inputs)
+        mode = self.module.norm
+        if statistics is not None and not (mode == "eval" and isinstance(self.arch, StaticArch)):
+            raise ValueError(
+                "Running statistics belong to one trained network in eval mode: got them in mode "
+                f"{mode!r} for a {type(self.arch).__name__}; bind a concrete architecture."
+            )
+        steps = self.graph(_shape(inputs)).with_features
+        if steps.is_traced:
+            (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,))
+            return Outputs(logits, features)
+        watched = ("running",) if mode in ("batch", "instance") else ()
+        context = Context(mode, watched=watched)
+        (logits, features), shown = eager.run(steps, context, params, (inputs,), statistics)
+        return Outputs(logits, features, _nested(shown))
+
+    def per_example_vjp(
+        self, params: Params, inputs: Array, statistics: Statistics
+    ) -> tuple[Outputs, Pullback]:
+        """Return the outputs and the pullback to per-example gradients; see `types.Pullback`.
+
+        In the mode that couples examples (`batch`) these are the contributions of each example to
+        the gradient of the batch, input times back-propagated error layer by layer; in all others
+        they are what a loop over the examples gives.
+        """
+        self.module.validate(inputs)
+        steps = self.graph(_shape(inputs)).with_features
+        context = Context(self.module.norm, statistics)
+        passed = _run_stage(steps, context, params, (inputs,))
+
+        def pullback(cotangent: Array, chosen: Statistics) -> tuple[Params, ...]:
+            kept = passed.pullback((cotangent, None), chosen)[1]
+            nothing = functools.partial(_of_nothing, statistics=chosen, examples=len(inputs))
+            return gradients.by_statistic(_fill(params, kept, nothing), chosen, params)
+
+        return Outputs(*passed.outputs), pullback
+
+    def stages(
+        self, params: Params, inputs: Array, statistics: Statistics, *, normalized: bool = True
+    ) -> list[Stage]:
+        """Return the stages of the network; see `types.Staged`."""
+        mode = self.module.norm if normalized else "none"
+        whole = self.graph(_shape(inputs), mode, unrolled=True)
+        context = Context(mode, statistics, ("preactivation", "variance"))
+        return [
+            functools.partial(_run_stage, steps, context, compiled.subtree(params, steps))
+            for steps in whole.stages()
+        ]
+
+    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
+        """Return the multiply-accumulates for one example, of dead operations too."""
+        return sum(self.graph(_shape(inputs)).macs())
+
+    def graph(
+        self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False
+    ) -> Graph:
+        """Return the steps of the network for inputs of that shape."""
+        norm = self.module.norm if norm is None else norm
+        if architectures.is_traced(self.arch):
+            return graph.record(self.module.forward, self.arch, inputs, norm, unrolled=unrolled)
+        return _record(self.module, self.arch, inputs, norm)
+
+
+def whole(module: Network, inputs: jax.ShapeDtypeStruct) -> Graph:
+    """Return the steps of all networks of a space: those of a traced architecture."""
+    found: list[Graph] = []
+
+    def record(arch: Array) -> None:
+        found.append(graph.record(module.forward, arch, inputs, module.norm))
+
+    jax.eval_shape(record, jax.ShapeDtypeStruct((module.num_decisions(),), jnp.int32))
+    return found[0]
+
+
+def pick(params: Params, spec: tensors.Tensors) -> Params:
+    """Return the parameters that have a name in `spec`, such as those that a network reads."""
+    return {
+        name: params[name] if isinstance(own, Tensor) else pick(params[name], own)
+        for name, own in spec.items()
+    }
+
+
+@functools.lru_cache(256)
+def _record(module: Network, arch: Arch, inputs: jax.ShapeDtypeStruct, norm: Mode) -> Graph:
+    return graph.record(module.forward, arch, inputs, norm)
+
+
+def _run_stage(
+    steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]
+) -> Passed:
+    """Return what a network or a stage of it gives, with its pullback."""
+    if not steps.is_traced:
+        tape = eager.record(steps, context, params, inputs)
+
+        def pull_eagerly(cotangents: Any, chosen: Statistics) -> tuple[Any, Any]:
+            positions = tuple(context.statistics.index(own) for own in chosen)
+            return eager.pull_back(tape, cotangents, positions)
+
+        return Passed(tape.outputs, tape.shown, pull_eagerly)
+
+    def run(slots: Any, inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], list[Shown]]:
+        return compiled.run(steps, context, params, slots, inputs)
+
+    examples = inputs[0].shape[0]
+    zeros = jax.tree.map(lambda own: layers.slots(context.statistics, own, examples), params)
+    outputs, pull, shown = jax.vjp(run, zeros, inputs, has_aux=True)
+
+    def pull_compiled(cotangents: Any, chosen: Statistics) -> tuple[Any, Any]:
+        filled = tuple(
+            jnp.zeros_like(output) if own is None else own
+            for own, output in zip(cotangents, outputs, strict=True)
+        )
+        kept, of_inputs = pull(filled)
+        positions = [context.statistics.index(own) for own in chosen]
+        by_tensor = jax.tree.map(
+            lambda own: tuple(own[position] for position in positions),
+            kept,
+            is_leaf=lambda node: isinstance(node, tuple),
+        )
+        return of_inputs, by_tensor
+
+    return Passed(outputs, shown, pull_compiled)
+
+
+def _nested(shown: list[Shown]) -> dict[str, Any]:
+    """Return the running statistics that were shown, nested by path."""
+    found: dict[str, Any] = {}
+    for own in shown:
+        at = found
+        for name in own.path[:-1]:
+            at = at.setdefault(name, {})
+        at[own.path[-1]] = own.value
+    return found
+
+
+def _fill(params: Params, kept: Any, nothing: Any) -> list[Any]:
+    """Return what is kept of each tensor in order, `nothing(tensor)` where no gradient reaches."""
+    if not isinstance(params, Mapping):
+        return [nothing(params) if kept is None else kept]
+    found = {} if kept is None else kept
+    return [
+        leaf for name in sorted(params) for leaf in _fill(params[name], found.get(name), nothing)
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("statistics", "examples"))
+def _of_nothing(tensor: Array, *, statistics: Statistics, examples: int) -> Any:
+    return tuple(
+        own.keep(
+            tensor,
+            jnp.zeros((examples,) * own.per_example + tensor.shape, tensor.dtype),
+        )
+        for own in statistics
+    )
+
+
+def _shape(inputs: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)

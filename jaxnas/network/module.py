@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,7 +119,10 @@ def _declare(module: nn.Module, spec: tensors.Tensors, dtype: Any) -> None:
 def _apply(module: nn.Module, bound: "BoundNetwork", inputs: Array) -> Outputs:
     running = module.variables.get("batch_stats")
     mode = bound.module.norm
-    outputs = bound(module.variables["params"], inputs, running if mode == "eval" else None)
+    params = module.variables["params"]
+    if not architectures.is_traced(bound.arch):
+        params = pick(params, bound.graph(_shape(inputs)).tensors())
+    outputs = bound(params, inputs, running if mode == "eval" else None)
     if mode == "batch" and module.is_mutable_collection("batch_stats"):
         for name, new in outputs.statistics.items():
             initial = functools.partial(_start, new)
@@ -231,11 +235,27 @@ def whole(module: Network, inputs: jax.ShapeDtypeStruct) -> Graph:
 
 
 def pick(params: Params, spec: tensors.Tensors) -> Params:
-    """Return the parameters that have a name in `spec`, such as those that a network reads."""
+    """Return the parameters that have a name in `spec`, such as those that a network reads.
+
+    A tensor that is larger than its specification is cut to its first entries. What was drawn from
+    +- 1 / sqrt(fan_in) is then rescaled as if drawn for the smaller fan-in, the product of all axes
+    but the last.
+    """
     return {
-        name: params[name] if isinstance(own, Tensor) else pick(params[name], own)
+        name: _cut(params[name], own) if isinstance(own, Tensor) else pick(params[name], own)
         for name, own in spec.items()
     }
+
+
+def _cut(tensor: Array, wanted: Tensor) -> Array:
+    return tensor if tensor.shape == wanted.shape else _first_entries(tensor, wanted)
+
+
+@functools.partial(jax.jit, static_argnames="wanted")
+def _first_entries(tensor: Array, wanted: Tensor) -> Array:
+    cut = tensor[tuple(slice(size) for size in wanted.shape)]
+    ratio = math.prod(tensor.shape[:-1]) / math.prod(wanted.shape[:-1])
+    return cut * ratio**0.5 if wanted.fan_in else cut
 
 
 @functools.lru_cache(256)

@@ -98,12 +98,14 @@ class Step(NamedTuple):
         path: of the weights of the step; the first name is that of its stage.
         inputs: what the step reads.
         outputs: what it gives; several of a `Repeat` that passes several on.
+        reads: names of the weights at the path that an `Operation` reads; others are not its.
     """
 
     part: Part
     path: Path
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,8 +228,9 @@ class Net:
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
         """Apply an operation, whose weights have that name (with slashes) in the present stage."""
         shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
-        given = describe(part, shapes, self.norm).output
-        return self._step(part, self._at(name), xs, given)
+        description = describe(part, shapes, self.norm)
+        reads = tuple(description.tensors)
+        return self._step(part, self._at(name), xs, description.output, reads)
 
     def add(self, *xs: Value) -> Value:
         """Add the activations that meet in a node."""
@@ -338,9 +341,16 @@ class Net:
     def _at(self, name: str) -> Path:
         return (*self._path, *name.split("/")) if name else self._path
 
-    def _step(self, part: Part, path: Path, inputs: tuple[Value, ...], given: Any) -> Value:
+    def _step(
+        self,
+        part: Part,
+        path: Path,
+        inputs: tuple[Value, ...],
+        given: Any,
+        reads: tuple[str, ...] = (),
+    ) -> Value:
         output = Value(given.shape, given.dtype)
-        self.steps.append(Step(part, path, inputs, (output,)))
+        self.steps.append(Step(part, path, inputs, (output,), reads))
         return output
 
 

@@ -117,14 +117,14 @@ class Graph:
         outputs: what it gives.
         steps: all steps, in order.
         norm: mode of its normalization layers.
-        costs: multiply-accumulates of one example besides those that the operations count.
+        macs: multiply-accumulates of one example besides those that the operations count.
     """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     norm: Mode
-    costs: tuple[Any, ...] = ()
+    macs: tuple[Any, ...] = ()
 
     @functools.cached_property
     def live(self) -> tuple[Step, ...]:
@@ -148,8 +148,9 @@ class Graph:
         """Whether steps depend on a traced architecture."""
         return any(isinstance(step.part, Switch | Repeat) for step in self.steps)
 
+    @functools.cached_property
     def tensors(self) -> dict[str, Any]:
-        """Return the tensors of all steps, also of those that are not live: nested `Tensor`s."""
+        """The tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
             for path, description in _described(step, self.norm):
@@ -159,13 +160,12 @@ class Graph:
                 at.update(description.tensors)
         return found
 
-    def macs(self) -> list[Any]:
-        """Return the multiply-accumulates of one example, step by step; traced where chosen.
+    def costs(self, of: Callable[[Description], int]) -> list[Any]:
+        """Return what each step costs; traced where a traced decision chooses.
 
         Those of all steps count, also of those that are not live, as benchmarks count them.
         """
-        counted = [own for step in self.steps for own in _macs(step, self.norm)]
-        return [*counted, *self.costs]
+        return [cost for step in self.steps for cost in _costs(step, self.norm, of)]
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
@@ -198,15 +198,15 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
                     yield (name, *path[1:]), description
 
 
-def _macs(step: Step, norm: Mode) -> list[Any]:
+def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any]:
     if isinstance(step.part, Repeat):
-        return len(step.part.names) * step.part.body.macs()
-    counts = [description.macs for _, description in _described(step, norm)]
+        return len(step.part.names) * step.part.body.costs(of)
+    each = [of(description) for _, description in _described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
-        each = decision.each if isinstance(decision, architectures.Decision) else decision
-        return [jnp.array(counts, float)[each]]
-    return counts
+        chosen = decision.each if isinstance(decision, architectures.Decision) else decision
+        return [jnp.array(each)[chosen]]
+    return each
 
 
 class Net:
@@ -221,7 +221,7 @@ class Net:
         self.norm = norm
         self.unrolled = unrolled
         self.steps: list[Step] = []
-        self.costs: list[Any] = []
+        self.macs: list[Any] = []
         self._path: Path = ()
         self._stages = 0
 
@@ -251,7 +251,7 @@ class Net:
 
     def cost(self, macs: Any) -> None:
         """Count multiply-accumulates of one example that follow from a traced architecture."""
-        self.costs.append(macs)
+        self.macs.append(macs)
 
     def choose(
         self,
@@ -301,7 +301,9 @@ class Net:
         self._path = ()
         return outputs
 
-    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool) -> Any:
+    def repeat(
+        self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool
+    ) -> Any:
         """Apply a stage that gives what it is given so many times, each with weights of its own.
 
         Args:
@@ -327,7 +329,7 @@ class Net:
         body = Graph(inputs, outputs, tuple(inner.steps), self.norm)
         results = tuple(Value(x.shape, x.dtype) for x in xs)
         self.steps.append(Step(Repeat(names, body), (names[0],), xs, results))
-        self.costs += count * inner.costs
+        self.macs += count * inner.macs
         return results if isinstance(given, tuple) else results[0]
 
     @contextlib.contextmanager
@@ -364,4 +366,4 @@ def record(
     net = Net(norm, unrolled=unrolled)
     given = Value(inputs.shape, inputs.dtype)
     output = forward(net, given, arch)
-    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.costs))
+    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.macs))

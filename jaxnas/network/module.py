@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ class Network(nn.Module):
     def declare(self, inputs: Array) -> None:
         """Declare the parameters of all operations, for inputs of that shape."""
         self.validate(inputs)
-        _declare(self, whole(self, _shape(inputs)).tensors(), inputs.dtype)
+        _declare(self, whole(self, _shape(inputs)).tensors, inputs.dtype)
 
     def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
         """Return the network of one architecture, which takes parameters and inputs."""
@@ -107,7 +107,7 @@ class Architecture(nn.Module):
         bound = BoundNetwork(network, self.arch)
         if self.is_initializing():
             network.validate(inputs)
-            _declare(self, bound.graph(_shape(inputs)).tensors(), inputs.dtype)
+            _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)
         return _apply(self, bound, inputs)
 
 
@@ -121,10 +121,10 @@ def _apply(module: nn.Module, bound: "BoundNetwork", inputs: Array) -> Outputs:
     mode = bound.module.norm
     params = module.variables["params"]
     if not architectures.is_traced(bound.arch):
-        params = pick(params, bound.graph(_shape(inputs)).tensors())
+        params = pick(params, bound.graph(_shape(inputs)).tensors)
     outputs = bound(params, inputs, running if mode == "eval" else None)
     if mode == "batch" and module.is_mutable_collection("batch_stats"):
-        for name, new in outputs.statistics.items():
+        for name, new in dict(outputs.statistics).items():
             initial = functools.partial(_start, new)
             old = module.variable("batch_stats", name, initial)
             if not module.is_initializing():
@@ -171,7 +171,7 @@ class BoundNetwork:
         if steps.is_traced:
             (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,))
             return Outputs(logits, features)
-        watched = ("running",) if mode in ("batch", "instance") else ()
+        watched = () if mode == "none" else ("running",)
         context = Context(mode, watched=watched)
         (logits, features), shown = eager.run(steps, context, params, (inputs,), statistics)
         return Outputs(logits, features, _nested(shown))
@@ -211,7 +211,8 @@ class BoundNetwork:
 
     def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
         """Return the multiply-accumulates for one example, of dead operations too."""
-        return sum(self.graph(_shape(inputs)).macs())
+        steps = self.graph(_shape(inputs))
+        return sum([*steps.costs(lambda described: described.macs), *steps.macs])
 
     def graph(
         self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False
@@ -232,6 +233,18 @@ def whole(module: Network, inputs: jax.ShapeDtypeStruct) -> Graph:
 
     jax.eval_shape(record, jax.ShapeDtypeStruct((module.num_decisions(),), jnp.int32))
     return found[0]
+
+
+@functools.lru_cache(64)
+def count_params(module: Network, inputs: jax.ShapeDtypeStruct) -> Callable[[ArrayLike], int]:
+    """Return `num_params(arch)` of concrete architectures, by one program for all of them."""
+
+    @jax.jit
+    def by_step(arch: Array) -> Array:
+        steps = graph.record(module.forward, arch, inputs, module.norm)
+        return jnp.stack(list(map(jnp.asarray, steps.costs(lambda described: described.params))))
+
+    return lambda arch: int(np.asarray(by_step(np.asarray(arch, np.int32))).sum(dtype=np.int64))
 
 
 def pick(params: Params, spec: tensors.Tensors) -> Params:
@@ -263,9 +276,7 @@ def _record(module: Network, arch: Arch, inputs: jax.ShapeDtypeStruct, norm: Mod
     return graph.record(module.forward, arch, inputs, norm)
 
 
-def _run_stage(
-    steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]
-) -> Passed:
+def _run_stage(steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]) -> Passed:
     """Return what a network or a stage of it gives, with its pullback."""
     if not steps.is_traced:
         tape = eager.record(steps, context, params, inputs)

@@ -22,7 +22,7 @@ from jax import lax
 from jaxnas.network import layers, normalization
 from jaxnas.network.convolution import Convolution, Depthwise
 from jaxnas.network.normalization import Normalization
-from jaxnas.network.tensors import Tensor
+from jaxnas.network.tensors import Tensor, count
 from jaxnas.types import Array, Shown, Statistics
 
 
@@ -96,9 +96,7 @@ class Weights:
             return jnp.zeros(shape, self._dtype)
         return self._tensors[name]
 
-    def layer(
-        self, rule: layers.Rule, tensors: dict[str, Array], x: Any, **names: str
-    ) -> Array:
+    def layer(self, rule: layers.Rule, tensors: dict[str, Array], x: Any, **names: str) -> Array:
         """Return what a rule makes of `x`, its tensors open to the statistics.
 
         Args:
@@ -162,6 +160,11 @@ class Description(NamedTuple):
     tensors: dict[str, Any]
     macs: int
 
+    @property
+    def params(self) -> int:
+        """Number of trainable parameters."""
+        return count(self.tensors)
+
 
 @functools.lru_cache(2**14)
 def describe(
@@ -214,7 +217,10 @@ def norm(weights: Weights, x: Array) -> Array:
     if mode == "none":
         return x
     width = (x.shape[-1],)
-    affine = {"scale": weights.tensor("scale", width, value=1), "bias": weights.tensor("bias", width)}
+    affine = {
+        "scale": weights.tensor("scale", width, value=1),
+        "bias": weights.tensor("bias", width),
+    }
     statistics = functools.cache(
         lambda: lax.stop_gradient(normalization.normalize(x, mode, weights.running).statistics)
     )

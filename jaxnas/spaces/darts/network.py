@@ -110,9 +110,7 @@ def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple
     return last, net(ops.concatenate(), *states[INPUTS:])
 
 
-def edge(
-    net: Net, name: str, states: list[Value], state: Any, chosen: Any, layer: Layer
-) -> Value:
+def edge(net: Net, name: str, states: list[Value], state: Any, chosen: Any, layer: Layer) -> Value:
     """Write down the chosen operation on the chosen state.
 
     Reduction cells halve the two states that they are given. For a traced architecture there are

@@ -53,4 +53,12 @@ def nasbench101(
         from_string=cell.from_string,
         is_connected=cell.is_connected,
         representative=cell.canonical,
+        num_params=lambda arch: cell.num_params(
+            cell.graph(cell.one(arch)),
+            channels=channels,
+            cells=cells,
+            classes=classes,
+            colours=colors,
+            normalised=norm != "none",
+        ),
     )

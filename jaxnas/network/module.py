@@ -254,21 +254,29 @@ def pick(params: Params, spec: tensors.Tensors) -> Params:
     +- 1 / sqrt(fan_in) is then rescaled as if drawn for the smaller fan-in, the product of all axes
     but the last.
     """
-    return {
-        name: _cut(params[name], own) if isinstance(own, Tensor) else pick(params[name], own)
+    read = {
+        name: params[name] if isinstance(own, Tensor) else pick(params[name], own)
         for name, own in spec.items()
     }
-
-
-def _cut(tensor: Array, wanted: Tensor) -> Array:
-    return tensor if tensor.shape == wanted.shape else _first_entries(tensor, wanted)
+    larger = {
+        name: own
+        for name, own in spec.items()
+        if isinstance(own, Tensor) and read[name].shape != own.shape
+    }
+    if larger:
+        read |= _cut({name: read[name] for name in larger}, tuple(larger.items()))
+    return read
 
 
 @functools.partial(jax.jit, static_argnames="wanted")
-def _first_entries(tensor: Array, wanted: Tensor) -> Array:
-    cut = tensor[tuple(slice(size) for size in wanted.shape)]
-    ratio = math.prod(tensor.shape[:-1]) / math.prod(wanted.shape[:-1])
-    return cut * ratio**0.5 if wanted.fan_in else cut
+def _cut(whole: dict[str, Array], wanted: tuple[tuple[str, Tensor], ...]) -> dict[str, Array]:
+    found = {}
+    for name, own in wanted:
+        found[name] = whole[name][tuple(slice(size) for size in own.shape)]
+        if own.fan_in:
+            ratio = math.prod(whole[name].shape[:-1]) / math.prod(own.shape[:-1])
+            found[name] *= ratio**0.5
+    return found
 
 
 @functools.lru_cache(256)

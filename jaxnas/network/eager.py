@@ -44,7 +44,7 @@ def run(
         else:
             program = _forward(step.part, context)
             own_running = at(running, step.path) if running else None
-            outputs, seen = program(at(params, step.path), own_running or None, *xs)
+            outputs, seen = program(_weights(params, step), own_running or None, *xs)
             shown += [own.under(step.path) for own in seen]
         values[step.outputs[0]] = outputs
     return tuple(value_of(value, values) for value in graph.outputs), shown
@@ -88,7 +88,7 @@ def record(graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ..
         if step.part is ADD:
             outputs, pull = add(*xs), None
         else:
-            (outputs, seen), pull = _linearize(step.part, context)(at(params, step.path), *xs)
+            (outputs, seen), pull = _linearize(step.part, context)(_weights(params, step), *xs)
             shown += [own.under(step.path) for own in seen]
         values[step.outputs[0]] = outputs
         entries.append(Entry(step, pull))
@@ -128,6 +128,12 @@ def pull_back(
             gradients.setdefault(value, []).append(own)
     of_graph = [gradients.get(value) for value in tape.graph.inputs]
     return tuple(None if own is None else add(*own) for own in of_graph), kept
+
+
+def _weights(params: Tree, step: Step) -> Tree:
+    """Return the tensors of a step, and none of those that others have at its path."""
+    there = at(params, step.path)
+    return {name: there[name] for name in step.reads}
 
 
 def add(first: Array, *others: Array) -> Array:
@@ -205,6 +211,6 @@ def _put(kept: dict[str, Any], path: tuple[str, ...], of_tensors: Any) -> None:
     """Put what is kept of the tensors of a step at its path."""
     if not of_tensors:
         return
-    for name in path[:-1]:
+    for name in path:
         kept = kept.setdefault(name, {})
-    kept[path[-1]] = of_tensors
+    kept.update(of_tensors)

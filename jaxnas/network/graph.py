@@ -13,7 +13,6 @@ costs, and the ways to run it (`eager`, `compiled`).
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,12 +111,14 @@ class Graph:
         outputs: what it gives.
         steps: all steps, in order.
         norm: mode of its normalization layers.
+        names: of its stages, in order, also of those that compute nothing.
     """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     norm: Mode
+    names: tuple[str, ...] = ()
 
     @functools.cached_property
     def live(self) -> tuple[Step, ...]:
@@ -133,7 +134,8 @@ class Graph:
     @functools.cached_property
     def with_features(self) -> "Graph":
         """The same network, which also gives what its last step reads: the features."""
-        return Graph(self.inputs, (*self.outputs, self.steps[-1].inputs[0]), self.steps, self.norm)
+        outputs = (*self.outputs, self.steps[-1].inputs[0])
+        return dataclasses.replace(self, outputs=outputs)
 
     @functools.cached_property
     def is_traced(self) -> bool:
@@ -144,7 +146,7 @@ class Graph:
         """Return the tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
-            for path, description in _described(step, self.norm):
+            for path, description in described(step, self.norm):
                 at = found
                 for name in path if description.tensors else ():
                     at = at.setdefault(name, {})
@@ -160,7 +162,7 @@ class Graph:
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
-        groups = [list(own) for _, own in itertools.groupby(self.live, lambda step: step.path[0])]
+        groups = [[own for own in self.live if own.path[0] == name] for name in self.names]
         found = []
         given = self.inputs
         for position, steps in enumerate(groups):
@@ -168,12 +170,13 @@ class Graph:
             passed = [value for step in steps for value in step.outputs]
             wanted = later.union(self.outputs)
             kept = tuple(value for value in (*given, *passed) if value in wanted)
-            found.append(Graph(given, kept, tuple(steps), self.norm))
-            given = kept
+            if kept:  # or nothing so far leads to the outputs
+                found.append(Graph(given, kept, tuple(steps), self.norm))
+                given = kept
         return found
 
 
-def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
+def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     """Yield the path and the description of each operation of a step."""
     part = step.part
     shapes = tuple(Shape(value.shape, value.dtype) for value in step.inputs)
@@ -185,14 +188,14 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     elif isinstance(part, Repeat):
         for name in part.names:
             for inner in part.body.steps:
-                for path, description in _described(inner, norm):
+                for path, description in described(inner, norm):
                     yield (name, *path[1:]), description
 
 
 def _macs(step: Step, norm: Mode) -> list[Any]:
     if isinstance(step.part, Repeat):
         return len(step.part.names) * step.part.body.macs()
-    counts = [description.macs for _, description in _described(step, norm)]
+    counts = [description.macs for _, description in described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
         each = decision.each if isinstance(decision, architectures.Decision) else decision
@@ -213,7 +216,7 @@ class Net:
         self.unrolled = unrolled
         self.steps: list[Step] = []
         self._path: Path = ()
-        self._stages = 0
+        self.names: list[str] = []
 
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
         """Apply an operation, whose weights have that name (with slashes) in the present stage."""
@@ -255,8 +258,7 @@ class Net:
 
         Its weights are under its name and number, such as `01_cell`.
         """
-        self._path = (f"{self._stages:02d}_{name}",)
-        self._stages += 1
+        self._path = (self._named(name),)
         outputs = self(part, *xs) if isinstance(part, Operation) else part(self, *xs)
         self._path = ()
         return outputs
@@ -276,8 +278,7 @@ class Net:
                 given = self.stage(name, part, *xs)
                 xs = given if isinstance(given, tuple) else (given,)
             return given
-        names = tuple(f"{self._stages + time:02d}_{name}" for time in range(count))
-        self._stages += count
+        names = tuple(self._named(name) for _ in range(count))
         inner = Net(self.norm)
         inputs = tuple(Value(x.shape, x.dtype) for x in xs)
         inner._path = (name,)
@@ -296,8 +297,12 @@ class Net:
         yield
         self._path = before
 
+    def _named(self, stage: str) -> str:
+        self.names.append(f"{len(self.names):02d}_{stage}")
+        return self.names[-1]
+
     def _at(self, name: str) -> Path:
-        return (*self._path, *name.split("/")) if name else self._path
+        return (*self._path, *filter(None, name.split("/")))
 
     def _step(self, part: Part, path: Path, inputs: tuple[Value, ...], given: Any) -> Value:
         output = Value(given.shape, given.dtype)
@@ -315,4 +320,4 @@ def record(
     net = Net(norm, unrolled=unrolled)
     given = Value(inputs.shape, inputs.dtype)
     output = forward(net, given, arch)
-    return Graph((given,), (output,), tuple(net.steps), norm)
+    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.names))

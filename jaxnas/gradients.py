@@ -217,7 +217,9 @@ def read_examples(statistics: Statistics, tensor: Array, per_example: Array) -> 
     return read_tensor(statistics, tensor, lambda: per_example.sum(0), lambda: per_example)
 
 
-def by_statistic(kept: list[tuple[Any, ...]], statistics: Statistics, params: Params) -> tuple[Any, ...]:
+def by_statistic(
+    kept: list[tuple[Any, ...]], statistics: Statistics, params: Params
+) -> tuple[Any, ...]:
     """Return a pytree like `params` for each statistic, given what all keep of each tensor."""
     structure = jax.tree.structure(params)
     return tuple(

@@ -1,10 +1,13 @@
 """Search spaces: what can be chosen, and one network that is any of the choices."""
 
+from collections.abc import Callable
+
 from jaxnas.spaces.darts import darts
 from jaxnas.spaces.nasbench101 import nasbench101
 from jaxnas.spaces.nasbench201 import nasbench201
+from jaxnas.types import SearchSpace
 
-BY_NAME = {
+BY_NAME: dict[str, Callable[..., SearchSpace]] = {
     "nasbench101": nasbench101,
     "nasbench201": nasbench201,
     "darts": darts,

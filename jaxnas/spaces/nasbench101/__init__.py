@@ -1,4 +1,4 @@
-"""NAS-Bench-101: 423,624 cells, graphs of up to seven vertices; weights of one draw for them all."""
+"""NAS-Bench-101: 423,624 cells, graphs of up to seven vertices; one draw of weights for all."""
 
 from jaxnas.network import StaticArch, normalization
 from jaxnas.spaces.image_space import image_space, validate_sizes

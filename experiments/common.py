@@ -15,7 +15,7 @@ from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
-from jaxnas.spaces import normalization
+from jaxnas.network import normalization
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, SearchSpace
 

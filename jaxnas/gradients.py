@@ -204,7 +204,7 @@ def read_tensor(
     summed: Callable[[], Array],
     per_example: Callable[[], Array],
 ) -> tuple[Any, ...]:
-    """Return what each statistic keeps of a tensor; gradients that none looks at are not computed."""
+    """Return what each statistic keeps of a tensor, and compute no other gradients."""
     summed, per_example = functools.cache(summed), functools.cache(per_example)
     return tuple(
         statistic.keep(tensor, per_example() if statistic.per_example else summed())

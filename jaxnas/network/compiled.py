@@ -4,7 +4,7 @@ import collections
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,7 +102,9 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
     what each of its branches saves.
     """
     operations = [own for _, own in part.operations]
-    branches = [functools.partial(_branch, own, weights, name) for name, own in part.operations]
+    branches: list[_Branch] = [
+        functools.partial(_branch, own, weights, name) for name, own in part.operations
+    ]
     if not isinstance(part.decision, Decision):
         return _switch(branches, part.decision, weights, xs)
     # Those of a bucket take one branch together; in one of the branches, each its light operation.
@@ -120,7 +122,7 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
         chosen = position[part.decision.each]
         return _switch([branches[number] for number in light], chosen, inner, xs), inner.shown
 
-    together = [any_light, *(branches[number] for number in heavy)]
+    together: list[_Branch] = [any_light, *(branches[number] for number in heavy)]
     return _switch(together, branch[part.decision.shared], weights, xs)
 
 
@@ -133,7 +135,7 @@ def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
     return chosen(part, *xs), part.shown
 
 
-def _switch(branches: list[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
+def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
     """Return the outputs of a branch; what all branches show is shown, of the others as dead."""
     shapes = [jax.eval_shape(branch, *xs)[1] for branch in branches]
     places: collections.Counter[Any] = collections.Counter()

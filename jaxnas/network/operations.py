@@ -57,7 +57,7 @@ class Weights:
         context: Context,
         tensors: Mapping[str, Any] | None,
         slots: Mapping[str, Any] | None = None,
-        running: Mapping[str, Any] | None = None,
+        running: Any = None,
         *,
         path: tuple[str, ...] = (),
         dtype: Any = jnp.float32,

@@ -102,8 +102,8 @@ def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple
         # The second operation reads one of the other states.
         other = jax.tree.map(lambda second, first: second + (second >= first), position, state)
         into = [
-            edge(net, f"node_{node}_{which}", states, *decisions, layer)
-            for which, *decisions in zip("ab", (state, other), chosen, strict=True)
+            edge(net, f"node_{node}_{which}", states, read, decision, layer)
+            for which, read, decision in zip("ab", (state, other), chosen, strict=True)
         ]
         states.append(net.add(*into))
     return last, net(ops.concatenate(), *states[INPUTS:])

@@ -5,7 +5,6 @@ five inner ones; see `benchmarks.nasbench101_notation`. Source: Ying et al., "NA
 Reproducible Neural Architecture Search", ICML 2019, arXiv 1902.09635.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +69,7 @@ class Layout(NamedTuple):
     starts: list[Any]
 
 
-def layout(decisions: Sequence[Any], channels: int) -> Layout:
+def layout(decisions: Any, channels: int) -> Layout:
     """Return the layout of a cell of so many channels; see `benchmarks.nasbench101_channels`.
 
     There is no branch in it, so that the decisions may be traced.
@@ -143,7 +142,7 @@ def _count_live(decisions: Any) -> Any:
     return sum(live * 1 for live in _live(decisions).values())
 
 
-def _live(decisions: Sequence[Any]) -> dict[tuple[int, int], Any]:
+def _live(decisions: Any) -> dict[tuple[int, int], Any]:
     """Return for each edge whether it is on a path from the input to the output."""
     present = [decisions[edge] == 1 for edge in range(len(EDGES))]
     nothing = present[0] & False

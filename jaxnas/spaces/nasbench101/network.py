@@ -11,11 +11,12 @@ channels, and those that it does not have are zeros.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnas.network import Bucket, Net, Network, Value, Weights, operation
+from jaxnas.network import Bucket, Net, Network, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.network.convolution import Convolution
 from jaxnas.spaces import images
@@ -91,7 +92,7 @@ def cell(arch: Any, features: int, net: Net, x: Value) -> Value:
             for source in range(1, vertex)
         ]
         total = net.add(*into, project(vertex))
-        chosen = arch[len(EDGES) + vertex - 1]
+        chosen = decisions[len(EDGES) + vertex - 1]
         vertices[vertex] = operate(net, name(vertex), chosen, widths[vertex], total)
     to_output = [
         first(net, own, live[vertex, output] * widths[vertex]) for vertex, own in vertices.items()
@@ -125,18 +126,15 @@ def projection(net: Net, at: str, width: Any, features: int, x: Value) -> Value:
 
 def operate(net: Net, at: str, chosen: Any, width: Any, x: Value) -> Value:
     """Write down the chosen operation of a vertex of so many channels."""
-    traced = not isinstance(width, int)
-    if not traced and not width:
+    if not isinstance(width, int):
+        net.cost(_macs(x, jnp.array(list(_SIZES.values()))[chosen], width, width))
+        conv = functools.partial(masked_conv_norm_relu, features=x.shape[-1])
+        offered = _operations(conv, ops.of_input(position=0, part=ops.max_pool()))
+        return net.choose(at, offered, chosen, x, net.given(width), net.given(width))
+    if not width:
         return net.zeros(x)
-    conv = functools.partial(masked_conv_norm_relu, features=x.shape[-1])
-    if not traced:
-        conv = functools.partial(ops.conv_norm_relu, features=width)
-    pool = ops.of_input(position=0, part=ops.max_pool())
-    offered = {own: conv(size=size) if size else pool for own, size in _SIZES.items()}
-    if not traced:
-        return net.choose(at, offered, chosen, x)
-    net.cost(_macs(x, jnp.array(list(_SIZES.values()))[chosen], width, width))
-    return net.choose(at, offered, chosen, x, net.given(width), net.given(width))
+    conv = functools.partial(ops.conv_norm_relu, features=width)
+    return net.choose(at, _operations(conv, ops.max_pool()), chosen, x)
 
 
 def join(net: Net, xs: list[Value], starts: list[Any]) -> Value:
@@ -149,6 +147,10 @@ def join(net: Net, xs: list[Value], starts: list[Any]) -> Value:
     if len(present) < 2:
         return present[0] if present else xs[0]
     return net(ops.concatenate(), *present)
+
+
+def _operations(conv: Callable[..., Operation], pool: Operation) -> dict[str, Operation]:
+    return {own: conv(size=size) if size else pool for own, size in _SIZES.items()}
 
 
 def _macs(x: Value, size: Any, inputs: Any, outputs: Any) -> Any:

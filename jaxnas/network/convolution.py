@@ -74,14 +74,29 @@ def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int 
 
 
 def per_example_kernel_gradients(
-    inputs: Array, kernel: Array, cotangent: Array, stride: int = 1
+    inputs: Array,
+    kernel: Array,
+    cotangent: Array,
+    stride: int | Sequence[int] = 1,
+    padding: Sequence[tuple[int, int]] | None = None,
 ) -> Array:
-    """Return the gradients with respect to `kernel` of each example, `[B, k, k, C, O]`."""
-    size = kernel.shape[0]
+    """Return the gradients with respect to `kernel` of each example, `[B, *kernel.shape]`.
+
+    Args:
+        inputs: `[B, H, W, C]`.
+        kernel: `[h, w, C, O]`, of any size.
+        cotangent: `[B, H', W', O]`.
+        stride: of rows and columns.
+        padding: before and after the rows, and the columns; half the kernel if None.
+    """
+    sizes = kernel.shape[:2]
+    strides = (stride, stride) if isinstance(stride, int) else stride
+    margins = [(size // 2, size // 2) for size in sizes] if padding is None else padding
 
     def one(image: Array, image_cotangent: Array) -> Array:
         height, width, outputs = image_cotangent.shape
-        columns = _patches(image, size, stride, height, width)
+        padded = jnp.pad(image, (*margins, (0, 0)))
+        columns = _patches(padded, sizes, strides, height, width)
         # This order of the factors is up to 1.6 times faster than its transpose.
         return (image_cotangent.reshape(height * width, outputs).T @ columns).T
 
@@ -93,17 +108,17 @@ def per_example_kernel_gradients(
     return gradients.reshape(inputs.shape[0], *kernel.shape)
 
 
-def _patches(image: Array, size: int, stride: int, height: int, width: int) -> Array:
-    """Return the patches that a convolution sees, `[height * width, size * size * C]`."""
-    padding = size // 2
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+def _patches(
+    padded: Array, sizes: Sequence[int], strides: Sequence[int], height: int, width: int
+) -> Array:
+    """Return the patches that a convolution sees, `[height * width, h * w * C]`."""
     shifted = [
         padded[
-            row : row + stride * (height - 1) + 1 : stride,
-            column : column + stride * (width - 1) + 1 : stride,
+            row : row + strides[0] * (height - 1) + 1 : strides[0],
+            column : column + strides[1] * (width - 1) + 1 : strides[1],
         ]
-        for row in range(size)
-        for column in range(size)
+        for row in range(sizes[0])
+        for column in range(sizes[1])
     ]
     return jnp.concatenate(shifted, axis=-1).reshape(height * width, -1)
 

@@ -9,8 +9,7 @@ from flax import nnx
 
 import jaxnas
 from jaxnas import Batch, Outputs, gradients, linen_network
-from jaxnas.kernels import empirical
-from jaxnas.types import PerExampleDifferentiable, Reading
+from jaxnas.types import PerExampleDifferentiable, Statistic
 
 COUNT, CLASSES, TOKENS = 3, 2, 4
 
@@ -23,7 +22,12 @@ def _squares(tensor, per_example):
     return {"norm": jnp.square(per_example).sum(tuple(range(1, per_example.ndim)))}
 
 
-KEEP, SQUARES = Reading(_keep), Reading(_squares)
+def _gram(tensor, per_example):
+    flat = per_example.reshape(len(per_example), -1)
+    return flat @ flat.T
+
+
+KEEP, SQUARES, GRAM = Statistic(_keep), Statistic(_squares), Statistic(_gram)
 
 
 class _MLP(nn.Module):
@@ -340,10 +344,10 @@ def _variables(module, inputs, call_kwargs):
     return variables.pop("params"), variables
 
 
-def _pull(network, params, inputs, readings=(KEEP,)):
-    out, pullback = gradients.per_example_vjp(network, params, inputs)
+def _pull(network, params, inputs, statistics=(KEEP,)):
+    out, pullback = gradients.per_example_vjp(network, params, inputs, statistics)
     cotangent = jnp.asarray(np.random.default_rng(2).normal(size=out.logits.shape))
-    return out.logits, *pullback(cotangent, readings)
+    return out.logits, *pullback(cotangent, statistics)
 
 
 def _assert_trees_close(actual, expected, rtol=1e-10, atol=1e-12):
@@ -391,13 +395,13 @@ def test_it_brings_its_own_backward_pass_and_the_outputs_of_the_module():
 
 
 @pytest.mark.parametrize("max_bytes", [1, COUNT * 8 * 20, gradients.MAX_BYTES])
-def test_bounded_memory_and_more_readings_change_no_number(max_bytes):
+def test_bounded_memory_and_more_statistics_change_no_number(max_bytes):
     with jax.enable_x64(True):
         module, inputs = _Scaled(), _inputs(VECTORS)
         params, _ = _variables(module, inputs, {})
         network = linen_network(module, max_bytes=max_bytes)
-        readings = (KEEP, gradients.GRADIENT, SQUARES)
-        _, kept, total, squares = _pull(network, params, inputs, readings)
+        statistics = (KEEP, gradients.GRADIENT, SQUARES)
+        _, kept, total, squares = _pull(network, params, inputs, statistics)
         _, expected = _pull(lambda *args: network(*args), params, inputs)
         _assert_trees_close(kept, expected)
         _assert_trees_close(total, jax.tree.map(lambda own: own.sum(0), expected))
@@ -528,8 +532,8 @@ def test_the_gradients_of_all_layers_never_exist_together():
     network = linen_network(module)
 
     def grams(params, inputs):
-        out, pullback = gradients.per_example_vjp(network, params, inputs)
-        return pullback(out.logits, (empirical.GRAM,))
+        out, pullback = gradients.per_example_vjp(network, params, inputs, (GRAM,))
+        return pullback(out.logits, (GRAM,))
 
     compiled = jax.jit(grams).lower(params, inputs).compile()
     of_all = depth * count * width * width * 4
@@ -554,7 +558,7 @@ def test_nothing_stays_intercepted():
     assert program() == before
     broken = {"Dense_0": {"kernel": jnp.ones((5, CLASSES)), "bias": jnp.ones(CLASSES)}}
     with pytest.raises(RuntimeError, match="seen"):
-        linen_network(_Broken()).per_example_vjp(broken, _inputs(VECTORS))
+        linen_network(_Broken()).per_example_vjp(broken, _inputs(VECTORS), (KEEP,))
     assert program() == before
 
 
@@ -594,7 +598,7 @@ def test_bad_arguments_are_refused(module, options, sentence):
 )
 def test_parameters_of_another_module_are_refused(params, sentence):
     network, inputs = linen_network(nn.Dense(2)), jnp.ones((COUNT, 5))
-    for use in (network, network.per_example_vjp):
+    for use in (network, functools.partial(network.per_example_vjp, statistics=(KEEP,))):
         with pytest.raises(ValueError, match=f"^Dense cannot be applied: .*{sentence}.*pass init"):
             use(params, inputs)
 

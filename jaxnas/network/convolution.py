@@ -9,12 +9,13 @@ padding `k // 2` on every side (as PyTorch has it, not XLA's "SAME").
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.network.layers import TensorGradient, Tensors, of_examples
+from jaxnas.network.layers import Keep, TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
 # Examples whose patches fit the cache of a CPU core, in a sum over the examples.
@@ -106,6 +107,37 @@ def per_example_kernel_gradients(
 
     gradients = lax.platform_dependent(inputs, cotangent, cpu=one_by_one, default=jax.vmap(one))
     return gradients.reshape(inputs.shape[0], *kernel.shape)
+
+
+def keep_tap_by_tap(
+    keep: Keep,
+    inputs: Array,
+    kernel: Array,
+    cotangent: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> Any:
+    """Return what an additive `keep` keeps of the gradients of each example.
+
+    For each position in the kernel they are a product of two matrices, and exist alone. For the
+    other arguments see `per_example_kernel_gradients`.
+    """
+    batch, height, width, _ = cotangent.shape
+    channels, taps = kernel.shape[2], kernel.reshape(-1, *kernel.shape[2:])
+    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    extent = (batch, strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1, channels)
+
+    def of_tap(tap: Array, number: Array) -> Any:
+        corner = (0, number // kernel.shape[1], number % kernel.shape[1], 0)
+        seen = lax.dynamic_slice(padded, corner, extent)[:, :: strides[0], :: strides[1]]
+        return keep(tap, jnp.einsum("bhwc,bhwo->bco", seen, cotangent))
+
+    def add(kept: Any, tap: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, kept, of_tap(*tap)), None
+
+    shapes = jax.eval_shape(of_tap, taps[0], jnp.array(0))
+    nothing = jax.tree.map(lambda own: jnp.zeros(own.shape, own.dtype), shapes)
+    return lax.scan(add, nothing, (taps, jnp.arange(len(taps))))[0]
 
 
 def _patches(

@@ -206,9 +206,7 @@ def _keep(
     ):
         seen = dict(zip(statistics, of_slots.get(name, ()), strict=False))
         kept.append(
-            tuple(
-                seen.get(own) if own.per_example else own.keep(tensor, total) for own in chosen
-            )
+            tuple(seen.get(own) if own.per_example else own.keep(tensor, total) for own in chosen)
         )
     return kept
 
@@ -227,7 +225,9 @@ def _calls_of_layers(
 
     def cut(path: Path, call: Call, results: list[Array]) -> list[Array]:
         try:
-            again = call.layer([jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)], call.arrays)
+            again = call.layer(
+                [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)], call.arrays
+            )
         except (errors.FlaxError, AttributeError):
             # It draws random numbers, or needs more of the network than it was called with.
             return results
@@ -480,13 +480,18 @@ class _Rule:
         totals, of_inputs = pull(cotangent)
         floating = jax.tree.map(lambda own: None if own.dtype == dtypes.float0 else own, of_inputs)
         each = functools.cache(lambda: self._of_examples(tensors, x, cotangent))
-        return floating, {
+        found = {
             name: TensorGradient(
                 functools.partial(totals.__getitem__, name),
                 functools.partial(lambda name: each()[name], name),
             )
             for name in self.names
         }
+        if self.is_mapped == (True,):
+            name = self.names[-1]
+            of_kernel = _of_kernel(self.layer, x[1][0], tensors[name], cotangent[0])
+            found[name] = found[name]._replace(**of_kernel)
+        return floating, found
 
     def _map(self, function: Callable[..., Any], *others: Any) -> Callable[..., Any]:
         arrays = [0 if mapped else None for mapped in self.is_mapped]
@@ -496,39 +501,46 @@ class _Rule:
         return self.layer([tensors[name] for name in self.names], x[1])
 
     def _of_examples(self, tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
-        leaves = [tensors[name] for name in self.names]
-        if self.is_mapped == (True,) and self.layer.method == "__call__":
-            params = jax.tree.unflatten(self.layer.params, leaves)
-            found = _products(self.layer.module, params, x[1][0], cotangent[0])
-            if found is not None:
-                return dict(zip(self.names, jax.tree.leaves(found), strict=True))
-
         def one(tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
             return jax.vjp(lambda own: self._one(own, x), tensors)[1](cotangent)[0]
 
         return self._map(one, 0)(tensors, x, cotangent)
 
 
-def _products(module: nn.Module, params: Params, x: Array, cotangent: Array) -> Params | None:
-    """Return the gradients of each example where they are matrix products, else None."""
-    kernel = params.get("kernel")
-    if not _is_array(kernel) or getattr(module, "precision", None) is not None:
-        return None
-    x = x.astype(cotangent.dtype)
-    if type(module) is nn.Dense and module.dot_general is None and module.dot_general_cls is None:
-        of_kernel = jnp.einsum("b...f,b...k->bfk", x, cotangent)
-    elif type(module) is nn.Conv and _is_plain(module) and x.ndim == 5 and x.shape[1] == 1:
+_KERNELS = [jax.tree.structure(own) for own in ({"kernel": 0}, {"bias": 0, "kernel": 0})]
+
+
+def _of_kernel(layer: _Layer, x: Array, kernel: Array, cotangent: Array) -> dict[str, Any]:
+    """Return fields of the `TensorGradient` of a kernel where it is a product of matrices.
+
+    Args:
+        layer: any; nothing is returned for one that is not known.
+        x: its only array, `[B, ...]`.
+        kernel: its last tensor.
+        cotangent: of its first result, `[B, ...]`.
+    """
+    module = layer.module
+    if (
+        type(module) not in (nn.Dense, nn.Conv)
+        or layer.method != "__call__"
+        or layer.params not in _KERNELS
+        or module.precision is not None
+        or not x.dtype == kernel.dtype == cotangent.dtype
+    ):
+        return {}
+    if type(module) is nn.Dense and module.dot_general is module.dot_general_cls is None:
+        return {"each": lambda: jnp.einsum("b...f,b...k->bfk", x, cotangent)}
+    if type(module) is nn.Conv and x.ndim == 5 and x.shape[1] == 1 and _is_plain(module):
         strides = _pair(module.strides)
         padding = nn.linear.canonicalize_padding(module.padding, 2)
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(x.shape[2:4], kernel.shape[:2], strides, padding)
-        of_kernel = convolution.per_example_kernel_gradients(
-            x[:, 0], kernel, cotangent[:, 0], strides, padding
-        )
-    else:
-        return None
-    found = {"kernel": of_kernel, "bias": cotangent.sum(tuple(range(1, cotangent.ndim - 1)))}
-    return {name: found[name].astype(tensor.dtype) for name, tensor in params.items()}
+        factors = x[:, 0], kernel, cotangent[:, 0], strides, padding
+        return {
+            "each": lambda: convolution.per_example_kernel_gradients(*factors),
+            "in_parts": lambda keep: convolution.keep_tap_by_tap(keep, *factors),
+        }
+    return {}
 
 
 def _is_plain(conv: nn.Conv) -> bool:

@@ -184,9 +184,8 @@ class Findings(NamedTuple):
     @property
     def live_params(self) -> np.ndarray:
         """The number of parameters that have a say in the output, `[A]`."""
-        return np.array(
-            [cell.num_params(equivalence.representative(arch)) for arch in self.archs], float
-        )
+        count = spaces.nasbench201().num_params
+        return np.array([count(equivalence.representative(arch)) for arch in self.archs], float)
 
     @property
     def ranked(self) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """jaxnas: training-free neural architecture search in JAX."""
 
-from jaxnas.layerwise import linen_network
 from jaxnas.population import score_fn, score_space
 from jaxnas.scoring import score
 from jaxnas.spaces import nasbench201
@@ -15,7 +14,6 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "__version__",
-    "linen_network",
     "nasbench201",
     "score",
     "score_fn",

@@ -54,7 +54,12 @@ def run(
 
 def value_of(value: Value, values: Mapping[Value, Array]) -> Array:
     """Return the activations of a value; those that nothing leads to are zeros."""
-    return jnp.zeros(value.shape, value.dtype) if value.is_zero else values[value]
+    return _zeros(value.shape, value.dtype) if value.is_zero else values[value]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.zeros(shape, dtype)
 
 
 def at(tree: Tree, path: Path) -> Tree:

@@ -5,6 +5,7 @@ shared by all architectures and all spaces that have it. The tape remembers who 
 backward pass is one loop over it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -164,15 +165,34 @@ def _linearize(operation: Operation, context: Context) -> Any:
             lambda tensor: layers.slots(context.statistics, tensor, examples), tensors
         )
         outputs, pull, shown = jax.vjp(forward, slots, *xs, has_aux=True)
-        return (outputs, shown), pull
+        leaves, structure = jax.tree.flatten(pull)
+        return (outputs, shown), _Saved(leaves, _Structure(structure))
 
     return jax.jit(linearize)
 
 
+class _Structure:
+    """The structure of a pullback, compared by identity: to compare two takes as long as a step."""
+
+    def __init__(self, structure: Any) -> None:
+        self.structure = structure
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
+)
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """A pullback of JAX as its arrays."""
+
+    leaves: list[Array]
+    structure: _Structure
+
+
 @functools.partial(jax.jit, static_argnames="chosen")
-def _pull(pull: Any, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
+def _pull(pull: _Saved, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
     """Return the gradients; statistics that are not chosen are not computed."""
-    of_slots, *of_inputs = pull(cotangent)
+    of_slots, *of_inputs = jax.tree.unflatten(pull.structure.structure, pull.leaves)(cotangent)
     of_tensors = jax.tree.map(
         lambda kept: tuple(kept[position] for position in chosen),
         of_slots,

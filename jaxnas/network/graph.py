@@ -140,8 +140,9 @@ class Graph:
         """Whether steps depend on a traced architecture."""
         return any(isinstance(step.part, Switch | Repeat) for step in self.steps)
 
+    @functools.cached_property
     def tensors(self) -> dict[str, Any]:
-        """Return the tensors of all steps, also of those that are not live: nested `Tensor`s."""
+        """The tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
             for path, description in _described(step, self.norm):
@@ -151,12 +152,12 @@ class Graph:
                 at.update(description.tensors)
         return found
 
-    def macs(self) -> list[Any]:
-        """Return the multiply-accumulates of one example, step by step; traced where chosen.
+    def costs(self, of: Callable[[Description], int]) -> list[Any]:
+        """Return what each step costs; traced where a traced decision chooses.
 
         Those of all steps count, also of those that are not live, as benchmarks count them.
         """
-        return [own for step in self.steps for own in _macs(step, self.norm)]
+        return [cost for step in self.steps for cost in _costs(step, self.norm, of)]
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
@@ -189,15 +190,15 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
                     yield (name, *path[1:]), description
 
 
-def _macs(step: Step, norm: Mode) -> list[Any]:
+def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any]:
     if isinstance(step.part, Repeat):
-        return len(step.part.names) * step.part.body.macs()
-    counts = [description.macs for _, description in _described(step, norm)]
+        return len(step.part.names) * step.part.body.costs(of)
+    each = [of(description) for _, description in _described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
-        each = decision.each if isinstance(decision, architectures.Decision) else decision
-        return [jnp.array(counts)[each]]
-    return counts
+        chosen = decision.each if isinstance(decision, architectures.Decision) else decision
+        return [jnp.array(each)[chosen]]
+    return each
 
 
 class Net:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,7 +76,7 @@ class Network(nn.Module):
     def declare(self, inputs: Array) -> None:
         """Declare the parameters of all operations, for inputs of that shape."""
         self.validate(inputs)
-        _declare(self, whole(self, _shape(inputs)).tensors(), inputs.dtype)
+        _declare(self, whole(self, _shape(inputs)).tensors, inputs.dtype)
 
     def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
         """Return the network of one architecture, which takes parameters and inputs."""
@@ -106,7 +106,7 @@ class Architecture(nn.Module):
         bound = BoundNetwork(network, self.arch)
         if self.is_initializing():
             network.validate(inputs)
-            _declare(self, bound.graph(_shape(inputs)).tensors(), inputs.dtype)
+            _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)
         return _apply(self, bound, inputs)
 
 
@@ -120,7 +120,7 @@ def _apply(module: nn.Module, bound: "BoundNetwork", inputs: Array) -> Outputs:
     mode = bound.module.norm
     outputs = bound(module.variables["params"], inputs, running if mode == "eval" else None)
     if mode == "batch" and module.is_mutable_collection("batch_stats"):
-        for name, new in outputs.statistics.items():
+        for name, new in dict(outputs.statistics).items():
             initial = functools.partial(_start, new)
             old = module.variable("batch_stats", name, initial)
             if not module.is_initializing():
@@ -167,7 +167,7 @@ class BoundNetwork:
         if steps.is_traced:
             (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,))
             return Outputs(logits, features)
-        watched = ("running",) if mode in ("batch", "instance") else ()
+        watched = () if mode == "none" else ("running",)
         context = Context(mode, watched=watched)
         (logits, features), shown = eager.run(steps, context, params, (inputs,), statistics)
         return Outputs(logits, features, _nested(shown))
@@ -207,7 +207,7 @@ class BoundNetwork:
 
     def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
         """Return the multiply-accumulates for one example, of dead operations too."""
-        return sum(self.graph(_shape(inputs)).macs())
+        return sum(self.graph(_shape(inputs)).costs(lambda described: described.macs))
 
     def graph(
         self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False
@@ -228,6 +228,18 @@ def whole(module: Network, inputs: jax.ShapeDtypeStruct) -> Graph:
 
     jax.eval_shape(record, jax.ShapeDtypeStruct((module.num_decisions(),), jnp.int32))
     return found[0]
+
+
+@functools.lru_cache(64)
+def count_params(module: Network, inputs: jax.ShapeDtypeStruct) -> Callable[[ArrayLike], int]:
+    """Return `num_params(arch)` of concrete architectures, by one program for all of them."""
+
+    @jax.jit
+    def by_step(arch: Array) -> Array:
+        steps = graph.record(module.forward, arch, inputs, module.norm)
+        return jnp.stack(list(map(jnp.asarray, steps.costs(lambda described: described.params))))
+
+    return lambda arch: int(np.asarray(by_step(np.asarray(arch, np.int32))).sum(dtype=np.int64))
 
 
 def pick(params: Params, spec: tensors.Tensors) -> Params:

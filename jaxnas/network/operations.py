@@ -22,7 +22,7 @@ from jax import lax
 from jaxnas.network import layers, normalization
 from jaxnas.network.convolution import Convolution, Depthwise
 from jaxnas.network.normalization import Normalization
-from jaxnas.network.tensors import Tensor
+from jaxnas.network.tensors import Tensor, count
 from jaxnas.types import Array, Shown, Statistics
 
 
@@ -147,6 +147,11 @@ class Description(NamedTuple):
     output: jax.ShapeDtypeStruct
     tensors: dict[str, Any]
     macs: int
+
+    @property
+    def params(self) -> int:
+        """Number of trainable parameters."""
+        return count(self.tensors)
 
 
 @functools.lru_cache(2**14)

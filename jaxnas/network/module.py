@@ -97,13 +97,13 @@ class Architecture(nn.Module):
     """
 
     network: Network
-    arch: StaticArch
+    arch: tuple[int, ...]
 
     @nn.compact
     def __call__(self, inputs: Array) -> Outputs:
         """Return the outputs for `inputs` `[B, ...]`; see `Network`."""
         network = self.network.clone(parent=None)
-        bound = BoundNetwork(network, self.arch)
+        bound = BoundNetwork(network, StaticArch(self.arch))
         if self.is_initializing():
             network.validate(inputs)
             _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)

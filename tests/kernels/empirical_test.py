@@ -95,12 +95,11 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
         tensors = empirical.tensor_grams(network, params, batch)
 
         # The ordinary gradient, with all examples but one silenced.
-        out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
+        only = (gradients.GRADIENT,)
+        out, pullback = gradients.per_example_vjp(network, params, batch.inputs, only)
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
         alone = [
-            pullback(
-                cotangent * (jnp.arange(batch.labels.size) == i)[:, None], (gradients.GRADIENT,)
-            )[0]
+            pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], only)[0]
             for i in range(batch.labels.size)
         ]
         per_example = jax.tree.leaves(jax.tree.map(lambda *own: np.stack(own), *alone))

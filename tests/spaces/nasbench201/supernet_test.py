@@ -33,7 +33,7 @@ def test_an_edge_is_the_sum_of_its_operations(small_space, draw_batch):
     params = small_space.init(jax.random.key(0), batch.inputs)
     alive = mask((0, 0, 0, 2, 0, 0))
     alive[3, 3] = True
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 4)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 2)), jnp.float32)
     weights = {"cell": params["01_cell"]}
 
     def run(decisions):

@@ -3,14 +3,17 @@
 The store is written as a run goes. A `kill -9` at any moment loses at most the batch that was
 being written, and a resumed run asks `done` for what need not be repeated. SQLite's plain rollback
 journal keeps it to one file between batches, which may be copied or lie on a network drive. pandas
-reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path))`.
+reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path))`. Each row has a
+checksum, so that a disk that changes a bit is found out when the file is opened.
 """
 
 import hashlib
 import json
 import math
 import os
+import re
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +25,7 @@ import pandas as pd
 from jaxnas.runs.files import output_folder
 from jaxnas.runs.sqlite_errors import DAMAGED, plain_errors
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATUSES = ("ok", "disconnected", "no gradient", "not finite")
 """What became of a score; besides these, "failed: " and the reason."""
 
@@ -36,14 +39,37 @@ CREATE TABLE scores (
   seed INTEGER NOT NULL,
   score REAL, -- NULL is nan: SQLite has no other
   status TEXT NOT NULL,
+  checksum INTEGER NOT NULL, -- CRC-32 of the columns before
   PRIMARY KEY (run, arch, proxy, seed)
 ) WITHOUT ROWID;
-CREATE TABLE work (run INTEGER NOT NULL REFERENCES runs, cpu_seconds REAL NOT NULL);
+CREATE TABLE work (
+  run INTEGER NOT NULL REFERENCES runs,
+  cpu_seconds REAL NOT NULL,
+  checksum INTEGER NOT NULL
+);
+"""
+# Version 1 had no checksums; its rows get those of what they hold now.
+_ADD_CHECKSUMS = """
+ALTER TABLE scores ADD COLUMN checksum INTEGER;
+UPDATE scores SET checksum = checksum_of(run, arch, proxy, seed, score, status);
+ALTER TABLE work ADD COLUMN checksum INTEGER;
+UPDATE work SET checksum = checksum_of(run, cpu_seconds);
+"""
+# The first row that is not what was written.
+_FIND_CHANGED = """
+SELECT 'run ' || run FROM runs WHERE run IS NOT run_of(context)
+UNION ALL
+SELECT 'score ' || proxy || ' of ' || arch FROM scores
+  WHERE checksum IS NOT checksum_of(run, arch, proxy, seed, score, status)
+UNION ALL
+SELECT 'work of run ' || run FROM work WHERE checksum IS NOT checksum_of(run, cpu_seconds)
+LIMIT 1
 """
 # What happens to a row whose key is there already.
 _KEEP = (
     "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
-    "SET score = excluded.score, status = excluded.status WHERE scores.status LIKE 'failed:%'"
+    "SET score = excluded.score, status = excluded.status, checksum = excluded.checksum "
+    "WHERE scores.status LIKE 'failed:%'"
 )
 
 
@@ -128,10 +154,14 @@ class ScoreStore:
             ValueError: `context` is not JSON.
         """
         text = _canonical_json(context)
-        # 48 bits: exact as a float64, should a table of ids meet a missing value.
-        run = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-        with self._transaction() as connection:
-            connection.execute("INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text))
+        run = _run_of(text)
+        with plain_errors(self._path):
+            known = self._connection.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone()
+        if known is None:
+            with self._transaction() as connection:
+                connection.execute(
+                    "INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text)
+                )
         return run
 
     def add(self, run: int, rows: Iterable[ScoreRow], *, cpu_seconds: float = 0.0) -> None:
@@ -147,12 +177,19 @@ class ScoreStore:
         Raises:
             ValueError: for an unknown run, status, or an "ok" score that is not finite.
         """
-        values = [(run, *_checked(row)) for row in rows]
-        with self._transaction() as connection:
+        values = [_with_checksum(run, *_checked(row)) for row in rows]
+        with plain_errors(self._path):
             self._require(run)
-            connection.executemany(f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) {_KEEP}", values)
+        if not values and cpu_seconds <= 0.0:
+            return
+        with self._transaction() as connection:
+            connection.executemany(
+                f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) {_KEEP}", values
+            )
             if cpu_seconds > 0.0:
-                connection.execute("INSERT INTO work VALUES (?, ?)", (run, cpu_seconds))
+                connection.execute(
+                    "INSERT INTO work VALUES (?, ?, ?)", _with_checksum(run, float(cpu_seconds))
+                )
 
     def part(self, process: int) -> "ScoreStore":
         """Return the store of another process that scores for this one; see `absorb_parts`."""
@@ -160,9 +197,10 @@ class ScoreStore:
 
     def absorb_parts(self) -> None:
         """Take over what other processes have written into their parts, and delete those."""
-        for path in sorted(
-            self._path.parent.glob(f"{self._path.stem}.process*{self._path.suffix}")
-        ):
+        name = re.compile(
+            rf"{re.escape(self._path.stem)}\.process[1-9][0-9]*{re.escape(self._path.suffix)}"
+        )
+        for path in sorted(own for own in self._path.parent.iterdir() if name.fullmatch(own.name)):
             with ScoreStore(path):  # raises what is to be said of a damaged file
                 pass
             with plain_errors(self._path):
@@ -220,28 +258,60 @@ class ScoreStore:
             return float(self._connection.execute(query, (self._require(run),)).fetchone()[0])
 
     def _prepare(self) -> None:
-        with self._transaction() as connection:
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables == 0:
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        """Make or update the tables where needed, and check what the file holds.
+
+        Writes, and so waits for readers to end, only where there is something to write.
+        """
+        connection = self._connection
+        connection.create_function("checksum_of", -1, _checksum_of, deterministic=True)
+        connection.create_function("run_of", 1, _run_of, deterministic=True)
+        with plain_errors(self._path):
+            if self._is_empty():
+                self._create()
             (owner,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            health = connection.execute("PRAGMA quick_check(1)").fetchone()[0].splitlines()[-1]
         if owner != _APPLICATION_ID:
             raise ValueError(
                 f"The score store must be a file of jaxnas: got {self._path}, an SQLite file of "
                 "another program; name another file."
             )
-        if version != SCHEMA_VERSION:
+        version = self._version()
+        if version not in (1, SCHEMA_VERSION):
             raise ValueError(
                 f"The score store must have schema version {SCHEMA_VERSION}: got {self._path} with "
                 f"version {version}; name another file, or use the jaxnas that wrote it."
             )
+        if health == "ok":
+            with plain_errors(self._path):
+                if version == 1:
+                    self._add_checksums()
+                changed = connection.execute(_FIND_CHANGED).fetchone()
+            health = "ok" if changed is None else f"{changed[0]} is not as it was written"
         if health != "ok":
-            raise ValueError(DAMAGED.format(path=self._path, reason=health.splitlines()[-1]))
+            raise ValueError(DAMAGED.format(path=self._path, reason=health))
+
+    def _create(self) -> None:
+        with self._transaction() as connection:
+            if self._is_empty():  # still: another process may have been first
+                for statement in _SCHEMA.split(";")[:-1]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _add_checksums(self) -> None:
+        with self._transaction() as connection:
+            if self._version() == 1:  # still
+                for statement in _ADD_CHECKSUMS.split(";")[:-1]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _is_empty(self) -> bool:
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return bool(tables == 0)
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
 
     def _require(self, run: int) -> int:
         query = "SELECT 1 FROM runs WHERE run = ?"
@@ -282,7 +352,22 @@ def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
             f"A score with status 'ok' must be finite: got {score} for {row.proxy} of {row.arch}; "
             "give it the status that says why."
         )
-    return row.arch, row.proxy, int(row.seed), None if math.isnan(score) else score, row.status
+    # SQLite has no negative zero.
+    stored = None if math.isnan(score) else score + 0.0
+    return str(row.arch), str(row.proxy), int(row.seed), stored, str(row.status)
+
+
+def _run_of(context: str) -> int:
+    """Return the id of a run: 48 bits, exact as a float64, should a table meet a missing value."""
+    return int(hashlib.sha256(context.encode()).hexdigest()[:12], 16)
+
+
+def _checksum_of(*values: Any) -> int:
+    return zlib.crc32(repr(values).encode())
+
+
+def _with_checksum(*values: Any) -> tuple[Any, ...]:
+    return *values, _checksum_of(*values)
 
 
 def _canonical_json(context: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
+from jaxnas.launch import say
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
 from jaxnas.spaces import normalization
@@ -331,5 +332,4 @@ def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any
     }
     page = save(report, folder)
     summary = write_summary(folder, figures, options, meter.usage)
-    print(to_text(report))
-    print(f"Report: {page}\nSummary: {summary}")
+    say(f"{to_text(report)}\nReport: {page}\nSummary: {summary}")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxnas.datasets import tokens
+from jaxnas.launch import say
 from jaxnas.runs.files import write_whole
 from jaxnas.spaces.encoder import EncoderNetwork, low_rank, wiring
 from jaxnas.training.adamw import FineTuneOptions
@@ -75,7 +76,7 @@ def run(tuner: Tuner, arch: np.ndarray, seed: int) -> Run:
     if label not in done["runs"]:
         done["runs"][label] = _tune(tuner, arch, seed)
         write_whole(tuner.path, json.dumps(done, indent=1).encode())
-        print(label, done["runs"][label], flush=True)
+        say(f"{label} {done['runs'][label]}")
     return {"wiring": name, "seed": seed} | done["runs"][label]
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 from absl import app, flags, logging
 
 from jaxnas import allocator
+from jaxnas.runs.tables import printable
 
 _INTERRUPTED = "interrupted by {}: what is stored is safe, the same command goes on from there.\n"
 
@@ -33,7 +34,7 @@ def launch(main: Callable[[], None]) -> None:
             main()
         except (ValueError, ImportError, OSError) as error:
             _flush_or_let_go()
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"error: {printable(' '.join(str(error).split()))}") from error
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters

@@ -57,11 +57,6 @@ _TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is inst
 _GROWTH = flags.DEFINE_bool("growth", True, "Measure how the cost of jaxnas grows, too.")
 _WORKER = flags.DEFINE_bool("worker", False, "Be the side of jaxnas, for a benchmark that runs.")
 
-_READ = (
-    *("cells", "channels", "compilation_cache", "dataset", "output_dir", "proxies", "seed"),
-    "track_energy",
-)
-
 # All operations and fan-ins, any number of convolutions, those without an effect and without an
 # input: after these nothing is left to compile.
 _WARM_UP = [
@@ -69,7 +64,7 @@ _WARM_UP = [
     *([2, 2, 2, 1, 4, 1], [2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2], [0, 1, 3, 1, 2, 1]),
 ]
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads("dataset", "channels", "cells")
 
 
 def main() -> None:
@@ -77,7 +72,6 @@ def main() -> None:
     if _WORKER.value:
         serve(OwnWorker())
         return
-    _refuse_unread_flags()
     proxies.resolve(_PROXIES.value)
     settings = [Setting.parse(text) for text in _SETTINGS.value or [""]]
     has_torch = _TORCH.value and importlib.util.find_spec("torch") is not None
@@ -103,18 +97,6 @@ def _describe() -> str:
         f"{flags.FLAGS.dataset}, batch normalisation, seed {common.seed()}; settings are "
         "images@pixels."
     )
-
-
-def _refuse_unread_flags() -> None:
-    """Raise `ValueError` for flags that all experiments share and this one does not read."""
-    for flag in list(flags.FLAGS.flags_by_module_dict()[common.__name__]):
-        if flag.name not in _READ:
-            if flag.present:
-                raise ValueError(
-                    f"The benchmark does not read --{flag.name}: its networks normalise by the "
-                    "batch and jaxnas walks; name batches and images as --settings=16@32,64@32."
-                )
-            delattr(flags.FLAGS, flag.name)  # or the summary would tell what was not the case
 
 
 class Setting(NamedTuple):

@@ -7,15 +7,12 @@ reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path
 checksum, so that a disk that changes a bit is found out when the file is opened.
 """
 
-import hashlib
 import json
 import math
 import os
 import re
 import sqlite3
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,48 +20,12 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from jaxnas.runs.files import output_folder
-from jaxnas.runs.sqlite_errors import DAMAGED, plain_errors
+from jaxnas.runs.schema import checksum_of, prepare, run_of, transaction
+from jaxnas.runs.sqlite_errors import plain_errors
 
-SCHEMA_VERSION = 2
 STATUSES = ("ok", "disconnected", "no gradient", "not finite")
 """What became of a score; besides these, "failed: " and the reason."""
 
-_APPLICATION_ID = 0x6A786E73  # "jxns": tells our files from those of other programs
-_SCHEMA = """
-CREATE TABLE runs (run INTEGER PRIMARY KEY, context TEXT NOT NULL UNIQUE);
-CREATE TABLE scores (
-  run INTEGER NOT NULL REFERENCES runs,
-  arch TEXT NOT NULL,
-  proxy TEXT NOT NULL,
-  seed INTEGER NOT NULL,
-  score REAL, -- NULL is nan: SQLite has no other
-  status TEXT NOT NULL,
-  checksum INTEGER NOT NULL, -- CRC-32 of the columns before
-  PRIMARY KEY (run, arch, proxy, seed)
-) WITHOUT ROWID;
-CREATE TABLE work (
-  run INTEGER NOT NULL REFERENCES runs,
-  cpu_seconds REAL NOT NULL,
-  checksum INTEGER NOT NULL
-);
-"""
-# Version 1 had no checksums; its rows get those of what they hold now.
-_ADD_CHECKSUMS = """
-ALTER TABLE scores ADD COLUMN checksum INTEGER;
-UPDATE scores SET checksum = checksum_of(run, arch, proxy, seed, score, status);
-ALTER TABLE work ADD COLUMN checksum INTEGER;
-UPDATE work SET checksum = checksum_of(run, cpu_seconds);
-"""
-# The first row that is not what was written.
-_FIND_CHANGED = """
-SELECT 'run ' || run FROM runs WHERE run IS NOT run_of(context)
-UNION ALL
-SELECT 'score ' || proxy || ' of ' || arch FROM scores
-  WHERE checksum IS NOT checksum_of(run, arch, proxy, seed, score, status)
-UNION ALL
-SELECT 'work of run ' || run FROM work WHERE checksum IS NOT checksum_of(run, cpu_seconds)
-LIMIT 1
-"""
 # What happens to a row whose key is there already.
 _KEEP = (
     "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
@@ -120,7 +81,7 @@ class ScoreStore:
                 self._path, timeout=timeout_seconds, isolation_level=None
             )
         try:
-            self._prepare()
+            prepare(self._connection, self._path)
         except Exception:
             self.close()
             raise
@@ -154,12 +115,12 @@ class ScoreStore:
             ValueError: `context` is not JSON.
         """
         text = _canonical_json(context)
-        run = _run_of(text)
+        run = run_of(text)
         with plain_errors(self._path):
             known = self._connection.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone()
         if known is None:
-            with self._transaction() as connection:
-                connection.execute(
+            with transaction(self._connection, self._path):
+                self._connection.execute(
                     "INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text)
                 )
         return run
@@ -182,12 +143,12 @@ class ScoreStore:
             self._require(run)
         if not values and cpu_seconds <= 0.0:
             return
-        with self._transaction() as connection:
-            connection.executemany(
+        with transaction(self._connection, self._path):
+            self._connection.executemany(
                 f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) {_KEEP}", values
             )
             if cpu_seconds > 0.0:
-                connection.execute(
+                self._connection.execute(
                     "INSERT INTO work VALUES (?, ?, ?)", _with_checksum(run, float(cpu_seconds))
                 )
 
@@ -203,20 +164,17 @@ class ScoreStore:
         for path in sorted(own for own in self._path.parent.iterdir() if name.fullmatch(own.name)):
             with ScoreStore(path):  # raises what is to be said of a damaged file
                 pass
+            execute = self._connection.execute
             with plain_errors(self._path):
-                self._connection.execute("ATTACH ? AS part", (str(path),))
+                execute("ATTACH ? AS part", (str(path),))
                 try:
-                    with self._transaction() as connection:
-                        connection.execute("INSERT OR IGNORE INTO runs SELECT * FROM part.runs")
-                        connection.execute(
-                            f"INSERT INTO scores SELECT * FROM part.scores WHERE true {_KEEP}"
-                        )
-                        connection.execute("INSERT INTO work SELECT * FROM part.work")
-                        connection.execute(
-                            "DELETE FROM part.work"
-                        )  # killed here, not counted twice
+                    with transaction(self._connection, self._path):
+                        execute("INSERT OR IGNORE INTO runs SELECT * FROM part.runs")
+                        execute(f"INSERT INTO scores SELECT * FROM part.scores WHERE true {_KEEP}")
+                        execute("INSERT INTO work SELECT * FROM part.work")
+                        execute("DELETE FROM part.work")  # killed here, not counted twice
                 finally:
-                    self._connection.execute("DETACH part")
+                    execute("DETACH part")
             path.unlink()
 
     def done(self, run: int) -> set[tuple[str, str, int]]:
@@ -257,62 +215,6 @@ class ScoreStore:
         with plain_errors(self._path):
             return float(self._connection.execute(query, (self._require(run),)).fetchone()[0])
 
-    def _prepare(self) -> None:
-        """Make or update the tables where needed, and check what the file holds.
-
-        Writes, and so waits for readers to end, only where there is something to write.
-        """
-        connection = self._connection
-        connection.create_function("checksum_of", -1, _checksum_of, deterministic=True)
-        connection.create_function("run_of", 1, _run_of, deterministic=True)
-        with plain_errors(self._path):
-            if self._is_empty():
-                self._create()
-            (owner,) = connection.execute("PRAGMA application_id").fetchone()
-            health = connection.execute("PRAGMA quick_check(1)").fetchone()[0].splitlines()[-1]
-        if owner != _APPLICATION_ID:
-            raise ValueError(
-                f"The score store must be a file of jaxnas: got {self._path}, an SQLite file of "
-                "another program; name another file."
-            )
-        version = self._version()
-        if version not in (1, SCHEMA_VERSION):
-            raise ValueError(
-                f"The score store must have schema version {SCHEMA_VERSION}: got {self._path} with "
-                f"version {version}; name another file, or use the jaxnas that wrote it."
-            )
-        if health == "ok":
-            with plain_errors(self._path):
-                if version == 1:
-                    self._add_checksums()
-                changed = connection.execute(_FIND_CHANGED).fetchone()
-            health = "ok" if changed is None else f"{changed[0]} is not as it was written"
-        if health != "ok":
-            raise ValueError(DAMAGED.format(path=self._path, reason=health))
-
-    def _create(self) -> None:
-        with self._transaction() as connection:
-            if self._is_empty():  # still: another process may have been first
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _add_checksums(self) -> None:
-        with self._transaction() as connection:
-            if self._version() == 1:  # still
-                for statement in _ADD_CHECKSUMS.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _is_empty(self) -> bool:
-        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return bool(tables == 0)
-
-    def _version(self) -> int:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        return int(version)
-
     def _require(self, run: int) -> int:
         query = "SELECT 1 FROM runs WHERE run = ?"
         if self._connection.execute(query, (run,)).fetchone() is None:
@@ -320,19 +222,6 @@ class ScoreStore:
                 f"The run must be one of {self._path}: got {run}; get its id from open_run."
             )
         return run
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection inside a transaction: written whole, or not at all."""
-        with plain_errors(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
 
 
 def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
@@ -357,17 +246,8 @@ def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
     return str(row.arch), str(row.proxy), int(row.seed), stored, str(row.status)
 
 
-def _run_of(context: str) -> int:
-    """Return the id of a run: 48 bits, exact as a float64, should a table meet a missing value."""
-    return int(hashlib.sha256(context.encode()).hexdigest()[:12], 16)
-
-
-def _checksum_of(*values: Any) -> int:
-    return zlib.crc32(repr(values).encode())
-
-
 def _with_checksum(*values: Any) -> tuple[Any, ...]:
-    return *values, _checksum_of(*values)
+    return *values, checksum_of(*values)
 
 
 def _canonical_json(context: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ from experiments.workers import Side, Worker, serve
 from jaxnas import Batch, allocator, datasets, nasbench201, proxies, runners
 from jaxnas.launch import launch
 from jaxnas.runs import track
+from jaxnas.runs.files import write_whole
 from jaxnas.scoring import measures_of, reduce_scores
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
@@ -85,7 +86,7 @@ def main() -> None:
                 bench.measure(sides, setting, threads)
         growth = bench.growth(sides[0], min(settings, key=Setting.size)) if _GROWTH.value else None
     turns, workers = pd.DataFrame(bench.turns), pd.DataFrame(bench.workers)
-    turns.to_csv(folder / "turns.csv", index=False)
+    write_whole(folder / "turns.csv", turns.to_csv(index=False).encode())
     report, figures = make_report(turns, workers, growth, f"{_describe()} {where}")
     common.finish(folder, meter, report, figures)
 

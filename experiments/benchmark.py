@@ -36,7 +36,7 @@ from flax import traverse_util
 from experiments import common
 from experiments.benchmark_report import CELLS_OF_A_TURN, MATRIX, machine, make_report
 from experiments.workers import Side, Worker, serve
-from jaxnas import Batch, allocator, datasets, nasbench201, proxies, runners
+from jaxnas import Batch, allocator, datasets, proxies, runners, spaces
 from jaxnas.launch import launch
 from jaxnas.runs import track
 from jaxnas.runs.files import write_whole
@@ -249,12 +249,12 @@ class Bench:
             "channels": flags.FLAGS.channels,
             "cells": cells or flags.FLAGS.cells,
             "classes": self._dataset.num_classes,
-            "colours": self._dataset.x_train.shape[-1],
+            "colors": self._dataset.x_train.shape[-1],
         }
 
     def _write(self, setting: Setting, cells: int) -> str:
         """Write images, labels and the weights of all operations; return the path."""
-        space = nasbench201(**self._sizes(cells), norm="batch")
+        space = spaces.nasbench201(**self._sizes(cells), norm="batch")
         batch = datasets.batch(
             self._dataset, setting.images, seed=common.seed(), image_size=setting.pixels
         )
@@ -287,7 +287,7 @@ class OwnWorker:
         """Load the problem and return the names of the scores; threads go by the cores."""
         with np.load(problem) as file:
             arrays = {name: file[name] for name in file.files}
-        self._space = nasbench201(**json.loads(str(arrays.pop("options"))))
+        self._space = spaces.nasbench201(**json.loads(str(arrays.pop("options"))))
         self._batch = Batch(jnp.asarray(arrays.pop("images")), jnp.asarray(arrays.pop("labels")))
         self._params = traverse_util.unflatten_dict(jax.device_put(arrays), sep="/")
         return {"scores": list(proxies.BY_NAME)}
@@ -301,7 +301,7 @@ class OwnWorker:
         )
         self._compiled.clear()
         cpu, wall = time.process_time(), time.perf_counter()
-        measured = [own for _, own in runners.walk(setting, np.array(archs, np.int32))]
+        measured = [own for _, own in runners.eager(setting, np.array(archs, np.int32))]
         for own in measured:
             if isinstance(own, str):
                 raise RuntimeError(own)
@@ -333,7 +333,7 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     live = [edge for edge in cell.live_edges(cell.one(arch)) if cell.EDGES[edge][0] in fed]
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
-    space = nasbench201(**sizes)
+    space = spaces.nasbench201(**sizes)
     images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)

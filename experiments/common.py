@@ -16,9 +16,9 @@ from jax.typing import ArrayLike
 from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.launch import say
+from jaxnas.network import normalization
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
-from jaxnas.network import normalization
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, SearchSpace
 
@@ -45,7 +45,10 @@ _NORM = flags.DEFINE_enum(
     "norm", "instance", normalization.MODES, "What normalisation does while scoring."
 )
 _PLAN = flags.DEFINE_enum(
-    "plan", "auto", ("auto", "walk", "traced"), "How networks run: walk on CPU, traced elsewhere."
+    "plan",
+    "auto",
+    ("auto", "eager", "compiled"),
+    "How networks run; auto is eager on a CPU, compiled elsewhere.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first of several processes; auto on a cluster."
@@ -142,7 +145,7 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
     """Return what the flags name; raises `ValueError` for what does not exist or fit.
 
     Args:
-        factory: of the space, given `channels`, `cells`, `classes`, `colours` and `norm`.
+        factory: of the space, given `channels`, `cells`, `classes`, `colors` and `norm`.
     """
     _refuse_unread()
     processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -151,7 +154,7 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
         channels=_CHANNELS.value,
         cells=_CELLS.value,
         classes=dataset.num_classes,
-        colours=dataset.x_train.shape[-1],
+        colors=dataset.x_train.shape[-1],
         norm=_NORM.value,
     )
     image_size = _IMAGE_SIZE.value or dataset.x_train.shape[1]

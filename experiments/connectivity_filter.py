@@ -227,7 +227,7 @@ def _costs(own: common.Setting, archs: np.ndarray, masks: dict[str, np.ndarray])
     for name in ("naswot", "mgm"):
         for _ in range(2):  # the first time compiles
             results = score_space(
-                own.space, drawn, own.batch, [name], plan="walk", deduplicate=False
+                own.space, drawn, own.batch, [name], plan="eager", deduplicate=False
             )
             seconds[name] = np.array(
                 [each.seconds for each in sorted(results, key=lambda each: each.position)]

@@ -88,8 +88,8 @@ def read_batch(
     """Return the images and labels of one pickled data batch.
 
     Args:
-        path: of the file: a pickled dictionary with "data" `uint8[N, 3 * size * size]`, colour
-            plane after colour plane, and labels `[N]`.
+        path: of the file: a pickled dictionary with "data" `uint8[N, 3 * size * size]`, color
+            plane after color plane, and labels `[N]`.
         labels_key: the dictionary's name of the labels.
         size: height and width of an image.
 
@@ -152,7 +152,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def planes_to_images(rows: np.ndarray, size: int, path: str | os.PathLike[str]) -> np.ndarray:
-    """Return `uint8[N, size, size, 3]` from rows of three colour planes.
+    """Return `uint8[N, size, size, 3]` from rows of three color planes.
 
     Raises:
         ValueError: if `rows` is not `uint8[N, 3 * size * size]`; the message names `path`.

@@ -63,7 +63,8 @@ class Switch(NamedTuple):
     """An operation that a traced decision chooses; see `compiled.switch`.
 
     Attributes:
-        operations: by name, the name also that of its weights.
+        operations: by name, the name also that of its weights; no name if they have the path of
+            the step itself.
         decision: `int32[]`, or the `Decision` of a bucket.
     """
 
@@ -92,15 +93,17 @@ class Step(NamedTuple):
 
     Attributes:
         part: what is done.
-        path: of the weights of the step; the first name is that of its stage.
+        path: of the weights of the step.
         inputs: what the step reads.
         outputs: what it gives; several of a `Repeat` that passes several on.
+        stage: name of the stage that it belongs to.
     """
 
     part: Part
     path: Path
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    stage: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,7 +164,7 @@ class Graph:
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
-        groups = [list(own) for _, own in itertools.groupby(self.live, lambda step: step.path[0])]
+        groups = [list(own) for _, own in itertools.groupby(self.live, lambda step: step.stage)]
         found = []
         given = self.inputs
         for position, steps in enumerate(groups):
@@ -182,7 +185,7 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
         yield step.path, describe(part, shapes, norm)
     elif isinstance(part, Switch):
         for name, chosen in part.operations.items():
-            yield (*step.path, name), describe(chosen, shapes, norm)
+            yield (*step.path, *filter(None, [name])), describe(chosen, shapes, norm)
     elif isinstance(part, Repeat):
         for name in part.names:
             for inner in part.body.steps:
@@ -214,6 +217,7 @@ class Net:
         self.unrolled = unrolled
         self.steps: list[Step] = []
         self._path: Path = ()
+        self._stage = ""
         self._stages = 0
 
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
@@ -227,7 +231,7 @@ class Net:
         terms = [x for x in xs if not x.is_zero]
         if len(terms) < 2:
             return terms[0] if terms else xs[0]
-        return self._step(ADD, self._path, tuple(terms), terms[0])
+        return self._step(ADD, self._at(""), tuple(terms), terms[0])
 
     def zeros(self, like: Value) -> Value:
         """Return zeros: what a node is that nothing leads to."""
@@ -236,7 +240,10 @@ class Net:
     def choose(
         self, name: str, offered: Mapping[str, Operation], decision: Any, *xs: Value
     ) -> Value:
-        """Apply the operation of a decision, whose weights are `name/operation`."""
+        """Apply the operation of a decision, whose weights are `name/operation`.
+
+        An operation that is offered under no name has its weights under `name` itself.
+        """
         names = list(offered)
         if isinstance(decision, tuple) and not isinstance(decision, architectures.Decision):
             return self.add(*(self.choose(name, offered, alive, *xs) for alive in decision))
@@ -249,20 +256,24 @@ class Net:
             return self.zeros(xs[0])
         if chosen == IDENTITY:
             return xs[0]
-        return self(chosen, *xs, name=f"{name}/{names[decision]}")
+        return self(chosen, *xs, name=f"{name}/{names[decision]}".rstrip("/"))
 
-    def stage(self, name: str, part: Any, *xs: Value) -> Any:
+    def stage(self, name: str, part: Any, *xs: Value, scoped: bool = True) -> Any:
         """Apply a stage of the network: an operation, or a function of `net` and activations.
 
-        Its weights are under its name and number, such as `01_cell`.
+        Its weights are under its name and number, such as `01_cell`; if it is not scoped, under
+        the names of its operations alone.
         """
-        self._path = (f"{self._stages:02d}_{name}",)
+        self._stage = f"{self._stages:02d}_{name}"
+        self._path = (self._stage,) if scoped else ()
         self._stages += 1
         outputs = self(part, *xs) if isinstance(part, Operation) else part(self, *xs)
         self._path = ()
         return outputs
 
-    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool) -> Any:
+    def repeat(
+        self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool
+    ) -> Any:
         """Apply a stage that gives what it is given so many times, each with weights of its own.
 
         Args:
@@ -281,12 +292,12 @@ class Net:
         self._stages += count
         inner = Net(self.norm)
         inputs = tuple(Value(x.shape, x.dtype) for x in xs)
-        inner._path = (name,)
+        inner._path, inner._stage = (name,), name
         given = part(inner, *inputs)
         outputs = given if isinstance(given, tuple) else (given,)
         body = Graph(inputs, outputs, tuple(inner.steps), self.norm)
         results = tuple(Value(x.shape, x.dtype) for x in xs)
-        self.steps.append(Step(Repeat(names, body), (names[0],), xs, results))
+        self.steps.append(Step(Repeat(names, body), (names[0],), xs, results, names[0]))
         return results if isinstance(given, tuple) else results[0]
 
     @contextlib.contextmanager
@@ -298,11 +309,11 @@ class Net:
         self._path = before
 
     def _at(self, name: str) -> Path:
-        return (*self._path, *name.split("/")) if name else self._path
+        return (*self._path, *name.split("/")) if name else self._path or (self._stage,)
 
     def _step(self, part: Part, path: Path, inputs: tuple[Value, ...], given: Any) -> Value:
         output = Value(given.shape, given.dtype)
-        self.steps.append(Step(part, path, inputs, (output,)))
+        self.steps.append(Step(part, path, inputs, (output,), self._stage))
         return output
 
 

@@ -166,13 +166,13 @@ class BoundEncoder:
 
     Attributes:
         own: the encoder.
-        layerwise: all after its embeddings, which reads its gradients layer by layer.
+        packed: all after its embeddings, whose layers take statistics of their gradients.
         arch: `int32[D]`.
         embeddings: their parameters.
     """
 
     own: EncoderNetwork
-    layerwise: LinenNetwork
+    packed: LinenNetwork
     arch: Array
     embeddings: Params
 
@@ -186,8 +186,8 @@ class BoundEncoder:
     ) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
         validate_tokens(inputs, self.own.config)
-        packed = _pack(self.own, self.arch, self.embeddings, inputs)
-        return self.layerwise.per_example_vjp(params, packed, statistics)
+        examples = _pack(self.own, self.arch, self.embeddings, inputs)
+        return self.packed.per_example_vjp(params, examples, statistics)
 
 
 def validate_tokens(inputs: Array, config: EncoderConfig) -> None:

@@ -128,7 +128,7 @@ def _space(*, cells: int, **options: Any) -> SearchSpace:
 
 
 def _of_norm(own: common.Setting) -> Any:
-    sizes = {name: own.space.options[name] for name in ("classes", "colours")}
+    sizes = {name: own.space.options[name] for name in ("classes", "colors")}
     sizes |= {"channels": _TRAIN_CHANNELS.value, "layers": _TRAIN_LAYERS.value}
     return lambda norm: darts(**sizes, norm=norm)
 

@@ -350,7 +350,7 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     live = [edge for edge in cell.live_edges(cell.one(arch)) if cell.EDGES[edge][0] in fed]
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
-    space = spaces.nasbench201(**sizes)
+    space = nasbench201(**sizes)
     images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)

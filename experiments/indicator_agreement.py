@@ -56,7 +56,12 @@ def main() -> None:
         for name, width in itertools.product(_INITIALIZATIONS.value, widths):
             recipe = supernet_runs.recipe()._replace(initialization=name)
             layout = _widened(BY_LAYOUT[_LAYOUT.value], width, own.image_size)
-            module = SearchedNetwork(layout, own.dataset.num_classes, "batch", recipe.bypass)
+            module = SearchedNetwork(
+                colors=own.space.options["colors"],
+                layout=layout,
+                classes=own.dataset.num_classes,
+                bypass=recipe.bypass,
+            )
             by_kind[name, width] = [
                 supernet_runs.run(module, recipe, images, folder / f"{name}_{width}", seed, order)
                 for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value))

@@ -128,8 +128,7 @@ def run(
     Raises:
         ValueError: it diverged.
     """
-    colours = images.train[0].shape[-1]
-    params = parameters.draw(module, jax.random.key(seed), colours, recipe.initialization)
+    params = parameters.draw(module, jax.random.key(seed), recipe.initialization)
     split = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
     label = f"seed {seed}, order {order}"
     supernet = train(

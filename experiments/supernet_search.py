@@ -54,8 +54,8 @@ def main() -> None:
     recipe = supernet_runs.recipe()
     space, layout = _of_norm(own)("batch"), _layout(own.image_size)
     options = space.options
-    module = SearchedNetwork(layout, options["classes"], "batch", recipe.bypass)
-    table = costs(layout, classes=options["classes"], colours=options["colours"])
+    module = SearchedNetwork("batch", options["colors"], layout, options["classes"], recipe.bypass)
+    table = costs(module)
     key = jax.random.key(common.seed())
     cap = _cap(space, table, key)
     with common.run_folder(f"supernet_search_{recipe.name}") as (folder, meter):
@@ -110,7 +110,7 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
 
 
 def _of_norm(own: common.Setting) -> SpaceFn:
-    sizes = {name: own.space.options[name] for name in ("classes", "colours")}
+    sizes = {name: own.space.options[name] for name in ("classes", "colors")}
     return lambda norm: space_of(_layout(own.image_size), norm=norm, **sizes)
 
 

@@ -158,5 +158,7 @@ def _rectified(equation: Any, given: list[Any]) -> list[Any]:
     """Return the other operand of a maximum with zero, in a list; none of anything else."""
     if equation.primitive.name != "max":
         return []
-    zero = [isinstance(own, np.ndarray | np.generic | float) and not np.any(own) for own in given]
+    # What is no array of JAX's is written in the program; its type depends on the version of JAX.
+    written = [own is not None and not isinstance(own, jax.Array) for own in given]
+    zero = [own and not np.any(each) for own, each in zip(written, given, strict=True)]
     return [given[1 - zero.index(True)]] if any(zero) else []

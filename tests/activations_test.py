@@ -69,6 +69,7 @@ def test_relus_in_loops_are_refused(plain):
 
     with pytest.raises(ValueError, match="got one inside scan"):
         activations.stages(network, params, inputs)[0]((inputs,))
+
     # A loop without is none of its business.
     def harmless(params, x):
         return jax.lax.map(jnp.tanh, jax.nn.relu(x))

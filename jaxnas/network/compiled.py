@@ -4,7 +4,7 @@ import collections
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,7 +135,7 @@ def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
     return chosen(part, *xs), part.shown
 
 
-def _switch(branches: list[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
+def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
     """Return the outputs of a branch; what all branches show is shown, of the others as dead."""
     shapes = [jax.eval_shape(branch, *xs)[1] for branch in branches]
     places: collections.Counter[Any] = collections.Counter()

@@ -13,7 +13,6 @@ costs, and the ways to run it (`eager`, `compiled`).
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,6 +117,7 @@ class Graph:
         steps: all steps, in order.
         norm: mode of its normalization layers.
         macs: multiply-accumulates of one example besides those that the operations count.
+        names: of its stages, in order, also of those that compute nothing.
     """
 
     inputs: tuple[Value, ...]
@@ -125,6 +125,7 @@ class Graph:
     steps: tuple[Step, ...]
     norm: Mode
     macs: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
 
     @functools.cached_property
     def live(self) -> tuple[Step, ...]:
@@ -153,7 +154,7 @@ class Graph:
         """The tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
-            for path, description in _described(step, self.norm):
+            for path, description in described(step, self.norm):
                 at = found
                 for name in path if description.tensors else ():
                     at = at.setdefault(name, {})
@@ -169,7 +170,7 @@ class Graph:
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
-        groups = [list(own) for _, own in itertools.groupby(self.live, lambda step: step.path[0])]
+        groups = [[own for own in self.live if own.path[0] == name] for name in self.names]
         found = []
         given = self.inputs
         for position, steps in enumerate(groups):
@@ -177,12 +178,13 @@ class Graph:
             passed = [value for step in steps for value in step.outputs]
             wanted = later.union(self.outputs)
             kept = tuple(value for value in (*given, *passed) if value in wanted)
-            found.append(Graph(given, kept, tuple(steps), self.norm))
-            given = kept
+            if kept:  # or nothing so far leads to the outputs
+                found.append(Graph(given, kept, tuple(steps), self.norm))
+                given = kept
         return found
 
 
-def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
+def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     """Yield the path and the description of each operation of a step."""
     part = step.part
     shapes = tuple(Shape(value.shape, value.dtype) for value in step.inputs)
@@ -194,14 +196,14 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     elif isinstance(part, Repeat):
         for name in part.names:
             for inner in part.body.steps:
-                for path, description in _described(inner, norm):
+                for path, description in described(inner, norm):
                     yield (name, *path[1:]), description
 
 
 def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any]:
     if isinstance(step.part, Repeat):
         return len(step.part.names) * step.part.body.costs(of)
-    each = [of(description) for _, description in _described(step, norm)]
+    each = [of(description) for _, description in described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
         chosen = decision.each if isinstance(decision, architectures.Decision) else decision
@@ -213,17 +215,17 @@ class Net:
     """What a forward function is written with; it records the steps.
 
     Attributes:
-        unrolled: whether the repetitions of a traced architecture are steps of their own.
+        scans: whether repetitions are one step, a scan; of a traced architecture they may be.
     """
 
-    def __init__(self, norm: Mode, *, unrolled: bool = False) -> None:
+    def __init__(self, norm: Mode, *, scans: bool = False) -> None:
         """Start without any step."""
         self.norm = norm
-        self.unrolled = unrolled
+        self.scans = scans
         self.steps: list[Step] = []
         self.macs: list[Any] = []
         self._path: Path = ()
-        self._stages = 0
+        self.names: list[str] = []
 
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
         """Apply an operation, whose weights have that name (with slashes) in the present stage."""
@@ -295,15 +297,12 @@ class Net:
 
         Its weights are under its name and number, such as `01_cell`.
         """
-        self._path = (f"{self._stages:02d}_{name}",)
-        self._stages += 1
+        self._path = (self._named(name),)
         outputs = self(part, *xs) if isinstance(part, Operation) else part(self, *xs)
         self._path = ()
         return outputs
 
-    def repeat(
-        self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool
-    ) -> Any:
+    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value) -> Any:
         """Apply a stage that gives what it is given so many times, each with weights of its own.
 
         Args:
@@ -311,16 +310,14 @@ class Net:
             count: how many there are.
             part: a function of `net` and activations.
             *xs: what the first is given.
-            scan: whether its decisions are traced; then it is one step of the network.
         """
-        if count < 2 or not scan or self.unrolled:
+        if count < 2 or not self.scans:
             given: Any = xs if len(xs) > 1 else xs[0]
             for _ in range(count):
                 given = self.stage(name, part, *xs)
                 xs = given if isinstance(given, tuple) else (given,)
             return given
-        names = tuple(f"{self._stages + time:02d}_{name}" for time in range(count))
-        self._stages += count
+        names = tuple(self._named(name) for _ in range(count))
         inner = Net(self.norm)
         inputs = tuple(Value(x.shape, x.dtype) for x in xs)
         inner._path = (name,)
@@ -340,8 +337,12 @@ class Net:
         yield
         self._path = before
 
+    def _named(self, stage: str) -> str:
+        self.names.append(f"{len(self.names):02d}_{stage}")
+        return self.names[-1]
+
     def _at(self, name: str) -> Path:
-        return (*self._path, *name.split("/")) if name else self._path
+        return (*self._path, *filter(None, name.split("/")))
 
     def _step(
         self,
@@ -362,8 +363,8 @@ Forward = Callable[[Net, Value, Any], Value]
 def record(
     forward: Forward, arch: Any, inputs: Shape, norm: Mode, *, unrolled: bool = False
 ) -> Graph:
-    """Return the steps of a network for inputs `[B, ...]`."""
-    net = Net(norm, unrolled=unrolled)
+    """Return the steps of a network for inputs `[B, ...]`; `unrolled` ones have no scan."""
+    net = Net(norm, scans=architectures.is_traced(arch) and not unrolled)
     given = Value(inputs.shape, inputs.dtype)
     output = forward(net, given, arch)
-    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.macs))
+    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.macs), tuple(net.names))

@@ -57,7 +57,7 @@ class Weights:
         context: Context,
         tensors: Mapping[str, Any] | None,
         slots: Mapping[str, Any] | None = None,
-        running: Mapping[str, Any] | None = None,
+        running: Any = None,
         *,
         path: tuple[str, ...] = (),
         dtype: Any = jnp.float32,
@@ -343,11 +343,11 @@ def global_average_pool(weights: Weights, x: Array) -> Array:
 
 
 @operation
-def dense(weights: Weights, x: Array, *, features: int) -> Array:
-    """Return the linear layer with a bias; the bias counts as multiply-accumulates."""
+def dense(weights: Weights, x: Array, *, features: int, count_bias: bool = True) -> Array:
+    """Return the linear layer with a bias, which may count as multiply-accumulates too."""
     kernel = weights.tensor("kernel", (x.shape[-1], features), x.shape[-1])
     bias = weights.tensor("bias", (features,), x.shape[-1])
-    weights.cost(math.prod(x.shape[1:-1]) * (kernel.size + bias.size))
+    weights.cost(math.prod(x.shape[1:-1]) * (kernel.size + count_bias * bias.size))
     return weights.layer(layers.Dense(), {"kernel": kernel, "bias": bias}, x)
 
 

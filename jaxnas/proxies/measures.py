@@ -91,7 +91,7 @@ def look(
 ) -> list[list[Any]]:
     """Return what each function keeps of each stage, for inputs `[B, ...]`."""
     kept: list[list[Any]] = [[] for _ in keeps]
-    given = (inputs,)
+    given: tuple[Any, ...] = (inputs,)
     for position, stage in enumerate(activations.stages(apply_fn, params, inputs)):
         passed = stage(given)
         for of_keep, keep in zip(kept, keeps, strict=True):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Statistic, Stage
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Stage, Statistic
 
 _STEP = 0.01
 

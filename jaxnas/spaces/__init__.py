@@ -1,17 +1,30 @@
 """Search spaces: what can be chosen, and one network that is any of the choices."""
 
-from collections.abc import Callable
-
 from jaxnas.spaces.darts import darts
+from jaxnas.spaces.encoder import encoder
+from jaxnas.spaces.mobilenetv2 import mobilenetv2
 from jaxnas.spaces.nasbench101 import nasbench101
 from jaxnas.spaces.nasbench201 import nasbench201
-from jaxnas.types import SearchSpace
+from jaxnas.spaces.nasbench_macro import nasbench_macro
+from jaxnas.spaces.shufflenetv2 import shufflenetv2
 
-BY_NAME: dict[str, Callable[..., SearchSpace]] = {
+BY_NAME = {
     "nasbench101": nasbench101,
     "nasbench201": nasbench201,
+    "nasbench_macro": nasbench_macro,
     "darts": darts,
+    "mobilenetv2": mobilenetv2,
+    "shufflenetv2": shufflenetv2,
 }
 """Factories of `SearchSpace` that need no argument, by name."""
 
-__all__ = ["BY_NAME", "darts", "nasbench101", "nasbench201"]
+__all__ = [
+    "BY_NAME",
+    "darts",
+    "encoder",
+    "mobilenetv2",
+    "nasbench101",
+    "nasbench201",
+    "nasbench_macro",
+    "shufflenetv2",
+]

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from jaxnas.benchmarks import macro
 from jaxnas.spaces.mobilenetv2 import space_of
 from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Candidate
-from jaxnas.spaces.mobilenetv2.layout import Costs, Layout, Stage, costs, layers, resolve
-from jaxnas.spaces.mobilenetv2.network import Bypass
+from jaxnas.spaces.mobilenetv2.layout import Layout, Stage, layers, resolve
+from jaxnas.spaces.mobilenetv2.network import Bypass, Costs, SearchedNetwork, costs
 from jaxnas.types import SearchSpace
 
 CANDIDATES = (IDENTITY, Candidate(3, 3), Candidate(5, 6))
@@ -38,7 +38,7 @@ def layout(channels: int = 32, head: int = 1280, image_size: int = 32) -> Layout
 
 def cost_table(classes: int = 10) -> Costs:
     """Return what the networks of the benchmark cost; the FLOPs of its table are `num_macs`."""
-    return costs(layout(), classes=classes)
+    return costs(SearchedNetwork(layout=layout(), classes=classes))
 
 
 def nasbench_macro(
@@ -46,7 +46,7 @@ def nasbench_macro(
     channels: int = 32,
     head: int = 1280,
     classes: int = 10,
-    colours: int = 3,
+    colors: int = 3,
     norm: str = "batch",
     bypass: Bypass = "identity",
 ) -> SearchSpace:
@@ -56,8 +56,8 @@ def nasbench_macro(
         channels: of the stem; the benchmark trained 32.
         head: of the last convolution; the benchmark trained 1280.
         classes: number of classes, K.
-        colours: channels of the images.
-        norm: what the normalisation layers do, `batch`, `instance`, `eval` or `none`.
+        colors: channels of the images.
+        norm: what the normalization layers do, `batch`, `instance`, `eval` or `none`.
         bypass: as in `mobilenetv2`.
 
     Raises:
@@ -65,7 +65,7 @@ def nasbench_macro(
     """
     own = layout(channels, head)
     space = space_of(
-        own, name="nasbench_macro", classes=classes, colours=colours, norm=norm, bypass=bypass
+        own, name="nasbench_macro", classes=classes, colors=colors, norm=norm, bypass=bypass
     )
     return space._replace(
         to_string=macro.to_string, from_string=macro.from_string, representative=representative

@@ -4,20 +4,20 @@ A unit with stride 1 passes every other channel by and convolves the rest; with 
 convolves all channels twice, in two branches. Units have a kernel of 3, 5 or 7, or are three
 separable convolutions (`xception`). Sources: Ma et al., "ShuffleNet V2", ECCV 2018, arXiv
 1807.11164; Guo et al., "Single Path One-Shot" (SPOS), ECCV 2020, arXiv 1904.00420, whose code
-normalises without scale and bias in the supernet. Here they are there: indicators read them.
+normalizes without scale and bias in the supernet. Here they are there: indicators read them.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxnas.spaces import steps, tensors
-from jaxnas.spaces.mobilenetv2 import space_of
-from jaxnas.spaces.mobilenetv2.blocks import Layer
+from jaxnas.network import Operation, Weights, operation
+from jaxnas.network import operations as ops
+from jaxnas.spaces.mobilenetv2 import blocks, space_of
+from jaxnas.spaces.mobilenetv2.blocks import Activate, Layer
 from jaxnas.spaces.mobilenetv2.layout import Layout, Stage, resolve
-from jaxnas.spaces.steps import Cost, Step, Style
-from jaxnas.types import Array, Params, SearchSpace
+from jaxnas.types import Array, SearchSpace
 
 
 class Unit(NamedTuple):
@@ -40,60 +40,44 @@ class Unit(NamedTuple):
         if self.size < 3 or self.size % 2 == 0:
             raise ValueError(f"A unit has an odd kernel size of at least 3: got {self.size}.")
 
-    def is_absent(self, layer: Layer) -> bool:
-        """Return False: every unit convolves."""
-        return False
-
-    def cost(self, layer: Layer, normalised: bool = True) -> Cost:
-        """Return what it costs in a layer."""
-        main, beside = (
-            steps.cost(branch, layer.image_size, normalised)
-            for branch in (self._main(layer), self._beside(layer))
-        )
-        return Cost(main.params + beside.params, main.macs + beside.macs)
-
-    def tensors(self, layer: Layer, normalised: bool = True) -> tensors.Tensors:
-        """Return its parameter tensors; `project` has the last normalisation of the main branch."""
-        return steps.step_tensors([*self._main(layer), *self._beside(layer)], normalised)
-
-    def apply(
-        self, layer: Layer, weights: Params, inputs: Array, statistics: Any, style: Style
-    ) -> tuple[Array, dict[str, Any]]:
-        """Return its outputs, the channels of the main branch last, and its batch statistics."""
-        found: dict[str, Any] = {}
-        if layer.stride == 1:
-            passed, rest = inputs[..., ::2], inputs[..., 1::2]
-        else:
-            passed, found = steps.run(self._beside(layer), weights, inputs, statistics, style)
-            rest = inputs
-        outputs, own = steps.run(self._main(layer), weights, rest, statistics, style)
-        return jnp.concatenate([passed, outputs], axis=-1), found | own
-
-    def _main(self, layer: Layer) -> tuple[Step, ...]:
-        inputs = layer.inputs // 2 if layer.stride == 1 else layer.inputs
-        hidden, outputs = layer.outputs // 2, layer.outputs - inputs
-        if not self.deep:
-            return (
-                Step("expand", 1, inputs, hidden),
-                steps.depthwise_step("depthwise", self.size, hidden, layer.stride, False),
-                Step("project", 1, hidden, outputs),
-            )
-        return (
-            steps.depthwise_step("depthwise_0", self.size, inputs, layer.stride, False),
-            Step("expand", 1, inputs, hidden),
-            steps.depthwise_step("depthwise_1", self.size, hidden, 1, False),
-            Step("middle", 1, hidden, hidden),
-            steps.depthwise_step("depthwise_2", self.size, hidden, 1, False),
-            Step("project", 1, hidden, outputs),
+    def operation(self, layer: Layer, activate: Activate = ops.relu) -> Operation:
+        """Return what it computes in a layer."""
+        return unit(
+            **self._asdict(), features=layer.outputs, stride=layer.stride, activate=activate
         )
 
-    def _beside(self, layer: Layer) -> tuple[Step, ...]:
-        if layer.stride == 1:
-            return ()
-        return (
-            steps.depthwise_step("beside_depthwise", self.size, layer.inputs, 2, False),
-            Step("beside_project", 1, layer.inputs, layer.inputs),
-        )
+
+@operation
+def unit(
+    weights: Weights,
+    x: Array,
+    *,
+    size: int,
+    deep: bool,
+    features: int,
+    stride: int,
+    activate: Activate,
+) -> Array:
+    """Return what passes and what is convolved, side by side."""
+
+    def dense(name: str, x: Array, features: int) -> Array:
+        return activate(weights, blocks.pointwise(weights[name], x, features))
+
+    def depthwise(name: str, x: Array, stride: int = 1) -> Array:
+        return blocks.depthwise(weights[name], x, size, stride)
+
+    if stride == 1:
+        passed, x = x[..., ::2], x[..., 1::2]
+    else:
+        passed = dense("beside_project", depthwise("beside_depthwise", x, stride), x.shape[-1])
+    hidden, remaining = features // 2, features - passed.shape[-1]
+    if deep:
+        x = dense("expand", depthwise("depthwise_0", x, stride), hidden)
+        x = dense("middle", depthwise("depthwise_1", x), hidden)
+        x = depthwise("depthwise_2", x)
+    else:
+        x = depthwise("depthwise", dense("expand", x, hidden), stride)
+    return jnp.concatenate([passed, dense("project", x, remaining)], axis=-1)
 
 
 UNITS = (Unit(3), Unit(5), Unit(7), Unit(3, deep=True))
@@ -121,7 +105,7 @@ def shufflenetv2(
     layout: str | Layout = "img32",
     *,
     classes: int = 10,
-    colours: int = 3,
+    colors: int = 3,
     norm: str = "batch",
 ) -> SearchSpace:
     """Return the ShuffleNetV2 search space; an architecture is `int32[L]`.
@@ -129,8 +113,8 @@ def shufflenetv2(
     Args:
         layout: what the networks look like, or a name in `BY_LAYOUT`.
         classes: number of classes, K.
-        colours: channels of the images.
-        norm: what the normalisation layers do, `batch`, `instance`, `eval` or `none`.
+        colors: channels of the images.
+        norm: what the normalization layers do, `batch`, `instance`, `eval` or `none`.
 
     Raises:
         ValueError: an unknown name or mode, a size too small, or a table that makes no network.
@@ -141,7 +125,7 @@ def shufflenetv2(
         checked(BY_LAYOUT[layout] if isinstance(layout, str) else layout),
         name="shufflenetv2",
         classes=classes,
-        colours=colours,
+        colors=colors,
         norm=norm,
     )
 

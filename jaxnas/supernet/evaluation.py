@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
-from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork, num_choices
+from jaxnas.spaces.mobilenetv2 import SearchedNetwork, num_choices
 from jaxnas.training.options import smoothed_cross_entropy
 from jaxnas.types import Array, Params
 
@@ -38,7 +38,7 @@ def inherited(
 ) -> Inherited:
     """Return how well paths `int32[A, L]` classify validation images, with one program for all.
 
-    Normalisation layers use the statistics of the validation batch itself, because no running ones
+    Normalization layers use the statistics of the validation batch itself, because no running ones
     belong to a path. Differs from Guo et al., "Single Path One-Shot", ECCV 2020, arXiv 1904.00420,
     section 3.4, which recalibrates them on training images: a batch of hundreds of images gives
     what those give, without a second pass.
@@ -47,7 +47,7 @@ def inherited(
         module: the supernet, of norm `batch`.
         params: its parameters.
         archs: the paths.
-        images: `[N, H, W, C]`, normalised.
+        images: `[N, H, W, C]`, normalized.
         labels: `int[N]`.
         batch_size: images at a time; what is left over from full batches is left out.
 
@@ -81,6 +81,6 @@ def inherited(
 def _judge(
     module: SearchedNetwork, params: Params, path: Array, images: Array, labels: Array
 ) -> tuple[Array, Array]:
-    logits = BoundNetwork(module, path)(params, images).logits
+    logits = module.bound(path)(params, images).logits
     correct = (logits.argmax(-1) == labels).mean()
     return correct, smoothed_cross_entropy(logits, labels, 0.0)

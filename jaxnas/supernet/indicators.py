@@ -1,7 +1,7 @@
-"""What the normalisation of a trained supernet says of its blocks and layers.
+"""What the normalization of a trained supernet says of its blocks and layers.
 
 The block indicator `B` of a candidate is the mean of `|scale|` over the channels of its last
-normalisation; the layer indicator that of the normalisation beside the layer (`bypass="norm"`), and
+normalization; the layer indicator that of the normalization beside the layer (`bypass="norm"`), and
 there is none where the shape changes. Sources: Chen et al., "BN-NAS", ICCV 2021, arXiv 2108.07375
 (blocks); arXiv 2307.02263 (layers, and frozen orthogonal weights).
 """
@@ -14,20 +14,20 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import correlation
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork, layers
+from jaxnas.spaces.mobilenetv2 import IDENTITY, SearchedNetwork, layers
 from jaxnas.types import Params
 
 Mode = Literal["block", "literal", "share", "skip"]
 
 LAST = "project"
-"""The step of a block whose normalisation is its indicator."""
+"""The step of a block whose normalization is its indicator."""
 
 
 class Indicators(NamedTuple):
     """The indicators of a supernet.
 
     Attributes:
-        block: `float64[L, K]`; 0 for an identity without a normalisation of its own, nan where a
+        block: `float64[L, K]`; 0 for an identity without a normalization of its own, nan where a
             layer has no such choice.
         layer: `float64[L]`; nan for layers without a bypass.
         is_identity: `bool[L, K]`, choices that are the bypass alone.
@@ -39,23 +39,28 @@ class Indicators(NamedTuple):
 
 
 def mean_scale(block: Mapping[str, ArrayLike]) -> float:
-    """Return the mean of `|scale|` over the channels of a normalisation.
+    """Return the mean of `|scale|` over the channels of a normalization.
 
     Raises:
         ValueError: it has no scale, or one that is not finite.
     """
     if "scale" not in block:
         raise ValueError(
-            f"An indicator reads the scale of a normalisation: got {sorted(block)} only; build "
+            f"An indicator reads the scale of a normalization: got {sorted(block)} only; build "
             "the supernet with norm='batch'."
         )
     value = float(np.abs(np.asarray(block["scale"], float)).mean())
     if not np.isfinite(value):
         raise ValueError(
-            f"The scale of a normalisation is finite: got {value}; the supernet diverged, lower "
+            f"The scale of a normalization is finite: got {value}; the supernet diverged, lower "
             "its learning rate."
         )
     return value
+
+
+def layer_names(params: Params) -> list[str]:
+    """Return the names of the searched layers, one for each decision."""
+    return [name for name in sorted(params) if name.endswith("_layer")]
 
 
 def read(module: SearchedNetwork, params: Params) -> Indicators:
@@ -69,10 +74,10 @@ def read(module: SearchedNetwork, params: Params) -> Indicators:
     found = Indicators(
         np.full(shape, np.nan), np.full(len(searched), np.nan), np.zeros(shape, bool)
     )
-    for position, (name, layer) in enumerate(zip(module.layer_names(), searched, strict=True)):
+    for position, (name, layer) in enumerate(zip(layer_names(params), searched, strict=True)):
         own = params[name]
         for choice, candidate in enumerate(layer.candidates):
-            alone = candidate.is_absent(layer)
+            alone = candidate == IDENTITY and layer.is_plain
             found.is_identity[position, choice] = alone
             value = 0.0 if alone else mean_scale(own[candidate.name][LAST])
             found.block[position, choice] = value

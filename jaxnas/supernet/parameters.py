@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jaxnas import isometry
 from jaxnas.isometry.initializers import BlockShape
 from jaxnas.spaces.mobilenetv2 import SearchedNetwork, layers
-from jaxnas.supernet.indicators import LAST
+from jaxnas.supernet.indicators import LAST, layer_names
 from jaxnas.types import Array, Params
 
 Trained = Literal["last", "norms", "all"]
-"""What is trained: the last normalisation of each block and those beside the layers, as BN-NAS and
-arXiv 2307.02263 have it; every normalisation; or everything."""
+"""What is trained: the last normalization of each block and those beside the layers, as BN-NAS and
+arXiv 2307.02263 have it; every normalization; or everything."""
 
 Flat = dict[str, Array]
 
@@ -48,20 +48,18 @@ def split(
             learned in a few epochs.
 
     Raises:
-        ValueError: an unknown choice, or a supernet without the normalisation that it asks for.
+        ValueError: an unknown choice, or a supernet without the normalization that it asks for.
     """
     if trained not in get_args(Trained):
         raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}: got {trained!r}.")
     if module.norm != "batch":
         raise ValueError(
-            f"A supernet normalises with its batch: got norm={module.norm!r}; running statistics "
+            f"A supernet normalizes with its batch: got norm={module.norm!r}; running statistics "
             "mean nothing where the path changes."
         )
     flat = flatten(params)
-    head = module.part_names()[-1]
     chosen = {
-        path: classifier if path.split("/")[0] == head else _is_trained(path, trained)
-        for path in flat
+        path: classifier if _is_classifier(path) else _is_trained(path, trained) for path in flat
     }
     return Split(
         {path: leaf for path, leaf in flat.items() if chosen[path]},
@@ -94,13 +92,12 @@ def nest(flat: Mapping[str, Any]) -> Params:
     return params
 
 
-def draw(module: SearchedNetwork, key: Array, colours: int, initialization: str) -> Params:
+def draw(module: SearchedNetwork, key: Array, initialization: str) -> Params:
     """Return the parameters of a supernet; scales are 1 and biases 0.
 
     Args:
         module: the supernet.
         key: a key from `jax.random.key`.
-        colours: of the images.
         initialization: of the kernels, a name in `isometry.BY_NAME`; or `default`, the uniform one
             of the spaces. The classifier has the default always.
 
@@ -112,13 +109,15 @@ def draw(module: SearchedNetwork, key: Array, colours: int, initialization: str)
         raise ValueError(
             f"initialization must be one of {', '.join(names)}: got {initialization!r}."
         )
-    params = module.init(key, colours, jnp.float32, method="declare")["params"]
+    size = module.layout.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, module.colors), jnp.float32)
+    params = module.init(key, images, method="declare")["params"]
     if initialization == "default":
         return params
     own = isometry.BY_NAME[initialization]
     drawn = flatten(params)
     blocks = set()
-    for name, layer in zip(module.layer_names(), layers(module.layout), strict=True):
+    for name, layer in zip(layer_names(params), layers(module.layout), strict=True):
         for candidate in layer.candidates:
             prefix = f"{name}/{candidate.name}"
             if f"{prefix}/depthwise/kernel" in drawn:
@@ -130,12 +129,15 @@ def draw(module: SearchedNetwork, key: Array, colours: int, initialization: str)
                     for step, kernel in kernels._asdict().items()
                     if kernel is not None
                 }
-    classifier = module.part_names()[-1]
     for path, leaf in drawn.items():
         alone = path.endswith("/kernel") and "/".join(path.split("/")[:2]) not in blocks
-        if alone and path.split("/")[0] != classifier:
+        if alone and not _is_classifier(path):
             drawn[path] = own.tensor(_key(key, path), leaf.shape, jnp.float32)
     return nest(drawn)
+
+
+def _is_classifier(path: str) -> bool:
+    return path.split("/")[0].endswith("_classifier")
 
 
 def _is_trained(path: str, trained: Trained) -> bool:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas.spaces.mobilenetv2 import BoundNetwork, SearchedNetwork
+from jaxnas.spaces.mobilenetv2 import SearchedNetwork
 from jaxnas.supernet import indicators, parameters, sampling
 from jaxnas.supernet.parameters import Flat, Split
 from jaxnas.training import TrainingOptions, augment, checkpoints
@@ -84,7 +84,7 @@ def train(
     Args:
         module: the supernet, of norm `batch`.
         own: its parameters, see `parameters.split`.
-        inputs: `[N, H, W, C]`, normalised.
+        inputs: `[N, H, W, C]`, normalized.
         labels: `int[N]`.
         options: see `TrainingOptions`; an epoch visits each image once, with all paths of a step.
         paths: which paths a step trains, such as `sampling.strict_fair(num_choices)`.
@@ -159,7 +159,7 @@ def _gradient(
 
     def loss(own: Flat) -> Array:
         params = parameters.nest(frozen | own)
-        logits = BoundNetwork(module, path)(params, images).logits
+        logits = module.bound(path)(params, images).logits
         return smoothed_cross_entropy(logits, labels, options.label_smoothing)
 
     return jax.value_and_grad(loss)(trained | others)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnas.isometry import BY_NAME, BlockShape, FixedBlock, calibrate, convolve
-from jaxnas.spaces import steps
+from jaxnas.network import Weights
+from jaxnas.network.operations import Context, describe
 from jaxnas.spaces.mobilenetv2 import Candidate, Layer
 
 SHAPE = BlockShape(4, 12, 4, 3)
@@ -22,8 +23,10 @@ def test_calibrated_block_is_the_trained_one_where_padding_has_no_say():
         name: {"kernel": kernel, "scale": jnp.ones(kernel.shape[3]), "bias": 0 * kernel[0, 0, 0]}
         for name, kernel in kernels._asdict().items()
     }
-    assert set(weights) == set(candidate.tensors(layer))
-    expected, _ = candidate.apply(layer, weights, batch, None, steps.Style("relu6", "batch"))
+    block = candidate.operation(layer)
+    shape = jax.ShapeDtypeStruct(batch.shape, batch.dtype)
+    assert set(weights) == set(describe(block, (shape,), "batch").tensors)
+    expected = block(Weights(Context("batch"), weights), batch)
     np.testing.assert_allclose(calibrate(kernels, batch)(batch), expected, atol=1e-3)
     np.testing.assert_allclose(calibrate(kernels, batch, 1.0)(batch), batch + expected, atol=1e-3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnas import Outputs, gradients, gram
-from jaxnas.kernels import analytic, empirical
+from jaxnas.kernels import empirical
 
 COUNT, CLASSES = 5, 3
 ARCH = (2, 3, 1, 4, 0, 3)  # every operation, and a dead end: edge 1 -> 3 is cut
@@ -138,7 +138,7 @@ def test_kernels_by_hand():
     np.testing.assert_allclose(empirical.nngp(network, params, inputs), [[4, 6], [6, 9]])
 
 
-def test_kernels_of_a_wide_network_are_near_their_limit(draw_batch):
+def test_kernels_of_a_wide_network_are_near_their_limit(analytic, draw_batch):
     # One hidden layer of 4,096: entries deviate by a few times 1 / sqrt(4096) = 1.6 %.
     inputs = draw_batch(3, (4, 10)).inputs
     rng = np.random.default_rng(4)

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import jax
@@ -8,20 +9,21 @@ import pytest
 from flax import linen as nn
 
 from jaxnas import Batch, gradients
-from jaxnas.spaces import steps
+from jaxnas.network.operations import describe
 from jaxnas.spaces.mobilenetv2 import (
     BY_LAYOUT,
     IDENTITY,
     Candidate,
     Layer,
     Layout,
+    SearchedNetwork,
     Stage,
     costs,
     layers,
     mobilenetv2,
 )
-from jaxnas.spaces.mobilenetv2.layout import CANDIDATES, first_layer, resolve
-from jaxnas.types import PerExampleDifferentiable, Reading
+from jaxnas.spaces.mobilenetv2.layout import CANDIDATES, resolve
+from jaxnas.types import PerExampleDifferentiable, Statistic
 
 TINY = Layout(
     image_size=8,
@@ -39,9 +41,9 @@ KEY = jax.random.key(0)
 ARCHS = [(0, 1, 1, 2), (1, 2, 0, 0)]
 
 
-def _images(pixels=8, colours=3):
+def _images(pixels=8, colors=3):
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(size=(3, pixels, pixels, colours)), jnp.float32)
+    return jnp.asarray(rng.normal(size=(3, pixels, pixels, colors)), jnp.float32)
 
 
 @functools.cache
@@ -62,20 +64,30 @@ def _setting(layout=TINY, norm="batch", bypass="identity"):
 # Costs.
 
 
+def _costs(layout, **options):
+    return costs(SearchedNetwork(layout=layout, **options))
+
+
+def _macs(candidate, layer):
+    size = layer.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, layer.inputs), jnp.float32)
+    return describe(candidate.operation(layer), (images,), "batch").macs
+
+
 def test_published_flops_of_a_layer():
     # 3 * 24² * 112² + (72 * 9 + 72 * 32) * 56² = 21,676,032 + 9,257,472
     layer = Layer(24, 32, 2, 112, CANDIDATES)
-    assert Candidate(3, 3).cost(layer).macs == 30_933_504
+    assert _macs(Candidate(3, 3), layer) == 30_933_504
     assert layers(BY_LAYOUT["spos"])[0] == layer
 
 
 def test_published_flops_of_what_is_fixed():
     layout = BY_LAYOUT["spos"]
     stem = 9 * 3 * 40 * 112**2
-    assert stem + Candidate(3, 1).cost(first_layer(layout)).macs == 30_105_600
+    assert stem + _macs(Candidate(3, 1), Layer(40, 24, 1, 112, ())) == 30_105_600
     # The published table counts the products and the sums of the classifier, 1728 + 1727 a class.
     head = 40_033_304 - 1727 * 1000
-    assert costs(layout, classes=1000).fixed.macs == 30_105_600 + head
+    assert _costs(layout, classes=1000).fixed.macs == 30_105_600 + head
 
 
 @pytest.mark.parametrize(
@@ -86,7 +98,7 @@ def test_published_flops_of_what_is_fixed():
     ],
 )
 def test_published_ranges(name, depth, macs, params):
-    table = costs(BY_LAYOUT[name], classes=1000)
+    table = _costs(BY_LAYOUT[name], classes=1000)
     ends = np.array([[0] * depth, [5] * depth])
     np.testing.assert_array_equal(np.round(table.num_macs(ends) / 1e6), macs)
     np.testing.assert_array_equal(np.round(table.num_params(ends) / 1e6, 2), params)
@@ -96,7 +108,7 @@ def test_published_network():
     layout = resolve(BY_LAYOUT["spos"]._replace(optional=(IDENTITY,)))
     space = mobilenetv2(layout, classes=1000)
     arch = space.from_string("3,-1,0,4,0,-1,-1,0,4,-1,4,4,1,4,2,0,0,4,0,2,2")
-    macs = costs(layout, classes=1000).num_macs(arch)
+    macs = _costs(layout, classes=1000).num_macs(arch)
     assert round(macs / 1e6, 1) == 471.8
     assert math.floor((macs + 1727 * 1000) / 1e5) == 4735  # with the sums of the classifier
     assert round(space.num_params(arch) / 1e6, 2) == 5.23
@@ -110,7 +122,7 @@ def test_layouts_by_name(name):
     searched = layers(layout)
     assert len(searched) == depths[name]
     last = {"spos": 7, "fairnas": 7, "isometric": 7, "img32": 4, "smoke32": 8, "digits": 4}
-    assert steps.halved(searched[-1].image_size, searched[-1].stride) == last[name]
+    assert searched[-1].image_size // searched[-1].stride == last[name]
     assert [i for i, layer in enumerate(searched) if layer.stride == 2] == {
         "spos": [0, 4, 8, 16],
         "fairnas": [0, 2, 6, 14],
@@ -137,7 +149,7 @@ def test_parameters_are_those_that_are_bound(layout, norm, bypass):
 
 
 def test_costs_of_a_traced_architecture():
-    table = costs(TINY, classes=10)
+    table = _costs(TINY)
     archs = np.array(ARCHS)
     traced = jax.jit(jax.vmap(table.num_macs))(archs)
     np.testing.assert_array_equal(traced, table.num_macs(archs))
@@ -229,37 +241,104 @@ def test_network_agrees_with_flax(layout, bypass, arch):
 def test_its_stages_are_the_network():
     space, params = _setting()
     network, own = space.bind(np.array(ARCHS[0]), params)
-    x, outputs = _images(), []
-    for stage in network.stages(own):
+    x, outputs = (_images(),), []
+    for stage in network.stages(own, _images(), ()):
         x = stage(x).outputs
         outputs.append(x)
-    np.testing.assert_allclose(x, network(own, _images()).logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x[0], network(own, _images()).logits, rtol=1e-5, atol=1e-5)
     assert len(outputs) == len(ARCHS[0]) + 4  # stem, first block, head and classifier
-    x = _images()
-    for stage in network.stages(own, normalized=False):
+    x = (_images(),)
+    for stage in network.stages(own, _images(), (), normalized=False):
         x = stage(x).outputs
-    assert not np.allclose(x, outputs[-1])
+    assert not np.allclose(x[0], outputs[-1][0])
+
+
+def test_its_stages_show_what_the_activations_read():
+    space, params = _setting()
+    network, own = space.bind(np.array(ARCHS[0]), params)
+    x, shown = (_images(),), []
+    for stage in network.stages(own, _images(), ()):
+        passed = stage(x)
+        x = passed.outputs
+        shown.append([own.value.shape for own in passed.shown if own.kind == "preactivation"])
+    # The stem; the filters of two blocks without expansion, both of two with one; the head.
+    expected = [[2], [2], [6, 6], [3], [3], [], [6], []]
+    assert [[shape[-1] for shape in own] for own in shown] == expected
+
+
+def _square(tensor, gradient):
+    return jnp.square(gradient).sum()
+
+
+def _same(tensor, gradient):
+    return gradient
+
+
+SQUARE, EACH, TOTAL = Statistic(_square), Statistic(_same), Statistic(_same, per_example=False)
 
 
 @pytest.mark.parametrize("norm", ["instance", "eval", "none"])
-def test_gradients_of_examples_part_by_part(norm):
+def test_gradients_of_examples_one_by_one(norm):
     space, params = _setting(norm=norm)
     network, own = space.bind(np.array(ARCHS[1]), params)
     assert isinstance(network, PerExampleDifferentiable)
     batch = Batch(_images(), jnp.array([0, 2, 1]))
-    square = Reading(lambda tensor, gradient: jnp.square(gradient).sum())
-    total = Reading(lambda tensor, gradient: gradient, per_example=False)
-    out, pullback = network.per_example_vjp(own, batch.inputs)
+    out, pullback = network.per_example_vjp(own, batch.inputs, (SQUARE, TOTAL))
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
-    squares, sums = pullback(cotangent, (square, total))
+    squares, sums = pullback(cotangent, (SQUARE, TOTAL))
     # A function brings no pullback of its own.
     alone = gradients.per_example_gradients(lambda p, x: network(p, x), own, batch)
     for one, summed, expected in zip(*map(jax.tree.leaves, (squares, sums, alone)), strict=True):
         np.testing.assert_allclose(one, jnp.square(expected).sum(), rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(summed, expected.sum(0), rtol=1e-3, atol=1e-4)
-    assert not isinstance(
-        _setting()[0].bind(np.array(ARCHS[1]), params)[0], PerExampleDifferentiable
+
+
+def test_gradients_of_examples_that_a_batch_couples():
+    """Each example's part of the gradient of the batch: its input times the error, by layer."""
+    space, params = _setting(bypass="norm")
+    network, own = space.bind(np.array(ARCHS[1]), params)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 10)), jnp.float32)
+    _, pullback = network.per_example_vjp(own, _images(), (EACH,))
+    (each,) = pullback(weights, (EACH,))
+    total = jax.grad(lambda p: (network(p, _images()).logits * weights).sum())(own)
+    for found, expected in zip(jax.tree.leaves(each), jax.tree.leaves(total), strict=True):
+        np.testing.assert_allclose(found.sum(0), expected, rtol=1e-3, atol=1e-3)
+    # With weights for each example in its place, a kernel's gradient is its contribution.
+    (stem,) = (own["00_stem"],)
+    stages = network.stages(own, _images(), ())
+
+    def from_stem(kernels):
+        x = jnp.concatenate(
+            [
+                jax.lax.conv_general_dilated(
+                    image[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+                for image, kernel in zip(_images(), kernels, strict=True)
+            ]
+        )
+        mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+        x = (x - mean) / jnp.sqrt(var + 1e-5) * stem["scale"][None, None, None]
+        x = (jnp.clip(x + stem["bias"][None, None, None], 0, 6),)
+        for stage in stages[1:]:
+            x = stage(x).outputs
+        return (x[0] * weights).sum()
+
+    kernels = jnp.stack([stem["kernel"]] * 3)
+    np.testing.assert_allclose(
+        each["00_stem"]["kernel"], jax.grad(from_stem)(kernels), rtol=1e-3, atol=1e-3
     )
+
+
+def test_modes_differ_by_example():
+    found = {}
+    for norm in ("batch", "instance", "eval", "none"):
+        space, params = _setting(norm=norm)
+        network, own = space.bind(np.array(ARCHS[0]), params)
+        _, pullback = network.per_example_vjp(own, _images(), (SQUARE,))
+        (kept,) = pullback(jnp.ones((3, 10)), (SQUARE,))
+        found[norm] = float(kept["02_layer"]["k3_e2"]["project"]["kernel"])
+    for first, second in itertools.combinations(found.values(), 2):
+        assert abs(first - second) > 0.01 * second
 
 
 def test_traced_and_concrete_architectures_are_one_network():
@@ -306,7 +385,7 @@ def test_running_statistics_stand_for_the_batch():
 def test_a_bound_network_knows_its_cost_at_any_size():
     space, params = _setting()
     network, own = space.bind(ARCHS[0], params)
-    table = costs(TINY._replace(image_size=16), classes=10)
+    table = _costs(TINY._replace(image_size=16))
     assert network.num_macs(own, _images(16)) == table.num_macs(ARCHS[0])
 
 
@@ -362,10 +441,10 @@ def test_layouts_that_make_no_network_are_refused(layout, sentence):
     ("act", "sentence"),
     [
         (lambda: mobilenetv2(TINY, classes=1), "classes must be an integer of at least 2: got 1"),
-        (lambda: mobilenetv2(TINY, colours=0), "colours must be .* got 0"),
-        (lambda: mobilenetv2(TINY, norm="layer"), "Unknown normalisation mode 'layer'"),
+        (lambda: mobilenetv2(TINY, colors=0), "colors must be .* got 0"),
+        (lambda: mobilenetv2(TINY, norm="layer"), "Unknown normalization mode 'layer'"),
         (lambda: mobilenetv2(TINY, bypass="skip"), "bypass must be identity or norm: got 'skip'"),
-        (lambda: mobilenetv2(TINY).init(KEY, _images(colours=1)), "3 colours: got 1"),
+        (lambda: mobilenetv2(TINY).init(KEY, _images(colors=1)), "3 colors: got 1"),
         (lambda: mobilenetv2(TINY).init(KEY, _images()[:, :4]), r"square images .*\[3, 4, 8, 3\]"),
         (lambda: mobilenetv2(TINY).init(KEY, jnp.ones((1, 8, 8, 3), int)), "dtype int32"),
         (lambda: mobilenetv2(FLAT).init(KEY, _images(16)), "reads 8 pixels: got 16"),

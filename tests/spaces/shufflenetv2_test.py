@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2 import Layer, Stage, costs
+from jaxnas.network import Weights, tensors
+from jaxnas.network.operations import Context, describe
+from jaxnas.spaces.mobilenetv2 import Layer, SearchedNetwork, Stage, costs
 from jaxnas.spaces.shufflenetv2 import BY_LAYOUT, UNITS, Unit, checked, shufflenetv2
-from jaxnas.spaces.steps import Style
 
 KEY = jax.random.key(0)
 TINY = BY_LAYOUT["img32"]._replace(
@@ -37,25 +38,34 @@ def test_published_network():
     # SPOS reports 323 M FLOPs and 3.5 M parameters for this architecture, which has 3.53 M without
     # scales and biases and 3.56 M with them.
     arch = (2, 1, 0, 1, 2, 0, 2, 0, 2, 0, 2, 3, 0, 0, 0, 0, 3, 2, 3, 3)
-    table = costs(BY_LAYOUT["spos"], classes=1000)
+    network = SearchedNetwork(layout=BY_LAYOUT["spos"], classes=1000)
+    table = costs(network)
     assert round(table.num_macs(arch) / 1e6) == 323
     assert math.floor(table.num_params(arch) / 1e4) == 355
-    bare = costs(BY_LAYOUT["spos"], classes=1000, normalised=False)
+    bare = costs(network.clone(norm="none"))
     assert round(bare.num_params(arch) / 1e6, 1) == 3.5
     assert shufflenetv2("spos", classes=1000).num_choices == (4,) * 20
+
+
+def _cost(unit, layer):
+    images = jax.ShapeDtypeStruct(
+        (1, layer.image_size, layer.image_size, layer.inputs), jnp.float32
+    )
+    found = describe(unit.operation(layer), (images,), "batch")
+    return tensors.count(found.tensors), found.macs
 
 
 def test_cost_by_hand():
     # 8 channels at 4 x 4, stride 1: 4 -> 4, depthwise 5 x 5 of 4, 4 -> 4.
     unit = Unit(5)
-    cost = unit.cost(Layer(8, 8, 1, 4, ()))
-    assert cost.macs == (16 + 100 + 16) * 16
-    assert cost.params == 16 + 100 + 16 + 3 * 8
+    params, macs = _cost(unit, Layer(8, 8, 1, 4, ()))
+    assert macs == (16 + 100 + 16) * 16
+    assert params == 16 + 100 + 16 + 3 * 8
     # Stride 2, 4 -> 10: main 4 -> 5 at 4 x 4, then 25 x 5 and 5 -> 6 at 2 x 2; beside 25 x 4 and
     # 4 -> 4 at 2 x 2.
-    cost = unit.cost(Layer(4, 10, 2, 4, ()))
-    assert cost.macs == 20 * 16 + (125 + 30) * 4 + (100 + 16) * 4
-    assert cost.params == 20 + 125 + 30 + 116 + 2 * (5 + 5 + 6 + 4 + 4)
+    params, macs = _cost(unit, Layer(4, 10, 2, 4, ()))
+    assert macs == 20 * 16 + (125 + 30) * 4 + (100 + 16) * 4
+    assert params == 20 + 125 + 30 + 116 + 2 * (5 + 5 + 6 + 4 + 4)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -64,7 +74,7 @@ def test_parameters_are_those_that_are_bound(arch):
     network, own = space.bind(arch, params)
     count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(own))
     assert space.num_params(arch) == count
-    assert network.num_macs(own, images) == costs(TINY, classes=10).num_macs(arch)
+    assert network.num_macs(own, images) == costs(SearchedNetwork(layout=TINY)).num_macs(arch)
 
 
 def test_half_of_the_channels_pass():
@@ -76,7 +86,7 @@ def test_half_of_the_channels_pass():
         "depthwise": {"kernel": jnp.ones((3, 3, 1, 2))},
         "project": {"kernel": jnp.array([[[[1.0, 0], [0, -1]]]])},
     }
-    outputs, _ = unit.apply(layer, weights, x, None, Style("relu", "none"))
+    outputs = unit.operation(layer)(Weights(Context("none"), weights), x)
     np.testing.assert_array_equal(outputs[..., :2], x[..., [0, 2]])
     odd = x[..., [1, 3]]
     hidden = jax.nn.relu(odd @ jnp.array([[1.0, 2], [3, 4]]))

@@ -21,7 +21,7 @@ gradient = importlib.import_module("jaxnas.supernet.train")._gradient
 
 def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
     """Source: the claims of arXiv 2307.02263; the arithmetic of a backward pass allows 2/3."""
-    module = SearchedNetwork(BY_LAYOUT["img32"], 10, "batch", "norm")
+    module = SearchedNetwork(layout=BY_LAYOUT["img32"], bypass="norm")
     options = recipes.BY_NAME["published"].options
     images = jax.random.normal(jax.random.key(0), (32, 32, 32, 3))
     labels = jnp.arange(32) % 10
@@ -32,7 +32,7 @@ def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
         ("gauss", "gauss", "norms"),
         ("all", "qr", "all"),
     ):
-        params = parameters.draw(module, jax.random.key(2), 3, initialization)
+        params = parameters.draw(module, jax.random.key(2), initialization)
         own = parameters.split(module, params, trained)
         kinds[name] = (module, options, own.frozen, own.trained)
 
@@ -58,9 +58,9 @@ def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
 
 
 def test_a_supernet_of_imagenet_size_takes_a_step():
-    module = SearchedNetwork(BY_LAYOUT["spos"], 1000, "batch", "norm")
+    module = SearchedNetwork(layout=BY_LAYOUT["spos"], classes=1000, bypass="norm")
     recipe = recipes.BY_NAME["published"]
-    params = parameters.draw(module, jax.random.key(0), 3, recipe.initialization)
+    params = parameters.draw(module, jax.random.key(0), recipe.initialization)
     own = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
     images = np.asarray(jax.random.normal(jax.random.key(1), (2, 224, 224, 3)))
     options = recipe.options._replace(epochs=1, batch_size=2)

@@ -28,9 +28,9 @@ FOUND = indicators.Indicators(
 
 def _supernet(bypass="norm", norm="batch"):
     """A supernet whose scales are those of `BLOCK` and `LAYER`, with both signs."""
-    module = SearchedNetwork(LAYOUT, norm=norm, bypass=bypass)
-    params = module.init(jax.random.key(0), 3, jnp.float32, method="declare")["params"]
-    for name, block, layer in zip(module.layer_names(), BLOCK, LAYER, strict=True):
+    module = SearchedNetwork(norm, layout=LAYOUT, bypass=bypass)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), method="declare")["params"]
+    for name, block, layer in zip(indicators.layer_names(params), BLOCK, LAYER, strict=True):
         own = params[name]
         for candidate, value in zip(LAYOUT.candidates, block, strict=False):
             if norm != "none":

@@ -6,15 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces import plans
-from jaxnas.spaces.mobilenetv2 import (
-    IDENTITY,
-    BoundNetwork,
-    Candidate,
-    Layout,
-    SearchedNetwork,
-    Stage,
-)
+from jaxnas.spaces.mobilenetv2 import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
 from jaxnas.supernet import indicators, inherited, parameters, recipes, sampling, train
 from jaxnas.supernet import train as train_fn
 from jaxnas.training import TrainingOptions
@@ -30,7 +22,7 @@ LAYOUT = Layout(
     optional=(IDENTITY,),
 )
 CHOICES = (3, 3, 2)
-MODULE = SearchedNetwork(LAYOUT, classes=3, norm="batch", bypass="norm")
+MODULE = SearchedNetwork(layout=LAYOUT, classes=3, norm="batch", bypass="norm")
 OPTIONS = TrainingOptions(
     epochs=2, batch_size=8, learning_rate=0.2, weight_decay=0.0, crop_padding=0, flip=False
 )
@@ -46,7 +38,7 @@ def images():
 
 
 def drawn(initialization="qr", trained="last", **options):
-    params = parameters.draw(MODULE, jax.random.key(0), 3, initialization)
+    params = parameters.draw(MODULE, jax.random.key(0), initialization)
     return parameters.split(MODULE, params, trained, **options)
 
 
@@ -95,7 +87,7 @@ def test_a_step_is_fair_and_its_gradient_the_mean_over_paths(images):
         params = parameters.merge(parameters.Split(trained, own.frozen))
         total = 0.0
         for path in paths:
-            network = BoundNetwork(MODULE, plans.StaticArch(path.tolist()))
+            network = MODULE.bound(path)
             chosen = jax.nn.log_softmax(network(params, images[0]).logits)
             total -= chosen[jnp.arange(24), images[1]].mean() / len(paths)
         return total
@@ -130,14 +122,14 @@ def test_a_killed_run_ends_the_same(images, tmp_path):
 
 def test_one_program_for_all_paths(images):
     chex.clear_trace_counter()
-    params = parameters.draw(MODULE, jax.random.key(0), 3, "default")
+    params = parameters.draw(MODULE, jax.random.key(0), "default")
     archs = np.stack(np.meshgrid(*map(np.arange, CHOICES), indexing="ij"), -1).reshape(-1, 3)
     found = inherited(MODULE, params, archs, *images, batch_size=12)
     one = inherited(MODULE, params, archs[5], *images, batch_size=12)
     assert found.loss.shape == (18,)
     assert one.loss == found.loss[5]
     # Of a network by itself, batch by batch.
-    network = BoundNetwork(MODULE, plans.StaticArch(archs[5].tolist()))
+    network = MODULE.bound(archs[5])
     each = []
     for start in (0, 12):
         logits = network(params, images[0][start : start + 12]).logits
@@ -148,7 +140,7 @@ def test_one_program_for_all_paths(images):
 
 def test_a_kernel_of_the_centre_alone_hides_its_size():
     # Delta kernels reach no neighbour: 3x3 and 5x5 candidates of one draw are the same function.
-    params = parameters.draw(MODULE, jax.random.key(0), 3, "delta")
+    params = parameters.draw(MODULE, jax.random.key(0), "delta")
     kernels = {
         name: own["depthwise"]["kernel"]
         for name, own in params["01_layer"].items()
@@ -161,9 +153,9 @@ def test_a_kernel_of_the_centre_alone_hides_its_size():
 
 
 def test_a_draw_does_not_depend_on_the_others():
-    params = parameters.draw(MODULE, jax.random.key(0), 3, "qr")
+    params = parameters.draw(MODULE, jax.random.key(0), "qr")
     wider = MODULE.clone(layout=LAYOUT._replace(stages=(*LAYOUT.stages, Stage(4, 1, 1))))
-    more = parameters.draw(wider, jax.random.key(0), 3, "qr")
+    more = parameters.draw(wider, jax.random.key(0), "qr")
     np.testing.assert_array_equal(params["00_stem"]["kernel"], more["00_stem"]["kernel"])
     first, second = (own["02_layer"]["k5_e2"]["project"]["kernel"] for own in (params, more))
     np.testing.assert_array_equal(first, second)
@@ -192,7 +184,7 @@ def test_a_hopeless_run_ends_early(images):
     [
         (lambda x, y: (x[0], y), r"images \[N, H, W, C\]"),
         (lambda x, y: (x, y + 3), "Labels must be in 0..2"),
-        (lambda x, y: (x[..., :1], y), "images of 3 colours: got 1"),
+        (lambda x, y: (x[..., :1], y), "images of 3 colors: got 1"),
         (lambda x, y: (x[:, :4], y), "square images"),
     ],
 )
@@ -205,10 +197,10 @@ def test_refuses_choices(images):
     params = parameters.merge(drawn())
     with pytest.raises(ValueError, match="trained must be one of last, norms, all"):
         parameters.split(MODULE, params, "some")
-    with pytest.raises(ValueError, match="A supernet normalises with its batch"):
+    with pytest.raises(ValueError, match="A supernet normalizes with its batch"):
         parameters.split(MODULE.clone(norm="instance"), params, "last")
     with pytest.raises(ValueError, match="initialization must be one of default"):
-        parameters.draw(MODULE, jax.random.key(0), 3, "ones")
+        parameters.draw(MODULE, jax.random.key(0), "ones")
     with pytest.raises(ValueError, match="Nothing is trained"):
         run(parameters.Split({}, parameters.flatten(params)), images)
     with pytest.raises(ValueError, match="record_every is at least 1"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnas.network import Net, Network, Operation, Value, Weights, architectures, operation
+from jaxnas.network import Net, Network, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.spaces import images
 from jaxnas.spaces.darts.cell import INPUTS, NODES, NUM_CHOICES, OPERATIONS, PER_CELL, PER_NODE
@@ -56,11 +56,10 @@ class Darts(Network):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        scan = architectures.is_traced(arch)
         states = net.stage("stem", functools.partial(stem, STEM_FACTOR * self.channels), x)
         for layer, equal in itertools.groupby(self.places()):
             this_cell = functools.partial(cell, arch, layer)
-            states = net.repeat("cell", len(list(equal)), this_cell, *states, scan=scan)
+            states = net.repeat("cell", len(list(equal)), this_cell, *states)
         x = net.stage("pool", ops.global_average_pool(), states[-1])
         return net.stage("classifier", ops.dense(features=self.classes), x)
 

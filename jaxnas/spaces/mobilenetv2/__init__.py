@@ -1,42 +1,32 @@
 """Spaces of MobileNetV2 networks: in each layer an inverted residual block is chosen."""
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
-from jaxnas.spaces import normalization, plans
+from jaxnas.network import normalization
+from jaxnas.spaces.image_space import image_space
 from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, Candidate, Layer
 from jaxnas.spaces.mobilenetv2.layout import (
     BY_LAYOUT,
-    Costs,
     Layout,
     Stage,
-    costs,
     layers,
     num_choices,
     resolve,
 )
-from jaxnas.spaces.mobilenetv2.network import (
-    BoundNetwork,
-    Bypass,
-    SearchedNetwork,
-    UncoupledNetwork,
-    validate_images,
-)
-from jaxnas.types import Array, Network, Params, SearchSpace
+from jaxnas.spaces.mobilenetv2.network import Bypass, Costs, SearchedNetwork, costs
+from jaxnas.types import SearchSpace
 
 __all__ = [
     "BY_LAYOUT",
     "IDENTITY",
-    "BoundNetwork",
     "Candidate",
     "Costs",
     "Layer",
     "Layout",
     "SearchedNetwork",
     "Stage",
-    "UncoupledNetwork",
     "costs",
     "layers",
     "mobilenetv2",
@@ -50,7 +40,7 @@ def mobilenetv2(
     layout: str | Layout = "img32",
     *,
     classes: int = 10,
-    colours: int = 3,
+    colors: int = 3,
     norm: str = "batch",
     bypass: Bypass = "identity",
 ) -> SearchSpace:
@@ -61,15 +51,15 @@ def mobilenetv2(
     Args:
         layout: what the networks look like, or a name in `BY_LAYOUT`.
         classes: number of classes, K.
-        colours: channels of the images.
-        norm: what the normalisation layers do, `batch`, `instance`, `eval` or `none`.
+        colors: channels of the images.
+        norm: what the normalization layers do, `batch`, `instance`, `eval` or `none`.
         bypass: what runs beside a block that keeps the shape: the `identity`, as published for
-            networks, or a normalisation (`norm`), as arXiv 2307.02263 trains its supernet.
+            networks, or a normalization (`norm`), as arXiv 2307.02263 trains its supernet.
 
     Raises:
         ValueError: an unknown name or mode, a size too small, or a table that makes no network.
     """
-    space = space_of(resolve(layout), classes=classes, colours=colours, norm=norm, bypass=bypass)
+    space = space_of(resolve(layout), classes=classes, colors=colors, norm=norm, bypass=bypass)
     candidates = [layer.candidates for layer in layers(resolve(layout))]
 
     def to_string(arch: ArrayLike) -> str:
@@ -88,7 +78,7 @@ def space_of(
     *,
     name: str = "mobilenetv2",
     classes: int = 10,
-    colours: int = 3,
+    colors: int = 3,
     norm: str = "batch",
     bypass: Bypass = "identity",
 ) -> SearchSpace:
@@ -99,65 +89,20 @@ def space_of(
     """
     if bypass not in ("identity", "norm"):
         raise ValueError(f"bypass must be identity or norm: got {bypass!r}.")
-    for field, value, least in (("classes", classes, 2), ("colours", colours, 1)):
+    for field, value, least in (("classes", classes, 2), ("colors", colors, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{field} must be an integer of at least {least}: got {value!r}.")
-    module = SearchedNetwork(layout, classes, normalization.checked_mode(norm), bypass)
-    choices = num_choices(layout)
-    table = costs(
-        layout,
-        classes=classes,
-        colours=colours,
-        normalised=norm != "none",
-        bypass=bypass == "norm",
-    )
-
-    def init(key: Array, inputs: Array) -> Params:
-        validate_images(layout, colours, inputs)
-        return module.init(key, inputs.shape[-1], inputs.dtype, method="declare")["params"]
-
-    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
-        if isinstance(arch, jax.core.Tracer):
-            plans.validate_traced(arch, len(choices))
-            return BoundNetwork(module, arch), params
-        decisions = plans.StaticArch(encoding.one(arch, choices))
-        bound = BoundNetwork if norm == "batch" else UncoupledNetwork
-        return bound(module, decisions), _own(module, decisions, params)
-
-    return SearchSpace(
-        name=name,
-        num_choices=choices,
-        init=init,
-        bind=bind,
-        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, choices)),
+    network = SearchedNetwork(normalization.checked_mode(norm), colors, layout, classes, bypass)
+    space = image_space(
+        name,
+        network,
+        num_choices(layout),
+        image_size=layout.image_size,
+        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, num_choices(layout))),
         from_string=lambda string: np.array([int(i) for i in string.split(",")], np.int32),
-        is_connected=lambda arch: np.True_,
-        representative=lambda arch: np.array(encoding.one(arch, choices), np.int32),
-        num_params=lambda arch: int(table.num_params(encoding.one(arch, choices))),
-        options={
-            **layout._asdict(),
-            "classes": classes,
-            "colours": colours,
-            "norm": norm,
-            "bypass": bypass,
-        },
     )
-
-
-def _own(module: SearchedNetwork, arch: plans.StaticArch, params: Params) -> Params:
-    """Return the parameters of the chosen blocks only: those of the static network."""
-    chosen = {
-        name: {layer.candidates[decision].name, "bypass"}
-        for name, layer, decision in zip(
-            module.layer_names(), layers(module.layout), arch, strict=True
-        )
-    }
-    return {
-        name: {part: own for part, own in block.items() if part in chosen[name]}
-        if name in chosen
-        else block
-        for name, block in params.items()
-    }
+    options = dict(space.options)
+    return space._replace(options=options.pop("layout")._asdict() | options)
 
 
 def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:

@@ -1,15 +1,24 @@
 """Inverted residual blocks: what can be chosen in a layer of a MobileNetV2 network.
 
-Expand (1x1 convolution, normalise, activate) - filter (depthwise kxk, normalise, activate) -
-project (1x1, normalise); what runs beside it is the network's affair. Source: Sandler et al.,
+Expand (1x1 convolution, normalize, activate) - filter (depthwise kxk, normalize, activate) -
+project (1x1, normalize); what runs beside it is the network's affair. Source: Sandler et al.,
 "MobileNetV2", CVPR 2018, arXiv 1801.04381.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
 
-from jaxnas.spaces import steps, tensors
-from jaxnas.spaces.steps import Cost, Step, Style
-from jaxnas.types import Array, Params
+from jaxnas.network import Operation, Weights, operation
+from jaxnas.network import operations as ops
+from jaxnas.types import Array
+
+Activate = Callable[[Weights, Array], Array]
+Activation = Literal["relu", "relu6", "none"]
+ACTIVATIONS: dict[str, Activate] = {
+    "relu": ops.relu,
+    "relu6": ops.relu6,
+    "none": lambda weights, x: x,
+}
 
 
 class Block(Protocol):
@@ -20,21 +29,14 @@ class Block(Protocol):
         """The name of its parameters, such as `k3_e6`."""
 
     def check(self) -> None:
-        """Raise a `ValueError` if there is no such block."""
+        """Check the numbers.
 
-    def is_absent(self, layer: "Layer") -> bool:
-        """Return whether it is nothing, so that only what runs beside it remains."""
+        Raises:
+            ValueError: there is no such block.
+        """
 
-    def cost(self, layer: "Layer", normalised: bool = True) -> Cost:
-        """Return what it costs in a layer."""
-
-    def tensors(self, layer: "Layer", normalised: bool = True) -> tensors.Tensors:
-        """Return its parameter tensors; `project` has the last normalisation."""
-
-    def apply(
-        self, layer: "Layer", weights: Params, inputs: Array, statistics: Any, style: Style
-    ) -> tuple[Array, dict[str, Any]]:
-        """Return its outputs and its batch statistics."""
+    def operation(self, layer: "Layer", activate: Activate = ops.relu6) -> Operation:
+        """Return what it computes in a layer, without what runs beside it."""
 
 
 class Layer(NamedTuple):
@@ -83,37 +85,75 @@ class Candidate(NamedTuple):
                 f"or is (0, 0), the identity: got {tuple(self)}."
             )
 
-    def is_absent(self, layer: Layer) -> bool:
-        """Return whether it is the identity where that needs no convolution."""
-        return self == IDENTITY and layer.is_plain
-
-    def cost(self, layer: Layer, normalised: bool = True) -> Cost:
-        """Return what it costs in a layer."""
-        return steps.cost(self._steps(layer), layer.image_size, normalised)
-
-    def tensors(self, layer: Layer, normalised: bool = True) -> tensors.Tensors:
-        """Return its parameter tensors: `expand` (if it does), `depthwise` and `project`."""
-        return steps.step_tensors(self._steps(layer), normalised)
-
-    def apply(
-        self, layer: Layer, weights: Params, inputs: Array, statistics: Any, style: Style
-    ) -> tuple[Array, dict[str, Any]]:
-        """Return its outputs, without what runs beside it, and its batch statistics."""
-        return steps.run(self._steps(layer), weights, inputs, statistics, style)
-
-    def _steps(self, layer: Layer) -> tuple[Step, ...]:
-        if self.is_absent(layer):
-            return ()
+    def operation(self, layer: Layer, activate: Activate = ops.relu6) -> Operation:
+        """Return what it computes in a layer, without what runs beside it."""
+        outputs, stride = layer.outputs, layer.stride
         if self == IDENTITY:
-            return (Step("project", 1, layer.inputs, layer.outputs, layer.stride, False),)
-        hidden = layer.inputs * self.expansion
-        expand = (Step("expand", 1, layer.inputs, hidden),) if self.expansion != 1 else ()
-        return (
-            *expand,
-            steps.depthwise_step("depthwise", self.size, hidden, layer.stride),
-            Step("project", 1, hidden, layer.outputs, activated=False),
+            return ops.NONE if layer.is_plain else projection(features=outputs, stride=stride)
+        return inverted_residual(
+            **self._asdict(), features=outputs, stride=stride, activate=activate
         )
 
 
 IDENTITY = Candidate(0, 0)
-"""Nothing at all; where the layer changes the shape, a 1x1 convolution and its normalisation."""
+"""Nothing at all; where the layer changes the shape, a 1x1 convolution and its normalization."""
+
+
+@operation
+def inverted_residual(
+    weights: Weights,
+    x: Array,
+    *,
+    size: int,
+    expansion: int,
+    features: int,
+    stride: int,
+    activate: Activate,
+) -> Array:
+    """Return expand (if it does) - filter - project, the last without an activation."""
+    if expansion != 1:
+        x = activate(weights, pointwise(weights["expand"], x, expansion * x.shape[-1]))
+    x = activate(weights, depthwise(weights["depthwise"], x, size, stride))
+    return pointwise(weights["project"], x, features)
+
+
+@operation
+def projection(weights: Weights, x: Array, *, features: int, stride: int) -> Array:
+    """Return 1x1 convolution - normalization."""
+    return pointwise(weights["project"], x, features, stride)
+
+
+def pointwise(weights: Weights, x: Array, features: int, stride: int = 1) -> Array:
+    """Return 1x1 convolution - normalization."""
+    return ops.norm(weights, ops.conv(weights, x, features, 1, stride))
+
+
+def depthwise(weights: Weights, x: Array, size: int, stride: int = 1) -> Array:
+    """Return depthwise convolution - normalization."""
+    return ops.norm(weights, ops.depthwise(weights, x, size, stride))
+
+
+# What is the same in all networks.
+
+
+@operation
+def stem(weights: Weights, x: Array, *, features: int, stride: int, activate: Activate) -> Array:
+    """Return 3x3 convolution - normalization - activation."""
+    return activate(weights, ops.norm(weights, ops.conv(weights, x, features, 3, stride)))
+
+
+@operation
+def head(weights: Weights, x: Array, *, features: int, activate: Activate) -> Array:
+    """Return 1x1 convolution - normalization - activation - mean over the pixels, `[B, F]`.
+
+    Without features: normalization - activation, all pixels in one row.
+    """
+    if features:
+        return activate(weights, pointwise(weights, x, features)).mean((1, 2))
+    return activate(weights, ops.norm(weights, x)).reshape(x.shape[0], -1)
+
+
+@operation
+def normalization(weights: Weights, x: Array) -> Array:
+    """Return the normalization that may run beside a block."""
+    return ops.norm(weights, x)

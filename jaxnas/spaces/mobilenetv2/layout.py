@@ -1,4 +1,4 @@
-"""What a MobileNetV2 network looks like, as a table, and what each choice costs.
+"""What a MobileNetV2 network looks like, as a table.
 
 Stem (3x3) - an optional fixed block without expansion - stages of searched layers - head - linear
 classifier. Sources of the two published tables: Guo et al., "Single Path One-Shot" (SPOS), ECCV
@@ -6,23 +6,13 @@ classifier. Sources of the two published tables: Guo et al., "Single Path One-Sh
 al., "FairNAS", ICCV 2021, arXiv 1907.01845.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike
-
-from jaxnas.spaces.mobilenetv2.blocks import Block, Candidate, Layer
-from jaxnas.spaces.steps import ACTIVATIONS, Activation, Cost, halved
+from jaxnas.spaces.mobilenetv2.blocks import ACTIVATIONS, Activation, Block, Candidate, Layer
 
 CANDIDATES = tuple(Candidate(size, expansion) for size in (3, 5, 7) for expansion in (3, 6))
 """Kernel and expansion in the order of the published code: (3, 3), (3, 6), (5, 3), ..., (7, 6)."""
-
-STEM_SIZE = 3
-
-Archs = ArrayLike | Sequence[int]
 
 
 class Stage(NamedTuple):
@@ -42,7 +32,7 @@ class Layout(NamedTuple):
         stem_stride: its stride.
         first: channels of the fixed block after it, 0 for none.
         stages: of searched layers.
-        head: channels of the 1x1 convolution before global average pooling; 0: normalise, activate
+        head: channels of the 1x1 convolution before global average pooling; 0: normalize, activate
             and flatten instead, for images so small that averages say nothing.
         candidates: what can be chosen in every layer.
         optional: what else can be chosen in layers that keep the shape, such as the identity.
@@ -120,21 +110,13 @@ def resolve(layout: str | Layout) -> Layout:
     return layout
 
 
-def first_layer(layout: Layout) -> Layer | None:
-    """Return the fixed block after the stem, or None."""
-    if not layout.first:
-        return None
-    size = halved(layout.image_size, layout.stem_stride)
-    return Layer(layout.stem, layout.first, 1, size, (Candidate(3, 1),))
-
-
 def layers(layout: Layout) -> tuple[Layer, ...]:
     """Return the searched layers, in order.
 
     Raises:
         ValueError: a stride where the image has one pixel left.
     """
-    size = halved(layout.image_size, layout.stem_stride)
+    size = -(-layout.image_size // layout.stem_stride)
     inputs = layout.first or layout.stem
     found = []
     for number, stage in enumerate(layout.stages, start=1):
@@ -147,80 +129,10 @@ def layers(layout: Layout) -> tuple[Layer, ...]:
             layer = Layer(inputs, stage.outputs, stride, size, layout.candidates)
             extra = layout.optional if layer.is_plain else ()
             found.append(layer._replace(candidates=layout.candidates + extra))
-            inputs, size = stage.outputs, halved(size, stride)
+            inputs, size = stage.outputs, -(-size // stride)
     return tuple(found)
 
 
 def num_choices(layout: Layout) -> tuple[int, ...]:
     """Return how many candidates each searched layer has."""
     return tuple(len(layer.candidates) for layer in layers(layout))
-
-
-class Costs(NamedTuple):
-    """What a network costs, choice by choice.
-
-    Attributes:
-        fixed: of all that is not searched.
-        params: `int64[L, K]`, of each candidate of each layer; 0 where there is none.
-        macs: `int64[L, K]`, of its convolutions.
-    """
-
-    fixed: Cost
-    params: np.ndarray
-    macs: np.ndarray
-
-    def num_params(self, archs: Archs) -> Any:
-        """Return the trainable parameters `[...]` of architectures `int32[..., L]`."""
-        return self.fixed.params + _chosen(self.params, archs)
-
-    def num_macs(self, archs: Archs) -> Any:
-        """Return the multiply-adds `[...]` for one image; the field calls them FLOPs.
-
-        Convolutions and the classifier count, normalisation and biases do not.
-        """
-        return self.fixed.macs + _chosen(self.macs, archs)
-
-
-def costs(
-    layout: Layout, *, classes: int, colours: int = 3, normalised: bool = True, bypass: bool = False
-) -> Costs:
-    """Return what the networks of a layout cost.
-
-    Args:
-        layout: a checked one.
-        classes: of the classifier.
-        colours: channels of the images.
-        normalised: whether normalisation layers have a scale and a bias.
-        bypass: whether layers that keep the shape have a normalisation beside them.
-    """
-    affine = 2 if normalised else 0
-    size = halved(layout.image_size, layout.stem_stride)
-    stem = STEM_SIZE**2 * colours * layout.stem
-    params, macs = stem + affine * layout.stem, stem * size**2
-    first = first_layer(layout)
-    if first is not None:
-        block = first.candidates[0].cost(first, normalised)
-        params, macs = params + block.params, macs + block.macs
-    searched = layers(layout)
-    if bypass:
-        params += sum(
-            affine * layer.outputs for layer in searched if layout.residual and layer.is_plain
-        )
-    size, width = halved(searched[-1].image_size, searched[-1].stride), searched[-1].outputs
-    head, features = width * layout.head, layout.head or width * size**2
-    params += head + affine * (layout.head or width) + (features + 1) * classes
-    macs += head * size**2 + features * classes
-    shape = (len(searched), max(len(layer.candidates) for layer in searched))
-    table = Costs(Cost(params, macs), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-    for position, layer in enumerate(searched):
-        for choice, candidate in enumerate(layer.candidates):
-            own = candidate.cost(layer, normalised)
-            table.params[position, choice], table.macs[position, choice] = own
-    return table
-
-
-def _chosen(table: np.ndarray, archs: Archs) -> Any:
-    rows = np.arange(len(table))
-    if isinstance(archs, jax.core.Tracer):
-        return jnp.asarray(table)[rows, archs].sum(axis=-1)
-    return table[rows, np.asarray(archs)].sum(axis=-1)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnas.network import Bucket, Net, Network, Operation, Value, Weights, architectures, operation
+from jaxnas.network import Bucket, Net, Network, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.network.convolution import Convolution
 from jaxnas.spaces import images
@@ -52,14 +52,13 @@ class NASBench101(Network):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        scan = architectures.is_traced(arch)
         x = net.stage("stem", ops.conv_norm_relu(features=self.channels), x)
         for stack in range(STACKS):
             if stack:
                 x = net.stage("halving", ops.max_pool(size=2, stride=2), x)
             this_cell = functools.partial(cell, arch, self.channels * 2**stack)
             x = net.stage("cell", this_cell, x)
-            x = net.repeat("cell", self.cells - 1, this_cell, x, scan=scan)
+            x = net.repeat("cell", self.cells - 1, this_cell, x)
         x = net.stage("pool", ops.global_average_pool(), x)
         return net.stage("classifier", ops.dense(features=self.classes), x)
 

@@ -504,9 +504,7 @@ def test_a_flax_module():
     variables = alone.init(jax.random.key(0), images)
     own = SPACES["batch"].bind(arch, params)[1]
     assert jax.tree.structure(variables["params"]) == jax.tree.structure(own)
-    outputs, state = alone.apply(
-        {**variables, "params": own}, images, mutable=["batch_stats"]
-    )
+    outputs, state = alone.apply({**variables, "params": own}, images, mutable=["batch_stats"])
     _assert_close(outputs.logits, expected.logits, 1e-10)
     np.testing.assert_allclose(
         state["batch_stats"]["00_stem"]["mean"],

@@ -39,6 +39,7 @@ from experiments.workers import Side, Worker, serve
 from jaxnas import Batch, allocator, datasets, nasbench201, proxies, runners
 from jaxnas.launch import launch
 from jaxnas.runs import track
+from jaxnas.runs.files import write_whole
 from jaxnas.scoring import measures_of, reduce_scores
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
@@ -57,11 +58,6 @@ _TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is inst
 _GROWTH = flags.DEFINE_bool("growth", True, "Measure how the cost of jaxnas grows, too.")
 _WORKER = flags.DEFINE_bool("worker", False, "Be the side of jaxnas, for a benchmark that runs.")
 
-_READ = (
-    *("cells", "channels", "compilation_cache", "dataset", "output_dir", "proxies", "seed"),
-    "track_energy",
-)
-
 # All operations and fan-ins, any number of convolutions, those without an effect and without an
 # input: after these nothing is left to compile.
 _WARM_UP = [
@@ -69,7 +65,7 @@ _WARM_UP = [
     *([2, 2, 2, 1, 4, 1], [2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2], [0, 1, 3, 1, 2, 1]),
 ]
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads("dataset", "channels", "cells")
 
 
 def main() -> None:
@@ -77,7 +73,6 @@ def main() -> None:
     if _WORKER.value:
         serve(OwnWorker())
         return
-    _refuse_unread_flags()
     proxies.resolve(_PROXIES.value)
     settings = [Setting.parse(text) for text in _SETTINGS.value or [""]]
     has_torch = _TORCH.value and importlib.util.find_spec("torch") is not None
@@ -91,7 +86,7 @@ def main() -> None:
                 bench.measure(sides, setting, threads)
         growth = bench.growth(sides[0], min(settings, key=Setting.size)) if _GROWTH.value else None
     turns, workers = pd.DataFrame(bench.turns), pd.DataFrame(bench.workers)
-    turns.to_csv(folder / "turns.csv", index=False)
+    write_whole(folder / "turns.csv", turns.to_csv(index=False).encode())
     report, figures = make_report(turns, workers, growth, f"{_describe()} {where}")
     common.finish(folder, meter, report, figures)
 
@@ -103,18 +98,6 @@ def _describe() -> str:
         f"{flags.FLAGS.dataset}, batch normalisation, seed {common.seed()}; settings are "
         "images@pixels."
     )
-
-
-def _refuse_unread_flags() -> None:
-    """Raise `ValueError` for flags that all experiments share and this one does not read."""
-    for flag in list(flags.FLAGS.flags_by_module_dict()[common.__name__]):
-        if flag.name not in _READ:
-            if flag.present:
-                raise ValueError(
-                    f"The benchmark does not read --{flag.name}: its networks normalise by the "
-                    "batch and jaxnas walks; name batches and images as --settings=16@32,64@32."
-                )
-            delattr(flags.FLAGS, flag.name)  # or the summary would tell what was not the case
 
 
 class Setting(NamedTuple):

@@ -52,7 +52,7 @@ _K = flags.DEFINE_integer("k", 10, "Cells that KNAS validates.", 1)
 _NUM_PRUNINGS = flags.DEFINE_integer("num_prunings", 4, "Searches of TE-NAS, with and without.", 0)
 _REPEATS = flags.DEFINE_integer("prune_repeats", 3, "Draws that a look of TE-NAS averages.", 1)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.SCORES, *common.PROCESSES)
 
 _TIMED = 48
 _EVERYTHING = "no filter"

@@ -1,5 +1,6 @@
 """jaxnas: training-free neural architecture search in JAX."""
 
+from jaxnas.network.linen import linen_network
 from jaxnas.population import score_fn, score_space
 from jaxnas.scoring import score
 from jaxnas.spaces import nasbench201
@@ -14,6 +15,7 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "__version__",
+    "linen_network",
     "nasbench201",
     "score",
     "score_fn",

@@ -151,7 +151,7 @@ def gram_of(tensor: Array, per_example: Array) -> TensorGram:
     return TensorGram(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
 
 
-GRAM = Statistic(gram_of)
+GRAM = Statistic(gram_of, additive=True)
 """The Gram matrix of a tensor's per-example gradients."""
 
 

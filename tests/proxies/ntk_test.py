@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxnas import Batch, gradients, nasbench201, proxies, score
 from jaxnas.kernels import empirical
-from jaxnas.layerwise import linen_network
+from jaxnas.network.linen import linen_network
 from jaxnas.proxies import measures, ntk
 from jaxnas.proxies.ntk import Kernel
 

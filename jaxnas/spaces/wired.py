@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxnas import wiring as wirings
-from jaxnas.spaces.convolution import convolve
+from jaxnas.network.convolution import convolve
 from jaxnas.types import Array, Network, Outputs, Params, SearchSpace
 from jaxnas.wiring import LINEAR, SKIP, ZERO
 

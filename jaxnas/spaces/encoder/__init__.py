@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding, gradients, pretrained
-from jaxnas.layerwise import linen_network
+from jaxnas.network.linen import linen_network
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options

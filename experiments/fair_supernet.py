@@ -108,7 +108,9 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
 def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
     options = own.space.options
     own_layout = layout(options["stem"], options["head"], own.image_size)
-    return SearchedNetwork("batch", options["colors"], own_layout, options["classes"], recipe.bypass)
+    return SearchedNetwork(
+        "batch", options["colors"], own_layout, options["classes"], recipe.bypass
+    )
 
 
 def _outcome(run: Run, benchmark: MacroBenchmark, rows: np.ndarray, cap: float) -> Outcome:

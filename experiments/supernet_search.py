@@ -54,9 +54,7 @@ def main() -> None:
     recipe = supernet_runs.recipe()
     space, layout = _of_norm(own)("batch"), _layout(own.image_size)
     options = space.options
-    module = SearchedNetwork(
-        "batch", options["colors"], layout, options["classes"], recipe.bypass
-    )
+    module = SearchedNetwork("batch", options["colors"], layout, options["classes"], recipe.bypass)
     table = costs(module)
     key = jax.random.key(common.seed())
     cap = _cap(space, table, key)

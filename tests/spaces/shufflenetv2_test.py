@@ -48,7 +48,9 @@ def test_published_network():
 
 
 def _cost(unit, layer):
-    images = jax.ShapeDtypeStruct((1, layer.image_size, layer.image_size, layer.inputs), jnp.float32)
+    images = jax.ShapeDtypeStruct(
+        (1, layer.image_size, layer.image_size, layer.inputs), jnp.float32
+    )
     found = describe(unit.operation(layer), (images,), "batch")
     return tensors.count(found.tensors), found.macs
 

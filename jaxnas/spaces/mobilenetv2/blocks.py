@@ -90,7 +90,9 @@ class Candidate(NamedTuple):
         outputs, stride = layer.outputs, layer.stride
         if self == IDENTITY:
             return ops.NONE if layer.is_plain else projection(features=outputs, stride=stride)
-        return inverted_residual(**self._asdict(), features=outputs, stride=stride, activate=activate)
+        return inverted_residual(
+            **self._asdict(), features=outputs, stride=stride, activate=activate
+        )
 
 
 IDENTITY = Candidate(0, 0)

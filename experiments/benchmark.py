@@ -350,7 +350,11 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     live = [edge for edge in cell.live_edges(cell.one(arch)) if cell.EDGES[edge][0] in fed]
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
-    macs = cell.num_macs(pruned, pixels=setting.pixels**2, **sizes)
+    space = nasbench201(**sizes)
+    images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
+    params = jax.eval_shape(space.init, jax.random.key(0), images)
+    network, chosen = space.bind(pruned, params)
+    macs = network.num_macs(chosen, images)
     return 2 * 3 * macs * setting.images / 1e9
 
 

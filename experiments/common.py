@@ -15,8 +15,8 @@ from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
-from jaxnas.spaces import normalization
-from jaxnas.spaces.nasbench201 import cell, equivalence
+from jaxnas.network import normalization
+from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, SearchSpace
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
@@ -184,9 +184,8 @@ class Findings(NamedTuple):
     @property
     def live_params(self) -> np.ndarray:
         """The number of parameters that have a say in the output, `[A]`."""
-        return np.array(
-            [cell.num_params(equivalence.representative(arch)) for arch in self.archs], float
-        )
+        count = spaces.nasbench201().num_params
+        return np.array([count(equivalence.representative(arch)) for arch in self.archs], float)
 
     @property
     def ranked(self) -> dict[str, np.ndarray]:

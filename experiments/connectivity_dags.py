@@ -59,6 +59,9 @@ _NAMED_NOTE = (
     "Speed is -log(last / first loss), mean over seeds; promised: by the factor of theorem 3.1 of "
     "the paper, 1 - rate * smallest eigenvalue of the NNGP / 2, whatever width it would ask for."
 )
+_BESIDE_NOTE = (
+    "Largest difference from `jaxnas.connectivity.recursion` over the largest entry, in pre order."
+)
 
 _NUM_WIRINGS = flags.DEFINE_integer("num_wirings", 48, "Wirings to train, of 275.", 5, 275)
 _SAMPLES = flags.DEFINE_integer("samples", 128, "Training images.", 2)
@@ -84,6 +87,7 @@ def main() -> None:
         parts += _parts(regime, tables[regime], predictors[regime], measured[regime])
     named = _named(predictors, measured, rates)
     parts.append(Table("The named wirings", named, _NAMED_NOTE))
+    parts.append(_beside_neural_tangents(problem))
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{regime}": row["spearman"]
         for regime, table in tables.items()
@@ -223,6 +227,27 @@ def _named(
             }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _beside_neural_tangents(problem: Problem) -> Table | Text:
+    """Return how far the exact kernels are from those of neural-tangents, if that is installed."""
+    title = "The kernels by neural-tangents"
+    try:
+        from jaxnas.kernels import analytic
+    except ImportError as error:
+        return Text(title, f"Left out. {error}")
+    wirings = np.stack([wiring.from_code(code) for code in NAMED.values()])
+    exact = connectivity.over_wirings(_itself, wirings, problem.gram, order="pre")
+    unit_rows = problem.inputs / problem.inputs.shape[1] ** 0.5
+    rows = []
+    for at, (name, code) in enumerate(NAMED.items()):
+        with jax.enable_x64(True):
+            found = analytic.fully_connected_cell(wirings[at], unit_rows)
+        row = {"wiring": name, "code": code}
+        for kernel, own, theirs in zip(("NNGP", "NTK"), exact, found, strict=True):
+            row[kernel] = f"{abs(np.asarray(theirs) - own[at]).max() / abs(own[at]).max():.0e}"
+        rows.append(row)
+    return Table(title, pd.DataFrame(rows), _BESIDE_NOTE)
 
 
 def _agreement(speeds: np.ndarray) -> float:

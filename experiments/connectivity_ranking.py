@@ -51,7 +51,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from jaxnas import Batch, connectivity, correlation, wiring
+from jaxnas import Batch, connectivity, correlation, spaces, wiring
 from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
@@ -116,9 +116,10 @@ def _counts(archs: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
     gram = connectivity.input_gram(connectivity.unit_rows(batch.inputs))
     bound = jax.jit(jax.vmap(connectivity.published_bound, in_axes=(0, None)))
     paths = connectivity.statistics(wirings)
+    count = spaces.nasbench201().num_params
     return {
         "#params": benchmark.params[benchmark.index(archs)].astype(float),
-        "#live": np.array([cell.num_params(equivalence.representative(own)) for own in archs]),
+        "#live": np.array([count(equivalence.representative(own)) for own in archs]),
         "convolutions": np.asarray(paths.linear_edges, float),
         "random": np.random.default_rng(common.seed()).random(len(archs)),
         "effective depth": np.asarray(paths.depth),

@@ -1,6 +1,6 @@
 """jaxnas: training-free neural architecture search in JAX."""
 
-from jaxnas.layerwise import linen_network
+from jaxnas.network.linen import linen_network
 from jaxnas.population import score_fn, score_space
 from jaxnas.scoring import score
 from jaxnas.spaces import nasbench201

@@ -1,6 +1,6 @@
 """Looking into a network: its stages one after the other, and the inputs of its ReLUs.
 
-A network of a space shows its blocks (`types.Staged`). Any other is one stage, whose ReLUs are
+A network of a space shows its stages (`types.Staged`). Any other is one stage, whose ReLUs are
 found in its traced program: a ReLU is a maximum with zero, whoever wrote it.
 """
 
@@ -14,27 +14,36 @@ import numpy as np
 from jax.extend import core
 
 from jaxnas import gradients
-from jaxnas.types import ApplyFn, Array, Params, Passed, Readings, Site, Stage, Staged
+from jaxnas.types import ApplyFn, Array, Params, Passed, Shown, Stage, Staged, Statistics
 
 
-def stages(apply_fn: ApplyFn, params: Params, *, normalized: bool = True) -> list[Stage]:
+def stages(
+    apply_fn: ApplyFn,
+    params: Params,
+    inputs: Array,
+    statistics: Statistics = (),
+    *,
+    normalized: bool = True,
+) -> list[Stage]:
     """Return the stages of a network, first to last: each `stage(inputs) -> Passed`.
 
     Args:
         apply_fn: any network.
         params: its parameters.
-        normalized: False leaves out the normalisation layers of a network that is `Staged`; any
+        inputs: `[B, ...]`, what the first stage is going to be given, or the like.
+        statistics: what the pullbacks of the stages may be asked to keep.
+        normalized: False leaves out the normalization layers of a network that is `Staged`; any
             other is taken as it is.
     """
     if isinstance(apply_fn, Staged):
-        return apply_fn.stages(params, normalized=normalized)
+        return apply_fn.stages(params, inputs, statistics, normalized=normalized)
     return [as_stage(_Logits(gradients.hashable(apply_fn)), params)]
 
 
 def as_stage(function: Callable[[Params, Any], Any], params: Params) -> Stage:
     """Return a function `function(params, inputs)` as a stage: its ReLUs, and its pullback by JAX.
 
-    Equal functions compile once. The stage shows no normalisation layers.
+    Equal functions compile once. The stage shows no normalization layers.
     """
     return functools.partial(_pass, function, params)
 
@@ -49,15 +58,16 @@ class _Logits:
         return gradients.outputs(self.apply_fn, params, inputs).logits
 
 
-def _pass(function: Callable[..., Any], params: Params, inputs: Any) -> Passed:
-    outputs, preactivations = _look(function, params, inputs)
+def _pass(function: Callable[..., Any], params: Params, inputs: tuple[Array, ...]) -> Passed:
+    outputs, preactivations = _look(function, params, *inputs)
 
-    def pullback(cotangent: Array, readings: Readings) -> tuple[Array, Any]:
-        if any(reading.per_example for reading in readings):
+    def pullback(cotangents: tuple[Array | None, ...], chosen: Statistics) -> tuple[Any, Any]:
+        if any(statistic.per_example for statistic in chosen):
             raise ValueError("A stage that JAX differentiates has sums only: use gradients.read.")
-        return _pull(function, readings, params, inputs, cotangent)
+        of_inputs, kept = _pull(function, chosen, params, *inputs, cotangents[0])
+        return (of_inputs,), kept
 
-    return Passed(outputs, tuple(Site(own, None) for own in preactivations), pullback)
+    return Passed((outputs,), [Shown("preactivation", (), x) for x in preactivations], pullback)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -74,14 +84,14 @@ def _look(function: Callable[..., Any], params: Params, inputs: Array) -> tuple[
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pull(
     function: Callable[..., Any],
-    readings: Readings,
+    statistics: Statistics,
     params: Params,
     inputs: Array,
     cotangent: Array,
 ) -> tuple[Array, Any]:
     of_params, of_inputs = jax.vjp(function, params, inputs)[1](cotangent)
     kept = jax.tree.map(
-        lambda tensor, summed: tuple(own.keep(tensor, summed) for own in readings),
+        lambda tensor, summed: tuple(own.keep(tensor, summed) for own in statistics),
         params,
         of_params,
     )
@@ -148,5 +158,7 @@ def _rectified(equation: Any, given: list[Any]) -> list[Any]:
     """Return the other operand of a maximum with zero, in a list; none of anything else."""
     if equation.primitive.name != "max":
         return []
-    zero = [isinstance(own, np.ndarray | np.generic | float) and not np.any(own) for own in given]
+    # What is no array of JAX's is written in the program; its type depends on the version of JAX.
+    written = [own is not None and not isinstance(own, jax.Array) for own in given]
+    zero = [own and not np.any(each) for own, each in zip(written, given, strict=True)]
     return [given[1 - zero.index(True)]] if any(zero) else []

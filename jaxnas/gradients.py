@@ -204,7 +204,7 @@ def read_tensor(
     summed: Callable[[], Array],
     per_example: Callable[[], Array],
 ) -> tuple[Any, ...]:
-    """Return what each statistic keeps of a tensor; gradients that none looks at are not computed."""
+    """Return what each statistic keeps of a tensor, and compute no other gradients."""
     summed, per_example = functools.cache(summed), functools.cache(per_example)
     return tuple(
         statistic.keep(tensor, per_example() if statistic.per_example else summed())
@@ -217,7 +217,9 @@ def read_examples(statistics: Statistics, tensor: Array, per_example: Array) -> 
     return read_tensor(statistics, tensor, lambda: per_example.sum(0), lambda: per_example)
 
 
-def by_statistic(kept: list[tuple[Any, ...]], statistics: Statistics, params: Params) -> tuple[Any, ...]:
+def by_statistic(
+    kept: list[tuple[Any, ...]], statistics: Statistics, params: Params
+) -> tuple[Any, ...]:
     """Return a pytree like `params` for each statistic, given what all keep of each tensor."""
     structure = jax.tree.structure(params)
     return tuple(

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxnas import gradients
+from jaxnas.network import Bucket
 from jaxnas.proxies.measures import measure_all
-from jaxnas.spaces.plans import Bucket
 from jaxnas.types import Array, Batch, Measure, Network, Params, SearchSpace
 
 # Most buckets of NAS-Bench-201 are this large or larger.

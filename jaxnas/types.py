@@ -57,10 +57,13 @@ class Statistic(NamedTuple):
     Attributes:
         keep: `keep(tensor, gradients)`: a pytree of floating arrays.
         per_example: whether `gradients` are those of each example, `[B, *shape]`, or their sum.
+        additive: whether what it keeps of a tensor is the sum of what it keeps of its parts, of
+            any shape, as of a Gram matrix; then large gradients need not exist as a whole.
     """
 
     keep: Callable[[Array, Array], Any]
     per_example: bool = True
+    additive: bool = False
 
 
 Statistics = tuple[Statistic, ...]

@@ -47,6 +47,16 @@ def _room_for_programs():
 
 
 @pytest.fixture(scope="session")
+def analytic():
+    """`jaxnas.kernels.analytic`; its tests are skipped without the extra, not when it is broken."""
+    return pytest.importorskip(
+        "jaxnas.kernels.analytic",
+        reason="the extra `analytic` is not installed",
+        exc_type=ModuleNotFoundError,
+    )
+
+
+@pytest.fixture(scope="session")
 def experiment_command(tmp_path_factory):
     """`experiment_command(name, folder, *flags)`: as a user does; all share what is compiled."""
     cache = tmp_path_factory.mktemp("xla")

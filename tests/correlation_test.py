@@ -168,6 +168,7 @@ def test_bootstrap_of_spearman_equals_ranking_every_resample_anew(scored):
 
 
 def test_bootstrap_agrees_with_scipy(scored):
+    seed = "rng" if scipy.__version__ >= "1.15" else "random_state"
     oracle = scipy.stats.bootstrap(
         scored,
         lambda x, y: scipy.stats.spearmanr(x, y).statistic,
@@ -175,7 +176,7 @@ def test_bootstrap_agrees_with_scipy(scored):
         vectorized=False,
         n_resamples=400,
         method="percentile",
-        rng=np.random.default_rng(0),
+        **{seed: np.random.default_rng(0)},
     ).confidence_interval
     assert correlation.bootstrap_interval(correlation.spearman, *scored) == pytest.approx(
         (oracle.low, oracle.high), abs=0.03

@@ -77,7 +77,7 @@ OTHERS = {
     ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
-        ("linearised",),
+        ("linearised", "The kernels by neural-tangents"),
     ),
 }
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from jaxnas import Batch, Outputs, gradients
-from jaxnas.types import Reading
+from jaxnas.types import Statistic
 
 COUNT, FEATURES, CLASSES = 4, 5, 3
 
@@ -114,7 +114,7 @@ def _read_sizes(tensor, per_example):
     return {"norms": jnp.square(per_example).sum(tuple(range(1, per_example.ndim)))}
 
 
-KEEP, SIZES = Reading(_keep), Reading(_read_sizes)
+KEEP, SIZES = Statistic(_keep), Statistic(_read_sizes)
 
 
 def test_cross_entropy_by_hand():
@@ -146,7 +146,7 @@ def test_per_example_gradients_are_those_of_a_loop(network, batch):
     expected = _looped(apply_fn, params, batch)
     vmapped = jax.jit(functools.partial(gradients.per_example_gradients, apply_fn))(params, batch)
     _assert_trees_close(vmapped, expected, rtol=1e-4, atol=1e-6)
-    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs)
+    out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs, (KEEP,))
     np.testing.assert_allclose(out.logits, apply_fn(params, batch.inputs), rtol=1e-4, atol=1e-6)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     _assert_trees_close(pullback(cotangent, (KEEP,))[0], expected, rtol=1e-4, atol=1e-6)
@@ -200,7 +200,7 @@ def test_the_jacobian_is_that_of_finite_differences(batch):
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "groups", "reading"),
+    ("max_bytes", "groups", "statistic"),
     [
         (1, 3, KEEP),  # each of the three tensors alone
         (COUNT * 8 * 36, 2, KEEP),  # 30 coordinates; then 18 + 3: float64, of each example
@@ -209,7 +209,7 @@ def test_the_jacobian_is_that_of_finite_differences(batch):
         (gradients.MAX_BYTES, 1, KEEP),
     ],
 )
-def test_bounded_memory_changes_no_number(batch, max_bytes, groups, reading):
+def test_bounded_memory_changes_no_number(batch, max_bytes, groups, statistic):
     traced = []
 
     def counted(params, inputs):
@@ -219,13 +219,13 @@ def test_bounded_memory_changes_no_number(batch, max_bytes, groups, reading):
     with jax.enable_x64(True):
         params = _plain_params()
         out, pullback = gradients.per_example_vjp(
-            counted, params, batch.inputs, max_bytes=max_bytes
+            counted, params, batch.inputs, (statistic,), max_bytes=max_bytes
         )
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
-        (kept,) = pullback(cotangent, (reading,))
+        (kept,) = pullback(cotangent, (statistic,))
         assert len(traced) == 1 + groups
         looped = _looped(_plain, params, batch)
-        expected = jax.tree.map(reading.keep, params, looped)
+        expected = jax.tree.map(statistic.keep, params, looped)
         _assert_trees_close(kept, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -234,11 +234,12 @@ def test_the_sum_is_the_ordinary_gradient(batch, max_bytes):
     with jax.enable_x64(True):
         params = _plain_params()
         cotangent = jnp.asarray(np.random.default_rng(2).normal(size=(COUNT, CLASSES)))
-        pullback = gradients.per_example_vjp(_plain, params, batch.inputs, max_bytes=max_bytes)[1]
+        only = (gradients.GRADIENT,)
+        pullback = gradients.per_example_vjp(
+            _plain, params, batch.inputs, only, max_bytes=max_bytes
+        )[1]
         expected = jax.grad(lambda params: (_plain(params, batch.inputs) * cotangent).sum())(params)
-        _assert_trees_close(
-            pullback(cotangent, (gradients.GRADIENT,))[0], expected, rtol=1e-12, atol=1e-14
-        )
+        _assert_trees_close(pullback(cotangent, only)[0], expected, rtol=1e-12, atol=1e-14)
 
 
 @dataclasses.dataclass
@@ -253,10 +254,10 @@ def test_a_network_that_cannot_be_hashed(batch):
     network, params = _Unhashable(2.0), _plain_params()
     with pytest.raises(TypeError):
         hash(network)
-    out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
+    out, pullback = gradients.per_example_vjp(network, params, batch.inputs, (KEEP,))
     np.testing.assert_allclose(out.logits, 2 * _plain(params, batch.inputs), rtol=1e-5)
     network.factor = 3.0  # must not be mistaken for what it was
-    again = gradients.per_example_vjp(network, params, batch.inputs)[0]
+    again = gradients.per_example_vjp(network, params, batch.inputs, (KEEP,))[0]
     np.testing.assert_allclose(again.logits, 3 * _plain(params, batch.inputs), rtol=1e-5)
     (kept,) = pullback(jnp.ones((COUNT, CLASSES)), (KEEP,))
     np.testing.assert_allclose(kept["shift"], np.full((COUNT, CLASSES), 3), rtol=1e-6)
@@ -268,9 +269,9 @@ class _OwnPass:
     def __call__(self, params, inputs):
         return _plain(params, inputs)
 
-    def per_example_vjp(self, params, inputs):
-        def pullback(cotangent, readings):
-            assert readings in ((KEEP,), (gradients.GRADIENT,))
+    def per_example_vjp(self, params, inputs, statistics):
+        def pullback(cotangent, chosen):
+            assert chosen == statistics
             return ({"cotangent": 7 * cotangent},)
 
         return Outputs(_plain(params, inputs)), pullback
@@ -278,7 +279,7 @@ class _OwnPass:
 
 def test_a_backward_pass_of_ones_own_is_used(batch):
     params = _plain_params()
-    out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs)
+    out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs, (KEEP,))
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     np.testing.assert_array_equal(pullback(cotangent, (KEEP,))[0]["cotangent"], 7 * cotangent)
     own = gradients.loss_gradient(_OwnPass(), params, batch)
@@ -288,7 +289,9 @@ def test_a_backward_pass_of_ones_own_is_used(batch):
 @pytest.mark.parametrize("max_bytes", [0, -5])
 def test_no_memory_is_refused(batch, max_bytes):
     with pytest.raises(ValueError, match=rf"^max_bytes must be positive: got {max_bytes}; .*\.$"):
-        gradients.per_example_vjp(_plain, _plain_params(), batch.inputs, max_bytes=max_bytes)
+        gradients.per_example_vjp(
+            _plain, _plain_params(), batch.inputs, (KEEP,), max_bytes=max_bytes
+        )
 
 
 def test_everything_works_inside_jit(batch):
@@ -296,7 +299,7 @@ def test_everything_works_inside_jit(batch):
 
     @jax.jit
     def norms(params, batch):
-        out, pullback = gradients.per_example_vjp(_plain, params, batch.inputs)
+        out, pullback = gradients.per_example_vjp(_plain, params, batch.inputs, (SIZES,))
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
         return pullback(cotangent, (SIZES,))[0]
 
@@ -320,11 +323,11 @@ class _Counted:
         return _plain(params, inputs - shift)
 
 
-def test_readings_of_one_request_share_a_pass(batch):
+def test_statistics_of_one_request_share_a_pass(batch):
     with jax.enable_x64(True):
         params, network = _plain_params(), _Counted()
         of = gradients.cross_entropy_cotangent
-        wanted = {of: (KEEP, Reading(_weighted, per_example=False), SIZES, gradients.GRADIENT)}
+        wanted = {of: (KEEP, Statistic(_weighted, per_example=False), SIZES, gradients.GRADIENT)}
         kept, weighted, sizes, gradient = gradients.read(network, params, batch, wanted)[of]
         assert network.traces == 3  # the sums, and the examples alone: their logits and gradients
         looped = _looped(_plain, params, batch)

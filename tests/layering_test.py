@@ -42,7 +42,7 @@ NARROW = {
 }
 
 # What floor 0 may import besides jaxnas and the standard library.
-FLOOR_0_PACKAGES = ("jax", "numpy", "scipy", "chex")
+FLOOR_0_PACKAGES = ("jax", "numpy", "scipy")
 
 # Packages with a door: they are imported here and nowhere else.
 DOORS = {
@@ -229,3 +229,7 @@ def test_import_is_light():
 def test_a_module_is_small_and_public(module):
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
     assert "_src" not in module.split(".")
+
+
+def test_type_checkers_of_users_read_its_types():
+    assert (ROOT / "py.typed").exists()

@@ -9,6 +9,7 @@ analytic half (`stax`) works fully; nothing else of it is handed out.
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 import types
 from collections.abc import Iterator
@@ -62,14 +63,15 @@ def _has(owner: Any, name: str) -> bool:
 
 
 def _import_stax() -> Any:
+    if importlib.util.find_spec("neural_tangents") is None:
+        raise ModuleNotFoundError(
+            'Analytic kernels need neural-tangents: pip install "jaxnas[analytic]".'
+        )
     try:
         with _old_names():
             return importlib.import_module("neural_tangents.stax")
     except (AttributeError, ImportError) as error:
-        try:
-            version = importlib.metadata.version("neural-tangents")
-        except importlib.metadata.PackageNotFoundError:
-            raise ImportError("Analytic kernels need neural-tangents: pip install it.") from error
+        version = importlib.metadata.version("neural-tangents")
         raise ImportError(
             f"neural-tangents {version} does not import on JAX {jax.__version__} ({error}); "
             "analytic kernels need another pair of versions, everything else in jaxnas works."

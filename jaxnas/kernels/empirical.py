@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import gradients
-from jaxnas.types import ApplyFn, Array, Batch, Params, Reading
+from jaxnas.types import ApplyFn, Array, Batch, Params, Statistic
 
 Of = Literal["loss", "label", "sum"]
 
@@ -119,7 +119,7 @@ def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
 
     `(1/K) sum_k <d f_k(x_i)/d theta, d f_k(x_j)/d theta>` (Jacot et al., 2018, arXiv 1806.07572).
     """
-    out, pullback = gradients.per_example_vjp(apply_fn, params, inputs)
+    out, pullback = gradients.per_example_vjp(apply_fn, params, inputs, (GRAM,))
     classes = out.logits.shape[-1]
     total = jnp.zeros((inputs.shape[0],) * 2, out.logits.dtype)
     for cotangent in jnp.eye(classes, dtype=out.logits.dtype):
@@ -151,7 +151,7 @@ def gram_of(tensor: Array, per_example: Array) -> TensorGram:
     return TensorGram(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
 
 
-GRAM = Reading(gram_of)
+GRAM = Statistic(gram_of, additive=True)
 """The Gram matrix of a tensor's per-example gradients."""
 
 

@@ -1,4 +1,4 @@
-"""Networks written forwards, once: operations, the layers they are made of, and ways to run them."""
+"""Networks written forwards, once: operations, their layers, and the ways to run them."""
 
 from jaxnas.network.architectures import Arch, Bucket, StaticArch, SuperArch
 from jaxnas.network.graph import Net, Value

@@ -4,7 +4,7 @@ import collections
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,14 @@ def run(
 
 def value_of(value: Value, values: Mapping[Value, Array]) -> Array:
     """Return the activations of a value; those that nothing leads to are zeros."""
-    return jnp.zeros(value.shape, value.dtype) if value.is_zero else values[value]
+    if value.given is not None:
+        return value.given
+    return _zeros(value.shape, value.dtype) if value.is_zero else values[value]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.zeros(shape, dtype)
 
 
 def at(tree: Tree, path: Path) -> Tree:
@@ -94,28 +101,28 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
     A switch saves nothing for its backward pass but its inputs (`jax.checkpoint`): XLA would carry
     what each of its branches saves.
     """
-    names = list(part.operations)
-    branches = {
-        name: functools.partial(_branch, own, weights, name)
-        for name, own in part.operations.items()
-    }
+    operations = [own for _, own in part.operations]
+    branches: list[_Branch] = [
+        functools.partial(_branch, own, weights, name) for name, own in part.operations
+    ]
     if not isinstance(part.decision, Decision):
-        return _switch(list(branches.values()), part.decision, weights, xs)
+        return _switch(branches, part.decision, weights, xs)
     # Those of a bucket take one branch together; in one of the branches, each its light operation.
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs)
     norm = weights.context.norm
-    heavy = [name for name in names if describe(part.operations[name], shapes, norm).macs]
-    light = [name for name in names if name not in heavy]
-    position = jnp.array([light.index(name) if name in light else 0 for name in names])
-    branch = jnp.array([1 + heavy.index(name) if name in heavy else 0 for name in names])
+    every = range(len(operations))
+    heavy = [number for number in every if describe(operations[number], shapes, norm).macs]
+    light = [number for number in every if number not in heavy]
+    position = jnp.array([light.index(number) if number in light else 0 for number in every])
+    branch = jnp.array([1 + heavy.index(number) if number in heavy else 0 for number in every])
 
     def any_light(*xs: Array) -> tuple[Array, list[Shown]]:
         inner = copy.copy(weights)
         inner.shown = []
         chosen = position[part.decision.each]
-        return _switch([branches[name] for name in light], chosen, inner, xs), inner.shown
+        return _switch([branches[number] for number in light], chosen, inner, xs), inner.shown
 
-    together = [any_light, *(branches[name] for name in heavy)]
+    together: list[_Branch] = [any_light, *(branches[number] for number in heavy)]
     return _switch(together, branch[part.decision.shared], weights, xs)
 
 
@@ -128,7 +135,7 @@ def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
     return chosen(part, *xs), part.shown
 
 
-def _switch(branches: list[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
+def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
     """Return the outputs of a branch; what all branches show is shown, of the others as dead."""
     shapes = [jax.eval_shape(branch, *xs)[1] for branch in branches]
     places: collections.Counter[Any] = collections.Counter()
@@ -187,7 +194,7 @@ def _speaks(step: Step, given: Array, norm: Any) -> Array:
     decision = step.part.decision
     each = decision.each if isinstance(decision, Decision) else decision
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.inputs)
-    offered = step.part.operations.values()
+    offered = [own for _, own in step.part.operations]
     present = jnp.array([own != NONE for own in offered])[each]
     by_itself = jnp.array([bool(describe(own, shapes, norm).tensors) for own in offered])[each]
     return present & (given | by_itself)

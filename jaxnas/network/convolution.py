@@ -9,12 +9,13 @@ padding `k // 2` on every side (as PyTorch has it, not XLA's "SAME").
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.network.layers import TensorGradient, Tensors, of_examples
+from jaxnas.network.layers import Keep, TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
 # Examples whose patches fit the cache of a CPU core, in a sum over the examples.
@@ -88,17 +89,32 @@ def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int 
 
 
 def per_example_kernel_gradients(
-    inputs: Array, kernel: Array, cotangent: Array, stride: int = 1
+    inputs: Array,
+    kernel: Array,
+    cotangent: Array,
+    stride: int | Sequence[int] = 1,
+    padding: Sequence[tuple[int, int]] | None = None,
 ) -> Array:
-    """Return the gradients with respect to `kernel` of each example, `[B, k, k, C, O]`."""
-    size = kernel.shape[0]
-    if size == 1:  # 1.3 to 5 times faster than image by image
-        pixels = inputs[:, ::stride, ::stride]
+    """Return the gradients with respect to `kernel` of each example, `[B, *kernel.shape]`.
+
+    Args:
+        inputs: `[B, H, W, C]`.
+        kernel: `[h, w, C, O]`, of any size.
+        cotangent: `[B, H', W', O]`.
+        stride: of rows and columns.
+        padding: before and after the rows, and the columns; half the kernel if None.
+    """
+    sizes = kernel.shape[:2]
+    strides = (stride, stride) if isinstance(stride, int) else stride
+    margins = [(size // 2, size // 2) for size in sizes] if padding is None else padding
+    if sizes == (1, 1) and not any(map(any, margins)):  # 1.3 to 5 times faster than by image
+        pixels = inputs[:, :: strides[0], :: strides[1]]
         return jnp.einsum("bhwc,bhwo->bco", pixels, cotangent)[:, None, None]
 
     def one(image: Array, image_cotangent: Array) -> Array:
         height, width, outputs = image_cotangent.shape
-        columns = _patches(image, size, stride, height, width)
+        padded = jnp.pad(image, (*margins, (0, 0)))
+        columns = _patches(padded, sizes, strides, height, width)
         # This order of the factors is up to 1.6 times faster than its transpose.
         return (image_cotangent.reshape(height * width, outputs).T @ columns).T
 
@@ -110,17 +126,48 @@ def per_example_kernel_gradients(
     return gradients.reshape(inputs.shape[0], *kernel.shape)
 
 
-def _patches(image: Array, size: int, stride: int, height: int, width: int) -> Array:
-    """Return the patches that a convolution sees, `[height * width, size * size * C]`."""
-    padding = size // 2
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+def keep_tap_by_tap(
+    keep: Keep,
+    inputs: Array,
+    kernel: Array,
+    cotangent: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+) -> Any:
+    """Return what an additive `keep` keeps of the gradients of each example.
+
+    For each position in the kernel they are a product of two matrices, and exist alone. For the
+    other arguments see `per_example_kernel_gradients`.
+    """
+    batch, height, width, _ = cotangent.shape
+    channels, taps = kernel.shape[2], kernel.reshape(-1, *kernel.shape[2:])
+    padded = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
+    extent = (batch, strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1, channels)
+
+    def of_tap(tap: Array, number: Array) -> Any:
+        corner = (0, number // kernel.shape[1], number % kernel.shape[1], 0)
+        seen = lax.dynamic_slice(padded, corner, extent)[:, :: strides[0], :: strides[1]]
+        return keep(tap, jnp.einsum("bhwc,bhwo->bco", seen, cotangent))
+
+    def add(kept: Any, tap: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, kept, of_tap(*tap)), None
+
+    shapes = jax.eval_shape(of_tap, taps[0], jnp.array(0))
+    nothing = jax.tree.map(lambda own: jnp.zeros(own.shape, own.dtype), shapes)
+    return lax.scan(add, nothing, (taps, jnp.arange(len(taps))))[0]
+
+
+def _patches(
+    padded: Array, sizes: Sequence[int], strides: Sequence[int], height: int, width: int
+) -> Array:
+    """Return the patches that a convolution sees, `[height * width, h * w * C]`."""
     shifted = [
         padded[
-            row : row + stride * (height - 1) + 1 : stride,
-            column : column + stride * (width - 1) + 1 : stride,
+            row : row + strides[0] * (height - 1) + 1 : strides[0],
+            column : column + strides[1] * (width - 1) + 1 : strides[1],
         ]
-        for row in range(size)
-        for column in range(size)
+        for row in range(sizes[0])
+        for column in range(sizes[1])
     ]
     return jnp.concatenate(shifted, axis=-1).reshape(height * width, -1)
 

@@ -5,6 +5,7 @@ shared by all architectures and all spaces that have it. The tape remembers who 
 backward pass is one loop over it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ def run(
         else:
             program = _forward(step.part, context)
             own_running = at(running, step.path) if running else None
-            outputs, seen = program(at(params, step.path), own_running or None, *xs)
+            outputs, seen = program(_weights(params, step), own_running or None, *xs)
             shown += [own.under(step.path) for own in seen]
         values[step.outputs[0]] = outputs
     return tuple(value_of(value, values) for value in graph.outputs), shown
@@ -87,7 +88,7 @@ def record(graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ..
         if step.part is ADD:
             outputs, pull = add(*xs), None
         else:
-            (outputs, seen), pull = _linearize(step.part, context)(at(params, step.path), *xs)
+            (outputs, seen), pull = _linearize(step.part, context)(_weights(params, step), *xs)
             shown += [own.under(step.path) for own in seen]
         values[step.outputs[0]] = outputs
         entries.append(Entry(step, pull))
@@ -129,6 +130,12 @@ def pull_back(
     return tuple(None if own is None else add(*own) for own in of_graph), kept
 
 
+def _weights(params: Tree, step: Step) -> Tree:
+    """Return the tensors of a step, and none of those that others have at its path."""
+    there = at(params, step.path)
+    return {name: there[name] for name in step.reads}
+
+
 def add(first: Array, *others: Array) -> Array:
     """Return the sum of activations that meet."""
     return _sum(first, *others) if others else first
@@ -164,15 +171,34 @@ def _linearize(operation: Operation, context: Context) -> Any:
             lambda tensor: layers.slots(context.statistics, tensor, examples), tensors
         )
         outputs, pull, shown = jax.vjp(forward, slots, *xs, has_aux=True)
-        return (outputs, shown), pull
+        leaves, structure = jax.tree.flatten(pull)
+        return (outputs, shown), _Saved(leaves, _Structure(structure))
 
     return jax.jit(linearize)
 
 
+class _Structure:
+    """The structure of a pullback, compared by identity: to compare two takes as long as a step."""
+
+    def __init__(self, structure: Any) -> None:
+        self.structure = structure
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
+)
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """A pullback of JAX as its arrays."""
+
+    leaves: list[Array]
+    structure: _Structure
+
+
 @functools.partial(jax.jit, static_argnames="chosen")
-def _pull(pull: Any, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
+def _pull(pull: _Saved, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
     """Return the gradients; statistics that are not chosen are not computed."""
-    of_slots, *of_inputs = pull(cotangent)
+    of_slots, *of_inputs = jax.tree.unflatten(pull.structure.structure, pull.leaves)(cotangent)
     of_tensors = jax.tree.map(
         lambda kept: tuple(kept[position] for position in chosen),
         of_slots,
@@ -185,6 +211,6 @@ def _put(kept: dict[str, Any], path: tuple[str, ...], of_tensors: Any) -> None:
     """Put what is kept of the tensors of a step at its path."""
     if not of_tensors:
         return
-    for name in path[:-1]:
+    for name in path:
         kept = kept.setdefault(name, {})
-    kept[path[-1]] = of_tensors
+    kept.update(of_tensors)

@@ -28,6 +28,7 @@ from jaxnas.network.operations import (
     Operation,
     Weights,
     describe,
+    of_input,
 )
 from jaxnas.types import Array
 
@@ -43,11 +44,13 @@ class Value:
         shape: of the activations, `(B, ...)`.
         dtype: of the activations.
         is_zero: whether they are zeros, because nothing leads to them.
+        given: a number that follows from a traced architecture, instead of activations; or None.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     is_zero: bool = False
+    given: Array | None = None
 
 
 class Add:
@@ -62,11 +65,11 @@ class Switch(NamedTuple):
     """An operation that a traced decision chooses; see `compiled.switch`.
 
     Attributes:
-        operations: by name, the name also that of its weights.
+        operations: in order, each with the name of its weights; some may share weights.
         decision: `int32[]`, or the `Decision` of a bucket.
     """
 
-    operations: Mapping[str, Operation]
+    operations: tuple[tuple[str, Operation], ...]
     decision: Any
 
 
@@ -94,12 +97,14 @@ class Step(NamedTuple):
         path: of the weights of the step; the first name is that of its stage.
         inputs: what the step reads.
         outputs: what it gives; several of a `Repeat` that passes several on.
+        reads: names of the weights at the path that an `Operation` reads; others are not its.
     """
 
     part: Part
     path: Path
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    reads: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,6 +116,7 @@ class Graph:
         outputs: what it gives.
         steps: all steps, in order.
         norm: mode of its normalization layers.
+        macs: multiply-accumulates of one example besides those that the operations count.
         names: of its stages, in order, also of those that compute nothing.
     """
 
@@ -118,6 +124,7 @@ class Graph:
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     norm: Mode
+    macs: tuple[Any, ...] = ()
     names: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -134,16 +141,17 @@ class Graph:
     @functools.cached_property
     def with_features(self) -> "Graph":
         """The same network, which also gives what its last step reads: the features."""
-        outputs = (*self.outputs, self.steps[-1].inputs[0])
-        return dataclasses.replace(self, outputs=outputs)
+        features = self.steps[-1].inputs[0]
+        return dataclasses.replace(self, outputs=(*self.outputs, features))
 
     @functools.cached_property
     def is_traced(self) -> bool:
         """Whether steps depend on a traced architecture."""
         return any(isinstance(step.part, Switch | Repeat) for step in self.steps)
 
+    @functools.cached_property
     def tensors(self) -> dict[str, Any]:
-        """Return the tensors of all steps, also of those that are not live: nested `Tensor`s."""
+        """The tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
             for path, description in described(step, self.norm):
@@ -153,12 +161,12 @@ class Graph:
                 at.update(description.tensors)
         return found
 
-    def macs(self) -> list[Any]:
-        """Return the multiply-accumulates of one example, step by step; traced where chosen.
+    def costs(self, of: Callable[[Description], int]) -> list[Any]:
+        """Return what each step costs; traced where a traced decision chooses.
 
         Those of all steps count, also of those that are not live, as benchmarks count them.
         """
-        return [own for step in self.steps for own in _macs(step, self.norm)]
+        return [cost for step in self.steps for cost in _costs(step, self.norm, of)]
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
@@ -183,7 +191,7 @@ def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     if isinstance(part, Operation):
         yield step.path, describe(part, shapes, norm)
     elif isinstance(part, Switch):
-        for name, chosen in part.operations.items():
+        for name, chosen in part.operations:
             yield (*step.path, name), describe(chosen, shapes, norm)
     elif isinstance(part, Repeat):
         for name in part.names:
@@ -192,37 +200,39 @@ def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
                     yield (name, *path[1:]), description
 
 
-def _macs(step: Step, norm: Mode) -> list[Any]:
+def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any]:
     if isinstance(step.part, Repeat):
-        return len(step.part.names) * step.part.body.macs()
-    counts = [description.macs for _, description in described(step, norm)]
+        return len(step.part.names) * step.part.body.costs(of)
+    each = [of(description) for _, description in described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
-        each = decision.each if isinstance(decision, architectures.Decision) else decision
-        return [jnp.array(counts)[each]]
-    return counts
+        chosen = decision.each if isinstance(decision, architectures.Decision) else decision
+        return [jnp.array(each)[chosen]]
+    return each
 
 
 class Net:
     """What a forward function is written with; it records the steps.
 
     Attributes:
-        unrolled: whether the repetitions of a traced architecture are steps of their own.
+        scans: whether repetitions are one step, a scan; of a traced architecture they may be.
     """
 
-    def __init__(self, norm: Mode, *, unrolled: bool = False) -> None:
+    def __init__(self, norm: Mode, *, scans: bool = False) -> None:
         """Start without any step."""
         self.norm = norm
-        self.unrolled = unrolled
+        self.scans = scans
         self.steps: list[Step] = []
+        self.macs: list[Any] = []
         self._path: Path = ()
         self.names: list[str] = []
 
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
         """Apply an operation, whose weights have that name (with slashes) in the present stage."""
         shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
-        given = describe(part, shapes, self.norm).output
-        return self._step(part, self._at(name), xs, given)
+        description = describe(part, shapes, self.norm)
+        reads = tuple(description.tensors)
+        return self._step(part, self._at(name), xs, description.output, reads)
 
     def add(self, *xs: Value) -> Value:
         """Add the activations that meet in a node."""
@@ -231,27 +241,56 @@ class Net:
             return terms[0] if terms else xs[0]
         return self._step(ADD, self._path, tuple(terms), terms[0])
 
-    def zeros(self, like: Value) -> Value:
-        """Return zeros: what a node is that nothing leads to."""
-        return Value(like.shape, like.dtype, is_zero=True)
+    def zeros(self, like: Value, features: int | None = None) -> Value:
+        """Return zeros: what a node is that nothing leads to; with so many channels if not None."""
+        shape = like.shape if features is None else (*like.shape[:-1], features)
+        return Value(shape, like.dtype, is_zero=True)
+
+    def given(self, number: Any) -> Value:
+        """Return a number that follows from a traced architecture, for operations to read."""
+        array = jnp.asarray(number)
+        return Value(array.shape, array.dtype, given=array)
+
+    def cost(self, macs: Any) -> None:
+        """Count multiply-accumulates of one example that follow from a traced architecture."""
+        self.macs.append(macs)
 
     def choose(
-        self, name: str, offered: Mapping[str, Operation], decision: Any, *xs: Value
+        self,
+        name: str,
+        offered: Mapping[str, Operation] | Sequence[tuple[str, Operation]],
+        decision: Any,
+        *xs: Value,
     ) -> Value:
-        """Apply the operation of a decision, whose weights are `name/operation`."""
-        names = list(offered)
+        """Apply the operation of a decision, whose weights are `name/operation`.
+
+        Args:
+            name: of the place.
+            offered: the operations in order, by name; in pairs where some share a name, and so
+                weights.
+            decision: the position of one, concrete or traced; or those of several, to be added.
+            *xs: what the operation reads.
+        """
+        pairs = tuple(offered.items() if isinstance(offered, Mapping) else offered)
         if isinstance(decision, tuple) and not isinstance(decision, architectures.Decision):
-            return self.add(*(self.choose(name, offered, alive, *xs) for alive in decision))
+            return self.add(*(self.choose(name, pairs, alive, *xs) for alive in decision))
         if not isinstance(decision, int):
             shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
-            given = describe(offered[names[-1]], shapes, self.norm).output
-            return self._step(Switch(offered, decision), self._at(name), xs, given)
-        chosen = offered[names[decision]]
+            given = describe(pairs[-1][1], shapes, self.norm).output
+            return self._step(Switch(pairs, decision), self._at(name), xs, given)
+        of_weights, chosen = pairs[decision]
         if chosen == NONE:
             return self.zeros(xs[0])
         if chosen == IDENTITY:
             return xs[0]
-        return self(chosen, *xs, name=f"{name}/{names[decision]}")
+        return self(chosen, *xs, name=f"{name}/{of_weights}")
+
+    def select(self, decision: Any, *xs: Value) -> Value:
+        """Return the activations at the position that a decision names, of several of one shape."""
+        if isinstance(decision, int):
+            return xs[decision]
+        offered = [("", of_input(position=position)) for position in range(len(xs))]
+        return xs[0] if len(xs) == 1 else self.choose("", offered, decision, *xs)
 
     def stage(self, name: str, part: Any, *xs: Value) -> Any:
         """Apply a stage of the network: an operation, or a function of `net` and activations.
@@ -263,7 +302,7 @@ class Net:
         self._path = ()
         return outputs
 
-    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value, scan: bool) -> Any:
+    def repeat(self, name: str, count: int, part: Callable[..., Any], *xs: Value) -> Any:
         """Apply a stage that gives what it is given so many times, each with weights of its own.
 
         Args:
@@ -271,9 +310,9 @@ class Net:
             count: how many there are.
             part: a function of `net` and activations.
             *xs: what the first is given.
-            scan: whether its decisions are traced; then it is one step of the network.
         """
-        if count == 1 or not scan or self.unrolled:
+        if count < 2 or not self.scans:
+            given: Any = xs if len(xs) > 1 else xs[0]
             for _ in range(count):
                 given = self.stage(name, part, *xs)
                 xs = given if isinstance(given, tuple) else (given,)
@@ -287,6 +326,7 @@ class Net:
         body = Graph(inputs, outputs, tuple(inner.steps), self.norm)
         results = tuple(Value(x.shape, x.dtype) for x in xs)
         self.steps.append(Step(Repeat(names, body), (names[0],), xs, results))
+        self.macs += count * inner.macs
         return results if isinstance(given, tuple) else results[0]
 
     @contextlib.contextmanager
@@ -304,9 +344,16 @@ class Net:
     def _at(self, name: str) -> Path:
         return (*self._path, *filter(None, name.split("/")))
 
-    def _step(self, part: Part, path: Path, inputs: tuple[Value, ...], given: Any) -> Value:
+    def _step(
+        self,
+        part: Part,
+        path: Path,
+        inputs: tuple[Value, ...],
+        given: Any,
+        reads: tuple[str, ...] = (),
+    ) -> Value:
         output = Value(given.shape, given.dtype)
-        self.steps.append(Step(part, path, inputs, (output,)))
+        self.steps.append(Step(part, path, inputs, (output,), reads))
         return output
 
 
@@ -316,8 +363,8 @@ Forward = Callable[[Net, Value, Any], Value]
 def record(
     forward: Forward, arch: Any, inputs: Shape, norm: Mode, *, unrolled: bool = False
 ) -> Graph:
-    """Return the steps of a network for inputs `[B, ...]`."""
-    net = Net(norm, unrolled=unrolled)
+    """Return the steps of a network for inputs `[B, ...]`; `unrolled` ones have no scan."""
+    net = Net(norm, scans=architectures.is_traced(arch) and not unrolled)
     given = Value(inputs.shape, inputs.dtype)
     output = forward(net, given, arch)
-    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.names))
+    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.macs), tuple(net.names))

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jaxnas.types import Array, Statistics
 
 Tensors = Mapping[str, Array]
+Keep = Callable[[Array, Array], Any]
+"""`keep(tensor, gradients)`, see `types.Statistic`."""
 
 
 class TensorGradient(NamedTuple):
@@ -27,10 +29,13 @@ class TensorGradient(NamedTuple):
     Attributes:
         total: gives the sum over the examples, `[*shape]`.
         each: gives that of each example, `[B, *shape]`.
+        in_parts: gives what an additive `keep` keeps, from one part of the tensor after the other;
+            None if the gradients by the whole tensor are small, or no less work.
     """
 
     total: Callable[[], Array]
     each: Callable[[], Array]
+    in_parts: Callable[[Keep], Any] | None = None
 
 
 def of_examples(each: Array) -> TensorGradient:
@@ -74,18 +79,26 @@ def _apply_forward(
 def _apply_backward(rule: Rule, statistics: Statistics, saved: Any, cotangent: Array) -> Any:
     tensors, residuals = saved
     of_inputs, gradients = rule.backward(tensors, residuals, cotangent)
-    kept, totals = {}, {}
-    for name, tensor in tensors.items():
-        # Two statistics that look at one gradient share it.
-        total, each = map(functools.cache, gradients[name])
-        kept[name] = tuple(
-            own.keep(tensor, each() if own.per_example else total()) for own in statistics
-        )
-        totals[name] = total()
+    kept = {name: _keep(statistics, own, gradients[name]) for name, own in tensors.items()}
+    totals = {name: gradients[name].total() for name in tensors}
     return totals, kept, of_inputs
 
 
 apply.defvjp(_apply_forward, _apply_backward)
+
+
+def _keep(statistics: Statistics, tensor: Array, gradient: TensorGradient) -> tuple[Any, ...]:
+    """Return what the statistics keep of a tensor."""
+    # Two statistics that look at one gradient share it.
+    total, each = functools.cache(gradient.total), functools.cache(gradient.each)
+    additive = [own for own in statistics if own.per_example and own.additive]
+    if gradient.in_parts is None or not additive:
+        return tuple(own.keep(tensor, each() if own.per_example else total()) for own in statistics)
+    found = gradient.in_parts(lambda part, of_part: [own.keep(part, of_part) for own in additive])
+    kept = dict(zip(additive, found, strict=True))
+    others = [own for own in statistics if own not in kept]
+    kept |= zip(others, _keep(tuple(others), tensor, gradient), strict=True)
+    return tuple(kept[own] for own in statistics)
 
 
 def slots(statistics: Statistics, tensor: Array, examples: int) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,7 +77,7 @@ class Network(nn.Module):
     def declare(self, inputs: Array) -> None:
         """Declare the parameters of all operations, for inputs of that shape."""
         self.validate(inputs)
-        _declare(self, whole(self, _shape(inputs)).tensors(), inputs.dtype)
+        _declare(self, whole(self, _shape(inputs)).tensors, inputs.dtype)
 
     def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
         """Return the network of one architecture, which takes parameters and inputs."""
@@ -97,16 +98,16 @@ class Architecture(nn.Module):
     """
 
     network: Network
-    arch: StaticArch
+    arch: tuple[int, ...]
 
     @nn.compact
     def __call__(self, inputs: Array) -> Outputs:
         """Return the outputs for `inputs` `[B, ...]`; see `Network`."""
         network = self.network.clone(parent=None)
-        bound = BoundNetwork(network, self.arch)
+        bound = BoundNetwork(network, StaticArch(self.arch))
         if self.is_initializing():
             network.validate(inputs)
-            _declare(self, bound.graph(_shape(inputs)).tensors(), inputs.dtype)
+            _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)
         return _apply(self, bound, inputs)
 
 
@@ -118,9 +119,12 @@ def _declare(module: nn.Module, spec: tensors.Tensors, dtype: Any) -> None:
 def _apply(module: nn.Module, bound: "BoundNetwork", inputs: Array) -> Outputs:
     running = module.variables.get("batch_stats")
     mode = bound.module.norm
-    outputs = bound(module.variables["params"], inputs, running if mode == "eval" else None)
+    params = module.variables["params"]
+    if not architectures.is_traced(bound.arch):
+        params = pick(params, bound.graph(_shape(inputs)).tensors)
+    outputs = bound(params, inputs, running if mode == "eval" else None)
     if mode == "batch" and module.is_mutable_collection("batch_stats"):
-        for name, new in outputs.statistics.items():
+        for name, new in dict(outputs.statistics).items():
             initial = functools.partial(_start, new)
             old = module.variable("batch_stats", name, initial)
             if not module.is_initializing():
@@ -167,7 +171,7 @@ class BoundNetwork:
         if steps.is_traced:
             (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,))
             return Outputs(logits, features)
-        watched = ("running",) if mode in ("batch", "instance") else ()
+        watched = () if mode == "none" else ("running",)
         context = Context(mode, watched=watched)
         (logits, features), shown = eager.run(steps, context, params, (inputs,), statistics)
         return Outputs(logits, features, _nested(shown))
@@ -207,7 +211,8 @@ class BoundNetwork:
 
     def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
         """Return the multiply-accumulates for one example, of dead operations too."""
-        return sum(self.graph(_shape(inputs)).macs())
+        steps = self.graph(_shape(inputs))
+        return sum([*steps.costs(lambda described: described.macs), *steps.macs])
 
     def graph(
         self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False
@@ -230,12 +235,48 @@ def whole(module: Network, inputs: jax.ShapeDtypeStruct) -> Graph:
     return found[0]
 
 
+@functools.lru_cache(64)
+def count_params(module: Network, inputs: jax.ShapeDtypeStruct) -> Callable[[ArrayLike], int]:
+    """Return `num_params(arch)` of concrete architectures, by one program for all of them."""
+
+    @jax.jit
+    def by_step(arch: Array) -> Array:
+        steps = graph.record(module.forward, arch, inputs, module.norm)
+        return jnp.stack(list(map(jnp.asarray, steps.costs(lambda described: described.params))))
+
+    return lambda arch: int(np.asarray(by_step(np.asarray(arch, np.int32))).sum(dtype=np.int64))
+
+
 def pick(params: Params, spec: tensors.Tensors) -> Params:
-    """Return the parameters that have a name in `spec`, such as those that a network reads."""
-    return {
+    """Return the parameters that have a name in `spec`, such as those that a network reads.
+
+    A tensor that is larger than its specification is cut to its first entries. What was drawn from
+    +- 1 / sqrt(fan_in) is then rescaled as if drawn for the smaller fan-in, the product of all axes
+    but the last.
+    """
+    read = {
         name: params[name] if isinstance(own, Tensor) else pick(params[name], own)
         for name, own in spec.items()
     }
+    larger = {
+        name: own
+        for name, own in spec.items()
+        if isinstance(own, Tensor) and read[name].shape != own.shape
+    }
+    if larger:
+        read |= _cut({name: read[name] for name in larger}, tuple(larger.items()))
+    return read
+
+
+@functools.partial(jax.jit, static_argnames="wanted")
+def _cut(whole: dict[str, Array], wanted: tuple[tuple[str, Tensor], ...]) -> dict[str, Array]:
+    found = {}
+    for name, own in wanted:
+        found[name] = whole[name][tuple(slice(size) for size in own.shape)]
+        if own.fan_in:
+            ratio = math.prod(whole[name].shape[:-1]) / math.prod(own.shape[:-1])
+            found[name] *= ratio**0.5
+    return found
 
 
 @functools.lru_cache(256)
@@ -243,9 +284,7 @@ def _record(module: Network, arch: Arch, inputs: jax.ShapeDtypeStruct, norm: Mod
     return graph.record(module.forward, arch, inputs, norm)
 
 
-def _run_stage(
-    steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]
-) -> Passed:
+def _run_stage(steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]) -> Passed:
     """Return what a network or a stage of it gives, with its pullback."""
     if not steps.is_traced:
         tape = eager.record(steps, context, params, inputs)

@@ -22,7 +22,7 @@ from jax import lax
 from jaxnas.network import layers, normalization
 from jaxnas.network.convolution import Convolution, Depthwise
 from jaxnas.network.normalization import Normalization
-from jaxnas.network.tensors import Tensor
+from jaxnas.network.tensors import Tensor, count
 from jaxnas.types import Array, Shown, Statistics
 
 
@@ -46,6 +46,7 @@ class Weights:
     Attributes:
         context: how.
         running: running statistics of its normalization layers, nested by name, or None.
+        alive: whether the architecture has what the operation shows; see `Shown`.
         shown: what was shown so far.
         declared: by name, the tensors of an operation that is only described.
         costs: multiply-accumulates of one example, layer by layer.
@@ -56,7 +57,7 @@ class Weights:
         context: Context,
         tensors: Mapping[str, Any] | None,
         slots: Mapping[str, Any] | None = None,
-        running: Mapping[str, Any] | None = None,
+        running: Any = None,
         *,
         path: tuple[str, ...] = (),
         dtype: Any = jnp.float32,
@@ -64,6 +65,7 @@ class Weights:
         """Make the weights of an operation; one that is only described has no tensors yet."""
         self.context = context
         self.running = running
+        self.alive: Any = True
         self.shown: list[Shown] = []
         self.declared: dict[str, Any] = {}
         self.costs: list[int] = []
@@ -82,7 +84,7 @@ class Weights:
             path=(*self._path, name),
             dtype=self._dtype,
         )
-        part.shown, part.costs = self.shown, self.costs
+        part.alive, part.shown, part.costs = self.alive, self.shown, self.costs
         if self._tensors is None:
             part.declared = self.declared.setdefault(name, {})
         return part
@@ -94,16 +96,26 @@ class Weights:
             return jnp.zeros(shape, self._dtype)
         return self._tensors[name]
 
-    def layer(self, rule: layers.Rule, tensors: dict[str, Array], x: Any) -> Array:
-        """Return what a rule makes of `x`, its tensors open to the statistics."""
-        slots = {name: () if self._slots is None else self._slots[name] for name in tensors}
+    def layer(self, rule: layers.Rule, tensors: dict[str, Array], x: Any, **names: str) -> Array:
+        """Return what a rule makes of `x`, its tensors open to the statistics.
+
+        Args:
+            rule: of the layer.
+            tensors: by the names that the rule has for them.
+            x: what the layer reads.
+            **names: those that the weights have for them, where they differ.
+        """
+        slots = {
+            name: () if self._slots is None else self._slots[names.get(name, name)]
+            for name in tensors
+        }
         statistics = () if self._slots is None else self.context.statistics
         return layers.apply(rule, statistics, tensors, slots, x)
 
     def show(self, kind: str, value: Callable[[], Any]) -> None:
         """Show a value to those who watch values of its kind; others do not compute it."""
         if kind in self.context.watched:
-            self.shown.append(Shown(kind, self._path, value()))
+            self.shown.append(Shown(kind, self._path, value(), self.alive))
 
     def cost(self, macs: int) -> None:
         """Count multiply-accumulates of one example."""
@@ -148,6 +160,11 @@ class Description(NamedTuple):
     tensors: dict[str, Any]
     macs: int
 
+    @property
+    def params(self) -> int:
+        """Number of trainable parameters."""
+        return count(self.tensors)
+
 
 @functools.lru_cache(2**14)
 def describe(
@@ -181,7 +198,7 @@ def conv(
     """Return the convolution of images `[B, H, W, C]`, padded by `size // 2` on every side."""
     channels = x.shape[-1]
     kernel = weights.tensor(name, (size, size, channels, features), size**2 * channels)
-    outputs = weights.layer(Convolution(stride), {"kernel": kernel}, x)
+    outputs = weights.layer(Convolution(stride), {"kernel": kernel}, x, kernel=name)
     weights.cost(math.prod(outputs.shape[1:3]) * kernel.size)
     return outputs
 
@@ -200,7 +217,10 @@ def norm(weights: Weights, x: Array) -> Array:
     if mode == "none":
         return x
     width = (x.shape[-1],)
-    affine = {"scale": weights.tensor("scale", width, value=1), "bias": weights.tensor("bias", width)}
+    affine = {
+        "scale": weights.tensor("scale", width, value=1),
+        "bias": weights.tensor("bias", width),
+    }
     statistics = functools.cache(
         lambda: lax.stop_gradient(normalization.normalize(x, mode, weights.running).statistics)
     )
@@ -230,6 +250,24 @@ def identity(weights: Weights, x: Array) -> Array:
 def none(weights: Weights, x: Array) -> Array:
     """Return zeros: the edge is cut."""
     return jnp.zeros_like(x)
+
+
+@operation
+def of_input(weights: Weights, *xs: Array, position: int, part: Operation | None = None) -> Array:
+    """Return one of several activations, or what an operation makes of that one."""
+    return xs[position] if part is None else part(weights, xs[position])
+
+
+@operation
+def concatenate(weights: Weights, *xs: Array) -> Array:
+    """Return activations side by side, all channels in order."""
+    return jnp.concatenate(xs, axis=-1)
+
+
+@operation
+def first(weights: Weights, x: Array, *, features: int) -> Array:
+    """Return the first channels, so many."""
+    return x[..., :features]
 
 
 @operation

@@ -50,8 +50,7 @@ def trainability() -> Proxy:
 
 def _features(value: Any) -> Array | None:
     """Return the features that a stage gives: of several that it passes on, the last."""
-    last = jax.tree.leaves(value)[-1]
-    return last if last.ndim == 4 else None
+    return value[-1] if value[-1].ndim == 4 else None
 
 
 def _keep_entropy(inputs: Any, passed: Passed, position: int) -> Array | None:
@@ -75,12 +74,9 @@ def _keep_norm(key: Array, inputs: Any, passed: Passed, position: int) -> Array 
     if features is None or _features(inputs) is None:
         return None
     probe = _signs(jax.random.fold_in(key, position), features)
-    *others, _ = jax.tree.leaves(passed.outputs)
-    cotangent = [*(jnp.zeros_like(own) for own in others), probe]
-    pulled, _ = passed.pullback(
-        jax.tree.unflatten(jax.tree.structure(passed.outputs), cotangent), ()
-    )
-    return _spectral_norm(probe, jax.tree.leaves(pulled)[-1])
+    nothing = (None,) * (len(passed.outputs) - 1)
+    pulled, _ = passed.pullback((*nothing, probe), ())
+    return _spectral_norm(probe, jnp.zeros_like(inputs[-1]) if pulled[-1] is None else pulled[-1])
 
 
 @jax.jit

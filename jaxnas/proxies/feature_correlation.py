@@ -26,9 +26,9 @@ def meco() -> Proxy:
 
 def _keep(inputs: Any, passed: Passed, position: int) -> list[Array]:
     return [
-        _least_eigenvalue(site.preactivation, site.alive)
-        for site in passed.sites
-        if site.preactivation is not None and site.preactivation.ndim > 2
+        _least_eigenvalue(shown.value, shown.alive)
+        for shown in passed.shown
+        if shown.kind == "preactivation" and shown.value.ndim > 2
     ]
 
 

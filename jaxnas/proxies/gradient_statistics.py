@@ -1,6 +1,6 @@
 """Scores from how the gradients of a weight vary between examples: ZiCo and GradSign.
 
-Both are readings of per-example gradients of the cross-entropy: they need labels, and share one
+Both are statistics of per-example gradients of the cross-entropy: they need labels, and share one
 forward and one backward pass with each other and with the scores of `knas` and `saliency`. Weights
 are matrices and filters; scales and biases do not count, as published.
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnas import gradients
 from jaxnas.proxies import measures
 from jaxnas.proxies.saliency import collect_weights
-from jaxnas.types import Array, Proxy, Reading
+from jaxnas.types import Array, Proxy, Statistic
 
 # Gradients that are zero by structure, such as those of a filter in front of a normalisation that
 # sees a constant image, come out as rounding.
@@ -67,7 +67,7 @@ def _variation(parts: int) -> measures.GradientMeasure:
     """Return the one measure for a number of parts: equal measures share their cost."""
     return measures.GradientMeasure(
         gradients.cross_entropy_cotangent,
-        Reading(functools.partial(_inverse_variation, parts)),
+        Statistic(functools.partial(_inverse_variation, parts)),
         collect_weights,
     )
 
@@ -121,5 +121,5 @@ def _total(terms: Array, counted: Array, largest: Array) -> Array:
 
 
 _AGREEMENT = measures.GradientMeasure(
-    gradients.cross_entropy_cotangent, Reading(_agreement), collect_weights
+    gradients.cross_entropy_cotangent, Statistic(_agreement), collect_weights
 )

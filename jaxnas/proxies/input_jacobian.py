@@ -39,7 +39,7 @@ def epe_nas() -> Proxy:
 
 
 def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
-    """Measure the covariances of the rows `[B, B]`, with the classes `[B, K]` of the images."""
+    """Measure a factor of the covariances of the rows, with the classes `[B, K]` of the images."""
 
     def logits(inputs: Array) -> Array:
         return gradients.outputs(apply_fn, params, inputs).logits
@@ -47,35 +47,48 @@ def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dic
     given, pullback = jax.vjp(logits, batch.inputs)
     (rows,) = pullback(jnp.ones_like(given))
     classes = jax.nn.one_hot(batch.labels, given.shape[-1], dtype=given.dtype)
-    return {"covariance": _covariance(rows), "classes": classes}
+    return {"factor": _factor(rows), "classes": classes}
 
 
 @jax.jit
-def _covariance(rows: Array) -> Array:
+def _factor(rows: Array) -> Array:
+    """Return `R [B, B]`, so that `R^T R` are the covariances of the rows `[B, ...]`.
+
+    Each step of Gram and Schmidt's takes one direction from all rows. Small eigenvalues of the
+    covariances are squares of what float32 holds; the covariances themselves would round them off.
+    """
     flat = rows.reshape(rows.shape[0], -1)
     # Only ratios are read; without this the products of small numbers vanish.
     largest = jnp.abs(flat).max()
     flat /= jnp.where(largest > 0, largest, 1)
+
+    def take(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, factor = state
+        norm = jnp.linalg.norm(left[step])
+        unit = left[step] / jnp.where(norm > 0, norm, 1)
+        along = jnp.matmul(left, unit, precision="highest")
+        return left - along[:, None] * unit[None], factor.at[step].set(along)
+
     centred = flat - flat.mean(1, keepdims=True)
-    return centred @ centred.T
+    factor = jnp.zeros((len(flat), len(flat)), flat.dtype)
+    return jax.lax.fori_loop(0, len(flat), take, (centred, factor))[1]
 
 
-def _correlation(covariance: Array) -> tuple[Array, Array]:
+def _correlation(factor: Array) -> tuple[Array, Array]:
     """Return the correlations, 0 with a row of zeros, and whether there is any other row."""
-    deviations = jnp.sqrt(jnp.diag(covariance))
-    inverse = jnp.where(deviations > 0, 1 / jnp.where(deviations > 0, deviations, 1), 0)
-    scaled = covariance * inverse[:, None] * inverse[None, :]
-    return jnp.where(jnp.isnan(deviations).any(), jnp.nan, scaled), deviations > 0
+    deviations = jnp.linalg.norm(factor, axis=0)
+    units = factor / jnp.where(deviations > 0, deviations, 1)[None]
+    return jnp.where(jnp.isnan(deviations).any(), jnp.nan, units.T @ units), deviations > 0
 
 
 def _eigenvalue_score(measured: dict[str, Array]) -> Array:
-    correlation, alive = _correlation(measured["covariance"])
+    correlation, alive = _correlation(measured["factor"])
     shifted = jnp.maximum(jnp.linalg.eigvalsh(correlation), 0) + _EPSILON
     return measures.or_nothing(-(jnp.log(shifted) + 1 / shifted).sum(), alive)
 
 
 def _class_score(measured: dict[str, Array]) -> Array:
-    correlation, alive = _correlation(measured["covariance"])
+    correlation, alive = _correlation(measured["factor"])
     classes = measured["classes"]
     logs = jnp.log(jnp.abs(correlation) + _EPSILON)
     of_class = jnp.einsum("ik,ij,jk->k", classes, logs, classes)

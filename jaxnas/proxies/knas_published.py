@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxnas import gradients
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import GradientMeasure, or_nothing
-from jaxnas.types import Array, Batch, Params, Proxy, Reading
+from jaxnas.types import Array, Batch, Params, Proxy, Statistic
 
 
 def knas_published(*, aliased: bool = False) -> Proxy:
@@ -68,7 +68,7 @@ def _first_50(tensor: Array, per_example: Array) -> Array:
 
 
 _MEASURE = GradientMeasure(
-    gradients.cross_entropy_cotangent, Reading(_first_50), _leading_coordinates
+    gradients.cross_entropy_cotangent, Statistic(_first_50), _leading_coordinates
 )
 
 

@@ -13,22 +13,22 @@ import jax.numpy as jnp
 
 from jaxnas import activations, gradients
 from jaxnas.kernels import empirical
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Passed, Reading
+from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Passed, Statistic
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientMeasure:
-    """A measure that reads gradients: those of one request share their passes; see `measure_all`.
+    """A measure of gradients: those of one request share their passes; see `measure_all`.
 
     Attributes:
         of: what is differentiated, such as `gradients.cross_entropy_cotangent`.
-        reading: what to keep of each tensor's gradients.
+        statistic: what to keep of each tensor's gradients.
         collect: `collect(kept, params, batch)`: the measurement, given what was kept, a pytree like
             `params`.
     """
 
     of: gradients.Cotangent
-    reading: Reading
+    statistic: Statistic
     collect: Callable[[Params, Params, Batch], Any]
 
     def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Any:
@@ -44,8 +44,8 @@ class StageMeasure:
     """A measure that looks at the stages of a network; those of one request share a forward pass.
 
     Attributes:
-        keep: `keep(inputs, passed, position)`: what to keep of a stage, given its inputs, what it
-            gave, and its number, from 0.
+        keep: `keep(inputs, passed, position)`: what to keep of a stage, given its inputs (a tuple),
+            what it gave, and its number, from 0.
         collect: `collect(kept)`: the measurement, given what was kept of each stage.
     """
 
@@ -65,12 +65,12 @@ def measure_all(
     Measures that read gradients share one forward pass, and one backward pass for each function
     that is differentiated; those that look at stages share one forward pass.
     """
-    wanted: dict[gradients.Cotangent, list[Reading]] = {}
+    wanted: dict[gradients.Cotangent, list[Statistic]] = {}
     for measure in measures:
         if isinstance(measure, GradientMeasure):
-            wanted.setdefault(measure.of, []).append(measure.reading)
+            wanted.setdefault(measure.of, []).append(measure.statistic)
     with jax.default_matmul_precision("highest"):
-        together = {of: tuple(readings) for of, readings in wanted.items()}
+        together = {of: tuple(statistics) for of, statistics in wanted.items()}
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
         keeps = [own.keep for own in measures if isinstance(own, StageMeasure)]
@@ -91,11 +91,12 @@ def look(
 ) -> list[list[Any]]:
     """Return what each function keeps of each stage, for inputs `[B, ...]`."""
     kept: list[list[Any]] = [[] for _ in keeps]
-    for position, stage in enumerate(activations.stages(apply_fn, params)):
-        passed = stage(inputs)
-        for own, keep in zip(kept, keeps, strict=True):
-            own.append(keep(inputs, passed, position))
-        inputs = passed.outputs
+    given: tuple[Any, ...] = (inputs,)
+    for position, stage in enumerate(activations.stages(apply_fn, params, inputs)):
+        passed = stage(given)
+        for of_keep, keep in zip(kept, keeps, strict=True):
+            of_keep.append(keep(given, passed, position))
+        given = passed.outputs
     return kept
 
 
@@ -115,7 +116,7 @@ tensor_grams = GradientMeasure(gradients.cross_entropy_cotangent, empirical.GRAM
 """The Gram matrix of each tensor's per-example loss gradients: `empirical.TensorGrams`."""
 
 batch_gradient_squares = GradientMeasure(
-    gradients.cross_entropy_cotangent, Reading(_square, per_example=False), _collect_squares
+    gradients.cross_entropy_cotangent, Statistic(_square, per_example=False), _collect_squares
 )
 """The squared norm of each tensor's gradient of the mean loss, `[L]`."""
 

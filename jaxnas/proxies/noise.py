@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Reading, Stage
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Stage, Statistic
 
 _STEP = 0.01
 
@@ -50,22 +50,23 @@ def _product(tensor: Array, gradient: Array) -> Array:
     return (tensor * gradient).sum() if tensor.ndim > 1 else jnp.zeros((), tensor.dtype)
 
 
-_PRODUCT = Reading(_product, per_example=False)
+_PRODUCT = Statistic(_product, per_example=False)
 
 
 def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     magnitudes = jax.tree.map(jnp.abs, params)  # by tensor: jit of the tree compiles for each cell
-    outputs: Any = jnp.ones_like(batch.inputs[:1], float)
+    image = jnp.ones_like(batch.inputs[:1], float)
+    outputs: tuple[Array, ...] = (image,)
     scales, passes = [], []
-    for stage in activations.stages(apply_fn, magnitudes, normalized=False):
+    for stage in activations.stages(apply_fn, magnitudes, image, (_PRODUCT,), normalized=False):
         passed = stage(outputs)
         outputs, scale = _rescaled(passed.outputs)
         scales.append(scale)
         passes.append(passed)
-    cotangent = jnp.ones_like(outputs)
+    cotangents: Any = (jnp.ones_like(outputs[0]),)
     total = jnp.zeros(())
     for passed, scale in zip(reversed(passes), reversed(scales), strict=True):
-        cotangent, kept = passed.pullback(_divided(cotangent, scale), (_PRODUCT,))
+        cotangents, kept = passed.pullback(_divided(cotangents, scale), (_PRODUCT,))
         total += sum(jax.tree.leaves(kept), start=jnp.zeros(()))
     score = jnp.log(total) + jnp.log(jnp.stack(scales)).sum()
     return jnp.where(jnp.isfinite(total), score, jnp.nan)
@@ -92,8 +93,9 @@ def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
         name = zlib.crc32(jax.tree_util.keystr(path).encode())
         return _normal(jax.random.fold_in(weights, name), own) if own.ndim > 1 else own
 
-    stages = activations.stages(apply_fn, jax.tree_util.tree_map_with_path(draw, params))
     inputs = _normal(images, batch.inputs)
+    drawn = jax.tree_util.tree_map_with_path(draw, params)
+    stages = activations.stages(apply_fn, drawn, inputs)
     features, logs = _last_features(stages, inputs)
     moved, _ = _last_features(stages, inputs + _STEP * _normal(change, batch.inputs))
     distance = jnp.abs(features - moved).sum() / features.shape[0]
@@ -108,14 +110,15 @@ def _normal(key: Array, like: Array) -> Array:
 def _last_features(stages: list[Stage], inputs: Array) -> tuple[Array, Array]:
     """Return the last map behind a ReLU, and the sum of the logarithms of all deviations."""
     features, logs = None, jnp.zeros(())
+    given: tuple[Array, ...] = (inputs,)
     for stage in stages:
-        passed: Passed = stage(inputs)
-        for site in passed.sites:
-            if site.preactivation is not None:
-                features = jax.nn.relu(site.preactivation)
-            if site.variance is not None:
-                logs += _log_deviation(site.variance, site.alive)
-        inputs = passed.outputs
+        passed: Passed = stage(given)
+        for shown in passed.shown:
+            if shown.kind == "preactivation":
+                features = jax.nn.relu(shown.value)
+            else:
+                logs += _log_deviation(shown.value, shown.alive)
+        given = passed.outputs
     if features is None:
         raise ValueError(
             "Zen-score reads the features behind the last ReLU: got a network without; score "

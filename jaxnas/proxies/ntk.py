@@ -134,10 +134,11 @@ class CoupledKernel:
         """Return the kernel of one network."""
         if not isinstance(apply_fn, PerExampleDifferentiable):
             return _kernel_of_any(gradients.hashable(apply_fn), self.of, params, batch)
-        outputs, pullback = apply_fn.per_example_vjp(params, batch.inputs)
+        only = (gradients.GRADIENT,)
+        outputs, pullback = apply_fn.per_example_vjp(params, batch.inputs, only)
 
         def pull(cotangent: Array) -> Params:
-            return pullback(cotangent, (gradients.GRADIENT,))[0]
+            return pullback(cotangent, only)[0]
 
         return _coupled(pull, self.of(outputs.logits, batch.labels), params, batch)
 

@@ -59,9 +59,9 @@ def _each_relu(
 
     def of_stage(inputs: Any, passed: Passed, position: int) -> Array | None:
         kept = [
-            keep(site.preactivation, site.alive)
-            for site in passed.sites
-            if site.preactivation is not None
+            keep(shown.value, shown.alive)
+            for shown in passed.shown
+            if shown.kind == "preactivation"
         ]
         return functools.reduce(combine, kept) if kept else None
 

@@ -6,7 +6,7 @@ With `L` the mean cross-entropy of the batch, `theta` a weight and `g = dL / dth
     plain       sum over weights of theta g       grasp  - sum over weights of theta (H g)
 
 and `fisher`, the squares of `theta g` by channel and example. All need labels, and one batch of
-any size. All but GraSP are readings of one backward pass, which
+any size. All but GraSP are statistics of one backward pass, which
 they share with each other and with the scores of `knas` and `gradient_statistics`. **Weights** are
 matrices and filters, as in all published implementations; scales and biases do not count, but in
 the norms. In a normalisation mode that couples examples, `L` is that of the coupled batch, as
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxnas import gradients
 from jaxnas.kernels import empirical
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, Reading
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, Statistic
 
 
 def grad_norm(*, aggregate: Literal["sum", "global"] = "sum") -> Proxy:
@@ -109,7 +109,7 @@ def l2_norm() -> Proxy:
 
     Differs from the published code, whose NAS-Bench-201 networks hold all candidates of every edge
     and so have nearly the same score: a tensor counts if a gradient reaches it, which makes it a
-    reading of the shared backward pass instead of free.
+    statistic of the shared backward pass instead of free.
     """
     return Proxy("l2_norm", _OWN_NORMS, _total)
 
@@ -186,10 +186,10 @@ def _collect_mean(kept: Params, params: Params, batch: Batch) -> Array:
 
 
 _of_loss = functools.partial(measures.GradientMeasure, gradients.cross_entropy_cotangent)
-_MAGNITUDES = _of_loss(Reading(_magnitude, per_example=False), _collect_mean)
-_PRODUCTS = _of_loss(Reading(_product, per_example=False), _collect_mean)
-_CHANNELS = _of_loss(Reading(_of_channels), _collect_squares)
-_OWN_NORMS = _of_loss(Reading(_own_norm, per_example=False), collect_weights)
+_MAGNITUDES = _of_loss(Statistic(_magnitude, per_example=False), _collect_mean)
+_PRODUCTS = _of_loss(Statistic(_product, per_example=False), _collect_mean)
+_CHANNELS = _of_loss(Statistic(_of_channels), _collect_squares)
+_OWN_NORMS = _of_loss(Statistic(_own_norm, per_example=False), collect_weights)
 
 
 def _curvature(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:

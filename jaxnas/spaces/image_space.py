@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
-from jaxnas.network import Arch, Bucket, Network, StaticArch, architectures, module, tensors
+from jaxnas.network import Arch, Bucket, Network, StaticArch, architectures, module
 from jaxnas.types import Array, Params, SearchSpace
 from jaxnas.types import Network as BoundNetwork
 
@@ -48,10 +48,10 @@ def image_space(
         if architectures.is_traced(arch):
             return networks.bound(arch), params
         bound = networks.bound(one(arch))
-        return bound, module.pick(params, bound.graph(shape).tensors())
+        return bound, module.pick(params, bound.graph(shape).tensors)
 
     def num_params(arch: ArrayLike) -> int:
-        return tensors.count(networks.bound(one(arch)).graph(shape).tensors())
+        return module.count_params(networks, shape)(encoding.one(arch, choices))
 
     fields = {field.name for field in dataclasses.fields(networks)} - {"parent", "name"}
     given: dict[str, Any] = {

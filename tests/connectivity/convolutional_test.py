@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from jaxnas.connectivity import convolutional, recursion
-from jaxnas.kernels import analytic
 from jaxnas.spaces.nasbench201 import cell, equivalence
 
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
@@ -22,7 +21,7 @@ def images():
         pytest.param([POOL, NONE, POOL, NONE, NONE, POOL], marks=pytest.mark.slow),
     ],
 )
-def test_it_is_neural_tangents_where_that_has_a_kernel(images, arch):
+def test_it_is_neural_tangents_where_that_has_a_kernel(analytic, images, arch):
     own = convolutional.convolutional_kernels(arch, images, last_relu=False)
     oracle = analytic.convolutional_cell(
         arch, images, operations=analytic.NASBENCH201_OPERATIONS, readout="pool"

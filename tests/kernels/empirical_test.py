@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnas import Outputs, gradients, gram
-from jaxnas.kernels import analytic, empirical
+from jaxnas.kernels import empirical
 
 COUNT, CLASSES = 5, 3
 ARCH = (2, 3, 1, 4, 0, 3)  # every operation, and a dead end: edge 1 -> 3 is cut
@@ -95,12 +95,11 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
         tensors = empirical.tensor_grams(network, params, batch)
 
         # The ordinary gradient, with all examples but one silenced.
-        out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
+        only = (gradients.GRADIENT,)
+        out, pullback = gradients.per_example_vjp(network, params, batch.inputs, only)
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
         alone = [
-            pullback(
-                cotangent * (jnp.arange(batch.labels.size) == i)[:, None], (gradients.GRADIENT,)
-            )[0]
+            pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], only)[0]
             for i in range(batch.labels.size)
         ]
         per_example = jax.tree.leaves(jax.tree.map(lambda *own: np.stack(own), *alone))
@@ -139,7 +138,7 @@ def test_kernels_by_hand():
     np.testing.assert_allclose(empirical.nngp(network, params, inputs), [[4, 6], [6, 9]])
 
 
-def test_kernels_of_a_wide_network_are_near_their_limit(draw_batch):
+def test_kernels_of_a_wide_network_are_near_their_limit(analytic, draw_batch):
     # One hidden layer of 4,096: entries deviate by a few times 1 / sqrt(4096) = 1.6 %.
     inputs = draw_batch(3, (4, 10)).inputs
     rng = np.random.default_rng(4)

@@ -21,11 +21,11 @@ class Chain:
             inputs = function(inputs)
         return inputs.mean((1, 2))
 
-    def stages(self, params, *, normalized=True):
+    def stages(self, params, inputs, statistics, *, normalized=True):
         def stage(function):
             def run(inputs):
-                outputs, pull = jax.vjp(function, inputs)
-                return Passed(outputs, (), lambda cotangent, readings: (*pull(cotangent), {}))
+                outputs, pull = jax.vjp(function, *inputs)
+                return Passed((outputs,), [], lambda cotangents, chosen: (pull(*cotangents), {}))
 
             return run
 

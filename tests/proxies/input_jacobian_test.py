@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnas
 from jaxnas import Batch, proxies
 
 K = 1e-5
@@ -57,6 +58,20 @@ def test_epe_nas_of_many_classes():
     rows = [*APART, [1, 2, 4, 3]]
     expected = 2 * abs(math.log(K)) / 2
     assert _score("epe_nas", rows, (0, 0, 1), network=network) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("small", [1e-2, 1e-3])
+def test_float32_keeps_a_small_eigenvalue(small):
+    """Its part of the score is 1 / it, and it is as `small` squared: too little for float32."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 6)))[0] for size in (6, 200))
+    rows = np.float32(left * [1, 0.8, 0.6, 0.5, 0.3, small] @ right.T)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(rows.astype(float)))
+    assert eigenvalues[0] < 10 * small**2
+    expected = -(np.log(eigenvalues + K) + 1 / (eigenvalues + K)).sum()
+    batch = Batch(jnp.array(rows), jnp.arange(6) % 2)
+    (own,) = jaxnas.score(_squares, {"w": jnp.float32(1)}, batch, ["jacob_cov"]).values()
+    assert own == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["jacob_cov", "epe_nas"])

@@ -42,12 +42,13 @@ def bound(small_space, draw_batch):
 
 def _one_by_one(network, params, batch):
     """`[11, B, 50]`: the leading coordinates, from one ordinary gradient an example."""
-    out, pullback = gradients.per_example_vjp(network, params, batch.inputs)
+    only = (gradients.GRADIENT,)
+    out, pullback = gradients.per_example_vjp(network, params, batch.inputs, only)
     cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
     rows = []
     for i in range(batch.labels.size):
         silenced = cotangent * (jnp.arange(batch.labels.size) == i)[:, None]
-        (alone,) = pullback(silenced, (gradients.GRADIENT,))
+        (alone,) = pullback(silenced, only)
         kernels = [functools.reduce(operator.getitem, path.split(), alone) for path in ELEVEN]
         # PyTorch keeps a filter as outputs, inputs, rows, columns.
         rows.append([np.transpose(own, (3, 2, 0, 1)).reshape(-1)[:50] for own in kernels])

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxnas import Batch, gradients, nasbench201, proxies, score
 from jaxnas.kernels import empirical
-from jaxnas.layerwise import linen_network
+from jaxnas.network.linen import linen_network
 from jaxnas.proxies import measures, ntk
 from jaxnas.proxies.ntk import Kernel
 
@@ -274,13 +274,13 @@ class _Counted:
     def __call__(self, params, inputs):
         return _plain(params, inputs)
 
-    def per_example_vjp(self, params, inputs):
+    def per_example_vjp(self, params, inputs, statistics):
         self.passes.append("forward")
-        outputs, pullback = gradients.per_example_vjp(_plain, params, inputs)
+        outputs, pullback = gradients.per_example_vjp(_plain, params, inputs, statistics)
 
-        def counted(cotangent, readings):
+        def counted(cotangent, chosen):
             self.passes.append("backward")
-            return pullback(cotangent, readings)
+            return pullback(cotangent, chosen)
 
         return outputs, counted
 

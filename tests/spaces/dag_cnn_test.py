@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxnas import wiring
-from jaxnas.kernels import analytic
 from jaxnas.spaces import dag_cnn
 from jaxnas.spaces.dag_cnn import DagCNN
 
@@ -84,7 +83,7 @@ def test_a_traced_wiring_is_the_concrete_one(images):
 
 
 @pytest.mark.parametrize("readout", ["flatten", pytest.param("pool", marks=pytest.mark.slow)])
-def test_wide_networks_have_the_analytic_kernels(images, readout):
+def test_wide_networks_have_the_analytic_kernels(analytic, images, readout):
     """The NTK of 16 networks of 64 channels agrees with neural-tangents to 8 %."""
     module = DagCNN(width=64, classes=1, order="pre", readout=readout)
     space = dag_cnn.dag_cnn(module, nodes=3, shape=SHAPE)

@@ -35,10 +35,11 @@ OPERATIONS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+_POOLINGS, _SKIP = (0, 1), 2
 NODES = 4
 INPUTS = 2
-_PER_NODE = 4
-_PER_CELL = NODES * _PER_NODE
+PER_NODE = 4
+PER_CELL = NODES * PER_NODE
 NUM_CHOICES = 2 * tuple(
     choices
     for node in range(NODES)
@@ -78,13 +79,13 @@ def one(arch: ArrayLike) -> tuple[int, ...]:
 @functools.lru_cache(2**16)
 def genotype(decisions: tuple[int, ...]) -> Genotype:
     """Return the two cells of checked decisions."""
-    return Genotype(_cell(decisions[:_PER_CELL]), _cell(decisions[_PER_CELL:]))
+    return Genotype(_cell(decisions[:PER_CELL]), _cell(decisions[PER_CELL:]))
 
 
 def _cell(decisions: tuple[int, ...]) -> Cell:
     found = []
-    for start in range(0, _PER_CELL, _PER_NODE):
-        first, position, *chosen = decisions[start : start + _PER_NODE]
+    for start in range(0, PER_CELL, PER_NODE):
+        first, position, *chosen = decisions[start : start + PER_NODE]
         second = position + (position >= first)
         one_operation, other = (OPERATIONS[decision] for decision in chosen)
         found.append((Edge(one_operation, first), Edge(other, second)))
@@ -166,6 +167,29 @@ def _parsed(name: str, node: ast.expr) -> Cell:
     if any(first.state == second.state for first, second in pairs):
         raise ValueError(f"a node of {name} that reads a state twice")
     return pairs
+
+
+def pattern(archs: ArrayLike) -> NDArray[np.int32]:
+    """Return the architectures `int32[..., 32]` without what is light; see `SearchSpace.pattern`.
+
+    Poolings and the identity of a normal cell are light, and so is which state of one size is read.
+    In a reduction cell an operation on one of the first two states has stride 2.
+    """
+    found = np.array(encoding.validate_archs(archs, NUM_CHOICES), np.int32)
+    for start in range(0, len(NUM_CHOICES), PER_NODE):
+        first, position, *_ = np.moveaxis(found[..., start : start + PER_NODE], -1, 0)
+        reduction = start >= PER_CELL
+        states = first, position + (position >= first)
+        small = [reduction & (state >= INPUTS) for state in states]
+        for number, is_small in zip((2, 3), small, strict=True):
+            own = found[..., start + number]
+            light = np.isin(own, _POOLINGS) | ((own == _SKIP) & (is_small | (not reduction)))
+            found[..., start + number] = np.where(light, 0, own)
+        # The first states of their size; two of one size are different ones.
+        one = np.where(small[0], INPUTS, 0)
+        other = np.where(small[1], INPUTS + small[0], 1 - small[0])
+        found[..., start], found[..., start + 1] = one, other - (other > one)
+    return found
 
 
 def representative(arch: ArrayLike) -> NDArray[np.int32]:

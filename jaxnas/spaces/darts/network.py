@@ -1,33 +1,35 @@
 """The macro network of DARTS for images of 32x32 pixels, without its auxiliary head.
 
 Stem (3C channels) - L cells, those at L/3 and 2L/3 reduction cells, which halve the image and
-double the channels - mean over the pixels - classifier. A cell gives four times its width. Source:
-Liu, Simonyan and Yang, ICLR 2019, arXiv 1806.09055, section 3.1.
+double the channels - mean over the pixels - classifier. A cell reads the outputs of the two cells
+before it, and gives four times its width. Source: Liu, Simonyan and Yang, ICLR 2019, arXiv
+1806.09055, sections 2.1 and 3.1.
 """
 
+import functools
+import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxnas.spaces import normalization, operations, plans, tensors
-from jaxnas.spaces.chain import Chain, Link
-from jaxnas.spaces.darts import blocks
-from jaxnas.spaces.darts.cell import NODES, genotype
-from jaxnas.spaces.tensors import Tensors
+import jax
+import jax.numpy as jnp
+
+from jaxnas.network import Net, Network, Operation, Value, Weights, operation
+from jaxnas.network import operations as ops
+from jaxnas.spaces import images
+from jaxnas.spaces.darts.cell import INPUTS, NODES, NUM_CHOICES, OPERATIONS, PER_CELL, PER_NODE
+from jaxnas.types import Array
 
 STEM_FACTOR = 3
-NOT_TRACED = (
-    "A DARTS network is built for its cells, so it takes a concrete architecture: got a {}; use "
-    "plan='walk', or keep it out of jit."
-)
 
 
 class Layer(NamedTuple):
-    """The place of a cell in the network.
+    """A cell's place in the network.
 
     Attributes:
         inputs: channels of the output before the last, and of the last.
         width: channels of each node, C.
-        reduction: whether it halves the image.
+        reduction: whether the cell halves the image.
         after_reduction: whether the cell before it does.
     """
 
@@ -37,61 +39,32 @@ class Layer(NamedTuple):
     after_reduction: bool
 
 
-class Darts(Chain):
-    """Any DARTS network; of a concrete architecture.
+class Darts(Network):
+    """Any DARTS network.
 
     Attributes:
+        norm: mode of the normalization layers.
+        colors: channels of the images.
         channels: width of the first cells, C.
         layers: number of cells, L.
         classes: number of logits, K.
-        norm: mode of the normalisation layers.
     """
 
     channels: int = 16
     layers: int = 8
     classes: int = 10
-    norm: normalization.Mode = "batch"
 
-    def links(self, arch: plans.Arch) -> list[Link]:
-        """Return the blocks of architecture `arch`, in order."""
-        if not isinstance(arch, plans.StaticArch):
-            raise ValueError(NOT_TRACED.format(type(arch).__name__))
-        normal, reduce = genotype(arch)
-        links = [Link(("00_stem",), blocks.stem(self.norm))]
-        for name, layer in self.cells().items():
-            cell = reduce if layer.reduction else normal
-            block = blocks.cell_block(cell, layer.reduction, layer.after_reduction, self.norm)
-            links.append(Link((name,), block))
-        pool, classifier = self._ends()
-        linear = plans.block(operations.linear())
-        return [*links, Link((pool,), blocks.pool()), Link((classifier,), linear)]
+    def forward(self, net: Net, x: Value, arch: Any) -> Value:
+        """Write down what architecture `arch` computes."""
+        states = net.stage("stem", functools.partial(stem, STEM_FACTOR * self.channels), x)
+        for layer, equal in itertools.groupby(self.places()):
+            this_cell = functools.partial(cell, arch, layer)
+            states = net.repeat("cell", len(list(equal)), this_cell, *states)
+        x = net.stage("pool", ops.global_average_pool(), states[-1])
+        return net.stage("classifier", ops.dense(features=self.classes), x)
 
-    def tensors(self, colours: int) -> dict[str, Tensors]:
-        """Return the parameter tensors of each block, by name, of all operations."""
-        normalised = self.norm != "none"
-        stem = tensors.conv(3, colours, STEM_FACTOR * self.channels, normalised)
-        cells = {
-            name: blocks.cell_tensors(*layer, normalised) for name, layer in self.cells().items()
-        }
-        width = NODES * list(self.cells().values())[-1].width
-        return {"00_stem": stem} | cells | {self._ends()[1]: tensors.linear(width, self.classes)}
-
-    def own(self, arch: plans.StaticArch, tree: dict[str, Tensors]) -> dict[str, Tensors]:
-        """Return of a tree like `tensors` what belongs to architecture `arch`."""
-        normal, reduce = genotype(arch)
-        cells = {
-            name: blocks.own_tensors(
-                tree[name], reduce if layer.reduction else normal, layer.reduction
-            )
-            for name, layer in self.cells().items()
-        }
-        return tree | cells
-
-    def cells(self) -> dict[str, Layer]:
-        """Return the layers by name; sorted, they are in the order of the network."""
-        return {f"{position:02d}_cell": own for position, own in enumerate(self._layers(), 1)}
-
-    def _layers(self) -> Iterator[Layer]:
+    def places(self) -> Iterator[Layer]:
+        """Yield the place of each cell, in order."""
         before = last = STEM_FACTOR * self.channels
         width, after_reduction = self.channels, False
         for position in range(self.layers):
@@ -100,5 +73,108 @@ class Darts(Chain):
             yield Layer((before, last), width, reduction, after_reduction)
             before, last, after_reduction = last, NODES * width, reduction
 
-    def _ends(self) -> tuple[str, str]:
-        return f"{self.layers + 1:02d}_pool", f"{self.layers + 2:02d}_classifier"
+    def num_decisions(self) -> int:
+        """Return the number of decisions of both cells."""
+        return len(NUM_CHOICES)
+
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the images."""
+        images.validate(inputs, space="darts", colors=self.colors, norm=self.norm)
+
+
+def stem(width: int, net: Net, x: Value) -> tuple[Value, Value]:
+    """Write down convolution - normalization, whose output is that before the last and the last."""
+    x = net(ops.conv_norm(features=width), x)
+    return x, net(ops.IDENTITY, x)
+
+
+def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple[Value, Value]:
+    """Write down a cell: each node is the sum of two operations, each on an earlier state."""
+    project = ops.relu_conv_norm(features=layer.width, size=1)
+    halve = factorized_reduction(features=layer.width)
+    states = [
+        net(halve if layer.after_reduction else project, before, name="preprocess_0"),
+        net(project, last, name="preprocess_1"),
+    ]
+    for node in range(NODES):
+        start = layer.reduction * PER_CELL + node * PER_NODE
+        state, position, *chosen = (arch[start + number] for number in range(PER_NODE))
+        # The second operation reads one of the other states.
+        other = jax.tree.map(lambda second, first: second + (second >= first), position, state)
+        into = [
+            edge(net, f"node_{node}_{which}", states, read, decision, layer)
+            for which, read, decision in zip("ab", (state, other), chosen, strict=True)
+        ]
+        states.append(net.add(*into))
+    return last, net(ops.concatenate(), *states[INPUTS:])
+
+
+def edge(net: Net, name: str, states: list[Value], state: Any, chosen: Any, layer: Layer) -> Value:
+    """Write down the chosen operation on the chosen state.
+
+    Reduction cells halve the two states that they are given. For a traced architecture there are
+    thus the operations of stride 2 on one of these, and then those of stride 1 on one of the nodes.
+    """
+    offered = {stride: operations(layer.width, stride) for stride in (1, 2)}
+    if not layer.reduction:
+        return net.choose(name, offered[1], chosen, net.select(state, *states))
+    if isinstance(state, int):
+        return net.choose(name, offered[2 if state < INPUTS else 1], chosen, states[state])
+    given, nodes = states[:INPUTS], states[INPUTS:]
+    read = [net.select(jax.tree.map(lambda own: jnp.minimum(own, INPUTS - 1), state), *given)]
+    if nodes:
+        of_node = jax.tree.map(lambda own: jnp.maximum(own - INPUTS, 0), state)
+        read.append(net.select(of_node, *nodes))
+    pairs = [
+        (part, ops.of_input(position=2 - stride, part=own))
+        for stride in (2, 1)[: len(read)]
+        for part, own in offered[stride].items()
+    ]
+    position = jax.tree.map(
+        lambda own, state: own + len(OPERATIONS) * (state >= INPUTS), chosen, state
+    )
+    return net.choose(name, pairs, position, *read)
+
+
+def operations(width: int, stride: int) -> dict[str, Operation]:
+    """Return the operations by name."""
+    halve = factorized_reduction(features=width)
+    every = {
+        "max_pool_3x3": ops.max_pool(stride=stride),
+        "avg_pool_3x3": ops.average_pool(stride=stride),
+        "skip_connect": ops.IDENTITY if stride == 1 else halve,
+        "sep_conv_3x3": sep_conv(size=3, stride=stride),
+        "sep_conv_5x5": sep_conv(size=5, stride=stride),
+        "dil_conv_3x3": dil_conv(size=3, stride=stride),
+        "dil_conv_5x5": dil_conv(size=5, stride=stride),
+    }
+    return {name: every[name] for name in OPERATIONS}
+
+
+@operation
+def sep_conv(weights: Weights, x: Array, *, size: int, stride: int) -> Array:
+    """Return ReLU - depthwise - 1x1 convolution - normalization, twice."""
+    for step, own in ((1, stride), (2, 1)):
+        depthwise, pointwise = weights[f"depthwise_{step}"], weights[f"pointwise_{step}"]
+        x = ops.depthwise(depthwise, ops.relu(depthwise, x), size, own)
+        x = ops.norm(pointwise, ops.conv(pointwise, x, x.shape[-1], 1))
+    return x
+
+
+@operation
+def dil_conv(weights: Weights, x: Array, *, size: int, stride: int) -> Array:
+    """Return ReLU - depthwise with dilation 2 - 1x1 convolution - normalization."""
+    depthwise, pointwise = weights["depthwise"], weights["pointwise"]
+    x = ops.depthwise(depthwise, ops.relu(depthwise, x), size, stride, dilation=2)
+    return ops.norm(pointwise, ops.conv(pointwise, x, x.shape[-1], 1))
+
+
+@operation
+def factorized_reduction(weights: Weights, x: Array, *, features: int) -> Array:
+    """Return ReLU - two 1x1 convolutions, of the even and of the odd pixels - normalization."""
+    x = ops.relu(weights, x)
+    halves = [
+        ops.conv(weights, x[:, start::2, start::2], features // 2, 1, name=name)
+        for start, name in enumerate(("kernel_a", "kernel_b"))
+    ]
+    return ops.norm(weights, jnp.concatenate(halves, axis=-1))

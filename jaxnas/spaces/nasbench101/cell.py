@@ -1,11 +1,11 @@
-"""The facts of a NAS-Bench-101 cell: connectedness, isomorphism, cost; and random cells.
+"""The facts of a NAS-Bench-101 cell: connectedness, isomorphism, channels; and random cells.
 
 An architecture is `int32[26]`: the edges of a graph of seven vertices, then the operations of its
 five inner ones; see `benchmarks.nasbench101_notation`. Source: Ying et al., "NAS-Bench-101: Towards
 Reproducible Neural Architecture Search", ICML 2019, arXiv 1902.09635.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
-from jaxnas.benchmarks.nasbench101_channels import kernels, num_params, stages, widths
+from jaxnas.benchmarks.nasbench101_channels import STACKS, name, num_params, widths
 from jaxnas.benchmarks.nasbench101_notation import (
     EDGES,
     MAX_EDGES,
@@ -35,22 +35,64 @@ __all__ = [
     "MAX_EDGES",
     "NUM_CHOICES",
     "OPERATIONS",
+    "STACKS",
     "VERTICES",
     "Graph",
+    "Layout",
     "canonical",
     "from_string",
     "graph",
     "is_connected",
     "is_valid",
-    "kernels",
+    "layout",
     "module_hash",
+    "name",
     "num_params",
     "one",
     "sample",
-    "stages",
     "to_string",
     "widths",
 ]
+
+
+class Layout(NamedTuple):
+    """The live edges and the channels of a cell: Python's numbers, or traced ones.
+
+    Attributes:
+        live: by `(source, target)`, whether an edge is on a path from the input to the output.
+        widths: channels of each vertex; 0 of the input, and of vertices that have no effect.
+        starts: where the channels of each inner vertex begin in the output, if it leads there.
+    """
+
+    live: dict[tuple[int, int], Any]
+    widths: list[Any]
+    starts: list[Any]
+
+
+def layout(decisions: Any, channels: int) -> Layout:
+    """Return the layout of a cell of so many channels; see `benchmarks.nasbench101_channels`.
+
+    There is no branch in it, so that the decisions may be traced.
+    """
+    live = _live(decisions)
+    inner, output = range(1, VERTICES - 1), VERTICES - 1
+    widths, starts = [0] * output + [channels], [0] * VERTICES
+    # Those that lead to the output share its channels; the first have one more if there is a rest.
+    sharing = sum(live[vertex, output] * 1 for vertex in inner)
+    share, rest = divmod(channels, sharing + (sharing == 0))
+    start = position = 0
+    for vertex in inner:
+        starts[vertex] = start
+        widths[vertex] = live[vertex, output] * (share + (position < rest))
+        start, position = start + widths[vertex], position + live[vertex, output]
+    # Any other has as many as the largest that it leads to.
+    for vertex in reversed(inner):
+        largest = 0
+        for target in range(vertex + 1, output):
+            width = live[vertex, target] * widths[target]
+            largest = largest + (width - largest) * (width > largest)
+        widths[vertex] = widths[vertex] + (widths[vertex] == 0) * largest
+    return Layout(live, widths, starts)
 
 
 def is_connected(arch: ArrayLike) -> ArrayLike:
@@ -97,7 +139,12 @@ def _decisions(arch: ArrayLike) -> Any:
 
 def _count_live(decisions: Any) -> Any:
     """Return how many edges are on a path from the input to the output."""
-    present = decisions[: len(EDGES)] == 1
+    return sum(live * 1 for live in _live(decisions).values())
+
+
+def _live(decisions: Any) -> dict[tuple[int, int], Any]:
+    """Return for each edge whether it is on a path from the input to the output."""
+    present = [decisions[edge] == 1 for edge in range(len(EDGES))]
     nothing = present[0] & False
     fed = [nothing | True, *[nothing] * (VERTICES - 1)]
     useful = fed[::-1]
@@ -105,5 +152,4 @@ def _count_live(decisions: Any) -> Any:
         fed[target] = fed[target] | (present[edge] & fed[source])
     for edge, (source, target) in reversed(list(enumerate(EDGES))):
         useful[source] = useful[source] | (present[edge] & useful[target])
-    live = [present[edge] & fed[s] & useful[t] for edge, (s, t) in enumerate(EDGES)]
-    return sum(live[1:], start=live[0] * 1)
+    return {(s, t): present[edge] & fed[s] & useful[t] for edge, (s, t) in enumerate(EDGES)}

@@ -1,4 +1,4 @@
-"""The facts of a NAS-Bench-201 cell: order, isomorphism class, connectedness, cost.
+"""The facts of a NAS-Bench-201 cell: order, isomorphism class, connectedness.
 
 An architecture is `int32[6]`: one of five operations on each edge of a complete directed graph of
 four nodes, edges in the order of the official string. Source: Dong and Yang, "NAS-Bench-201:
@@ -6,7 +6,6 @@ Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXi
 """
 
 import functools
-import itertools
 import operator
 import random
 from typing import Any
@@ -30,9 +29,6 @@ __all__ = [
     "is_live",
     "isomorphism_class",
     "live_edges",
-    "liveliest",
-    "num_macs",
-    "num_params",
     "one",
     "pattern",
     "to_string",
@@ -90,7 +86,7 @@ def isomorphism_class(arch: ArrayLike) -> str:
 
 
 def alive_operations(alive: ArrayLike) -> tuple[tuple[int, ...], ...]:
-    """Return the operations that are alive on each edge of a super-network `bool[6, 5]`, in order.
+    """Return the operations that are alive on each edge of a supernet `bool[6, 5]`, in order.
 
     Raises:
         ValueError: another shape, or an edge without any operation.
@@ -98,17 +94,10 @@ def alive_operations(alive: ArrayLike) -> tuple[tuple[int, ...], ...]:
     mask = np.asarray(alive)
     if mask.shape != (len(EDGES), len(OPERATIONS)) or mask.dtype != bool or not mask.any(1).all():
         raise ValueError(
-            f"A super-network is bool[{len(EDGES)}, {len(OPERATIONS)}] with an operation on each "
+            f"A supernet is bool[{len(EDGES)}, {len(OPERATIONS)}] with an operation on each "
             f"edge: got {mask.dtype}{list(mask.shape)}; `none` is an operation too."
         )
     return tuple(tuple(np.flatnonzero(row).tolist()) for row in mask)
-
-
-def liveliest(alive: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """Return the operation of each edge by which a super-network is as live as by all of them."""
-    # A convolution has a say even where nothing comes in; see `is_live`.
-    order = (NOR_CONV_3X3, NOR_CONV_1X1, AVG_POOL_3X3, SKIP_CONNECT, NONE)
-    return tuple(min(own, key=order.index) for own in alive)
 
 
 def is_connected(arch: ArrayLike) -> ArrayLike:
@@ -139,7 +128,7 @@ def live_edges(decisions: tuple[int, ...]) -> tuple[int, ...]:
 def is_live(arch: ArrayLike) -> list[Any]:
     """Return for each edge whether it has a say in the output; `bool[]`, traced of a traced `arch`.
 
-    A convolution on an edge that carries nothing has one too: the bias of its normalisation.
+    A convolution on an edge that carries nothing has one too: the bias of its normalization.
     """
     decisions = arch if isinstance(arch, jax.core.Tracer) else np.asarray(arch)
     convolves = (decisions == NOR_CONV_1X1) | (decisions == NOR_CONV_3X3)
@@ -154,61 +143,6 @@ def is_live(arch: ArrayLike) -> list[Any]:
         live[edge] = live[edge] & useful[target]
         useful[source] = useful[source] | live[edge]
     return live
-
-
-def num_params(
-    arch: ArrayLike,
-    *,
-    channels: int = 16,
-    cells: int = 5,
-    classes: int = 10,
-    colours: int = 3,
-    normalised: bool = True,
-) -> int:
-    """Return the exact number of trainable parameters of the network of `arch`.
-
-    Counts, as the benchmark does, every chosen operation, also those on edges that are not live.
-    """
-    decisions = one(arch)
-    widths = (channels, 2 * channels, 4 * channels)
-
-    def conv_norm(size: int, inputs: int, outputs: int) -> int:
-        return size**2 * inputs * outputs + 2 * outputs * normalised
-
-    total = conv_norm(3, colours, channels)
-    for width in widths:
-        per_cell = {NOR_CONV_1X1: conv_norm(1, width, width)}
-        per_cell[NOR_CONV_3X3] = conv_norm(3, width, width)
-        total += cells * sum(per_cell.get(decision, 0) for decision in decisions)
-    for narrow, wide in itertools.pairwise(widths):
-        total += conv_norm(3, narrow, wide) + conv_norm(3, wide, wide) + narrow * wide
-    return total + 2 * widths[-1] * normalised + widths[-1] * classes + classes
-
-
-def num_macs(
-    arch: ArrayLike,
-    *,
-    channels: int = 16,
-    cells: int = 5,
-    classes: int = 10,
-    colours: int = 3,
-    pixels: int = 32**2,
-) -> Any:
-    """Return the multiply-accumulates for one image: what the benchmark's table calls FLOPs.
-
-    Convolutions and the linear layer (with its bias) count; normalisation and pooling do not. An
-    integer, or a traced integer of a traced architecture.
-    """
-    decisions = arch if isinstance(arch, jax.core.Tracer) else np.asarray(one(arch))
-    # A cell has the same cost in each stage: the width doubles, the pixels become a quarter.
-    in_cells = 3 * cells * channels**2 * pixels
-    total = 9 * colours * channels * pixels + (4 * channels + 1) * classes
-    for width in (2 * channels, 4 * channels):
-        stage_pixels = pixels * channels**2 // width**2
-        narrow = width // 2
-        total += stage_pixels * (9 * narrow * width + 9 * width**2 + narrow * width)
-    filters = (decisions == NOR_CONV_1X1).sum() + 9 * (decisions == NOR_CONV_3X3).sum()
-    return total + in_cells * filters
 
 
 @functools.cache

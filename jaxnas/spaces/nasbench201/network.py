@@ -7,7 +7,7 @@ and 4C channels. Source: Dong and Yang, ICLR 2020, arXiv 2001.00326, figure 1.
 import functools
 from typing import Any
 
-from jaxnas.network import Net, Network, Value, architectures
+from jaxnas.network import Net, Network, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces import images
 from jaxnas.spaces.nasbench201.cell import EDGES, NUM_NODES
@@ -32,12 +32,11 @@ class NASBench201(Network):
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
         this_cell = functools.partial(cell, arch)
-        scan = architectures.is_traced(arch)
         x = net.stage("stem", ops.conv_norm(features=self.channels), x)
-        x = net.repeat("cell", self.cells, this_cell, x, scan=scan)
+        x = net.repeat("cell", self.cells, this_cell, x)
         for width in (2 * self.channels, 4 * self.channels):
             x = net.stage("reduction", functools.partial(reduction, width), x)
-            x = net.repeat("cell", self.cells, this_cell, x, scan=scan)
+            x = net.repeat("cell", self.cells, this_cell, x)
         x = net.stage("norm", ops.norm_relu_pool(), x)
         return net.stage("classifier", ops.dense(features=self.classes), x)
 

@@ -123,7 +123,7 @@ def test_facts_of_the_space():
         "channels": 16,
         "layers": 8,
         "classes": 10,
-        "colours": 3,
+        "colors": 3,
         "norm": "batch",
     }
 

@@ -1,6 +1,6 @@
 """Cells and networks against plain Flax modules that build only what a genotype says.
 
-Float64, two channels; XLA's optimisations are off, as they double the time to compile, which is all
+Float64, two channels; XLA's optimizations are off, as they double the time to compile, which is all
 that these tests cost.
 """
 
@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import traverse_util
 
 import jaxnas
-from jaxnas.spaces import plans
-from jaxnas.spaces.darts import blocks, cell, darts, operations
-from jaxnas.spaces.operations import Residuals
-from jaxnas.types import Batch, PerExampleDifferentiable, Reading
+from jaxnas.network import Bucket, Network, module, operation
+from jaxnas.spaces.darts import cell, darts
+from jaxnas.spaces.darts.network import Layer, dil_conv, factorized_reduction, sep_conv
+from jaxnas.spaces.darts.network import cell as write_cell
+from jaxnas.types import Batch, PerExampleDifferentiable, Statistic
 
 WIDTH, CLASSES = 2, 3
 # All seven operations; states 0 and 1 and nodes are read; node 3 reads a node in both.
@@ -51,7 +53,7 @@ def _string(normal, reduce):
 
 
 class ConvNorm(nn.Module):
-    """Optional ReLU, convolution, normalisation if there is a mode."""
+    """Optional ReLU, convolution, normalization if there is a mode."""
 
     width: int
     size: int
@@ -231,40 +233,77 @@ def _assert_close(found, expected, tolerance=1e-9):
 # Cells.
 
 CELLS = {
-    "normal": (NORMAL, False, True, (4, 6), ((2, 8, 8), (2, 4, 4))),
-    "reduction": (REDUCE, True, False, (4, 6), ((2, 8, 8), (2, 8, 8))),
+    "normal": (NORMAL, Layer((4, 6), WIDTH, False, True)),
+    "reduction": (REDUCE, Layer((4, 6), WIDTH, True, False)),
 }
 
 
+@operation
+def part(weights, x, *, start, stop, stride):
+    return x[:, ::stride, ::stride, start:stop]
+
+
+@operation
+def flattened(weights, *xs):
+    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in xs], axis=-1)
+
+
+class OneCell(Network):
+    """A cell alone: it reads two parts of the images, and both outputs stand for the logits."""
+
+    layer: Layer = CELLS["normal"][1]
+
+    def forward(self, net, x, arch):
+        before, last = (net.stage(name, part(**own), x) for name, own in self.parts().items())
+        own = functools.partial(write_cell, arch, self.layer)
+        return net.stage("end", flattened(), *net.stage("cell", own, before, last))
+
+    def parts(self):
+        widths, stride = self.layer.inputs, 1 + self.layer.after_reduction
+        return {
+            "before": {"start": 0, "stop": widths[0], "stride": 1},
+            "last": {"start": widths[0], "stop": sum(widths), "stride": stride},
+        }
+
+    def num_decisions(self):
+        return len(cell.NUM_CHOICES)
+
+
 def _cell(name, mode):
-    """Return the block, the reference, random weights of the whole space, and inputs."""
-    edges, reduction, after_reduction, widths, images = CELLS[name]
-    own = cell.genotype(cell.one(cell.from_string(_string(NORMAL, REDUCE))))
-    chosen = own.reduce if reduction else own.normal
-    tensors = blocks.cell_tensors(widths, WIDTH, reduction, after_reduction, mode != "none")
-    tensors = blocks.own_tensors(tensors, chosen, reduction)
-    weights = _fill(
+    """Return the cell, the reference, random weights of the whole space, and inputs."""
+    edges, layer = CELLS[name]
+    found = OneCell(mode, layer=layer)
+    inputs = _normal(7, (2, 8, 8, sum(layer.inputs)))
+    whole = _fill(
         jax.tree.map(
             lambda own: jax.ShapeDtypeStruct(own.shape, float),
-            tensors,
+            module.whole(found, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)).tensors,
             is_leaf=lambda node: hasattr(node, "fan_in"),
         )
     )
-    block = blocks.cell_block(chosen, reduction, after_reduction, mode)
-    reference = Cell(tuple(edges), WIDTH, reduction, after_reduction, mode)
-    inputs = tuple(_normal(7 + i, (*images[i], widths[i])) for i in range(2))
-    return block, reference, weights, inputs
+    reference = Cell(tuple(edges), WIDTH, layer.reduction, layer.after_reduction, mode)
+
+    def static(weights, x):
+        before, last = (
+            x[:, :: own["stride"], :: own["stride"], own["start"] : own["stop"]]
+            for own in found.parts().values()
+        )
+        outputs = last, reference.apply({"params": _to_flax(weights["02_cell"])}, before, last)
+        return jnp.concatenate([own.reshape(own.shape[0], -1) for own in outputs], axis=-1)
+
+    return found, static, whole, inputs
 
 
 def keep(tensor, gradients):
     return gradients
 
 
-def summed(tensor, gradient):
-    return gradient
+def square(tensor, gradient):
+    return jnp.square(gradient).sum()
 
 
-KEEP, SUM = Reading(keep), Reading(summed, per_example=False)
+KEEP, SUM = Statistic(keep), Statistic(keep, per_example=False)
+STATISTICS = (SUM, Statistic(square))
 
 
 def _only(kept):
@@ -276,58 +315,101 @@ def _only(kept):
     ("name", "mode"), [("normal", "batch"), ("reduction", "batch"), ("reduction", "none")]
 )
 def test_a_cell_and_its_gradients(name, mode):
-    block, reference, weights, inputs = _cell(name, mode)
+    one, static, whole, inputs = _cell(name, mode)
+    bound = one.bound(cell.from_string(_string(NORMAL, REDUCE)))
+    shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    weights = module.pick(whole, bound.graph(shape).tensors)
+    outputs, pullback = jax.vjp(lambda *own: bound(*own).logits, weights, inputs)
+    cotangent = _normal(3, outputs.shape)
 
     @jax.jit
     def expected(weights, inputs, cotangent):
-        def forward(weights, inputs):
-            return inputs[1], reference.apply({"params": _to_flax(weights)}, *inputs)
-
-        outputs, pullback = jax.vjp(forward, weights, inputs)
+        outputs, pullback = jax.vjp(static, weights, inputs)
         return outputs, pullback(cotangent)
 
-    (last, outputs), saved = block.forward(weights, inputs, None)
-    cotangent = _normal(3, last.shape), _normal(4, outputs.shape)
-    (_, found), (of_weights, of_inputs) = expected(weights, inputs, cotangent)
+    found, gradients = expected(weights, inputs, cotangent)
     _assert_close(outputs, found)
-    gradient, kept = block.backward(saved, cotangent, (SUM,))
-    _assert_close(gradient, of_inputs)
-    kept = {part: _only(own) for part, own in kept.items() if own}
-    _assert_close({part: kept[part] for part in weights}, of_weights)
-    assert all(float(jnp.abs(own).max()) > 1e-3 for own in jax.tree.leaves(of_inputs))
+    _assert_close(pullback(cotangent), gradients)
+    kept = bound.per_example_vjp(weights, inputs, STATISTICS)[1](cotangent, STATISTICS)
+    _assert_close(kept[0], gradients[0])
+    assert float(jnp.abs(gradients[1]).max((0, 1, 2)).min()) > 1e-3
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_compiled_plan_of_a_cell_is_the_eager_one(name):
+    one, _, whole, inputs = _cell(name, "batch")
+    rng = np.random.default_rng(1)
+    archs = [cell.from_string(_string(NORMAL, REDUCE))]
+    archs += [rng.integers(cell.NUM_CHOICES).astype(np.int32) for _ in range(2)]
+
+    def kept(arch, weights, inputs):
+        bound = one.bound(arch)
+        outputs, pullback = bound.per_example_vjp(weights, inputs, STATISTICS)
+        cotangent = jnp.cos(jnp.arange(outputs.logits.size)).reshape(outputs.logits.shape)
+        macs = bound.num_macs(weights, inputs)
+        return outputs.logits, pullback(cotangent, STATISTICS), macs
+
+    @jax.jit
+    def buckets(archs, pattern, weights, inputs):
+        return jax.vmap(lambda arch: kept(Bucket(arch, pattern), weights, inputs)[0])(archs)
+
+    program = jax.jit(kept)
+    for arch in archs:
+        shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+        own = module.pick(whole, one.bound(arch).graph(shape).tensors)
+        found = program(jnp.asarray(arch), whole, inputs)
+        expected = kept(arch, own, inputs)
+        _assert_close((found[0], found[2]), (expected[0], expected[2]))
+        for of_all, by_tensor in zip(found[1], expected[1], strict=True):
+            every = traverse_util.flatten_dict(of_all)
+            read = traverse_util.flatten_dict(by_tensor)
+            _assert_close({path: every.pop(path) for path in read}, read)
+            assert not any(leaf.any() for leaf in every.values())
+        # Another of the same pattern in the bucket does not change it.
+        pattern = cell.pattern(arch)
+        together = buckets(jnp.stack([arch, pattern]), pattern, whole, inputs)
+        _assert_close(together[0], expected[0])
 
 
 OPERATIONS = {
-    "depthwise": (operations.relu_depthwise(2, 2), {"kernel": (3, 3, 1, 2)}),
-    "factorized": (
-        operations.factorized_reduction("instance"),
-        {"kernel_a": (1, 1, 2, 2), "kernel_b": (1, 1, 2, 2), "scale": (4,), "bias": (4,)},
-    ),
+    "sep_conv": sep_conv(size=3, stride=2),
+    "dil_conv": dil_conv(size=3, stride=2),
+    "factorized": factorized_reduction(features=4),
 }
+
+
+class OneOperation(Network):
+    """An operation alone; what it gives stands for the logits."""
+
+    name_of: str = "sep_conv"
+
+    def forward(self, net, x, arch):
+        return net.stage("only", OPERATIONS[self.name_of], x)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_gradients_of_examples_are_those_of_a_loop(name):
-    operation, shapes = OPERATIONS[name]
-    weights = {part: _normal(len(part), shape) for part, shape in shapes.items()}
-    inputs = _normal(0, (3, 4, 6, 2))
-    outputs, normalized = operation.forward(weights, inputs, None)
-    cotangent = _normal(1, outputs.shape)
-    residuals = Residuals(weights, inputs, normalized)
-    gradient, kept = operation.backward(residuals, cotangent, (KEEP, SUM))
-
-    @jax.jit
-    def alone(weights, image, cotangent):
-        _, pullback = jax.vjp(lambda *own: operation.forward(*own, None)[0], weights, image[None])
-        return pullback(cotangent[None])
-
+    bound = OneOperation("instance", name_of=name).bound(np.zeros(0, int))
+    inputs = _normal(0, (3, 8, 12, 2))
+    tensors = bound.graph(jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)).tensors
+    weights = _fill(
+        jax.tree.map(
+            lambda own: jax.ShapeDtypeStruct(own.shape, float),
+            tensors,
+            is_leaf=lambda node: hasattr(node, "fan_in"),
+        )
+    )
+    outputs, pullback = bound.per_example_vjp(weights, inputs, (KEEP, SUM))
+    cotangent = _normal(1, outputs.logits.shape)
+    each, total = pullback(cotangent, (KEEP, SUM))
+    alone = jax.jit(jax.grad(lambda own, x, g: (bound(own, x[None]).logits[0] * g).sum()))
     for i in range(3):
-        of_weights, of_inputs = alone(weights, inputs[i], cotangent[i])
-        _assert_close({part: own[0][i] for part, own in kept.items()}, of_weights)
-        _assert_close(gradient[i : i + 1], of_inputs)
-    for of_examples, total in kept.values():
-        _assert_close(total, of_examples.sum(0))
-    assert operation.see(residuals).preactivation is inputs
+        expected = alone(weights, inputs[i], cotangent[i])
+        _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], each), expected)
+    _assert_close(total, jax.tree.map(lambda leaf: leaf.sum(0), each))
+    (stage,) = bound.stages(weights, inputs, ())
+    first, *_ = (own for own in stage((inputs,)).shown if own.kind == "preactivation")
+    np.testing.assert_array_equal(first.value, inputs)
 
 
 # Networks.
@@ -361,6 +443,37 @@ def test_outputs_and_gradients_of_the_static_network():
     found = differentiate(lambda own, images: network(own, images)[:2])
     _assert_close(found, expected)
     assert isinstance(network, PerExampleDifferentiable)
+
+
+def test_the_modes_differ():
+    """Gradients of examples that the batch couples are other ones than those of examples alone."""
+
+    def squares(mode):
+        space, arch, params, images = _bound(LIGHT, LIGHT, mode)
+        network, own = space.bind(arch, params)
+        kept = network.per_example_vjp(own, images, (KEEP,))[1](_normal(3, (2, CLASSES)), (KEEP,))
+        return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
+
+    assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
+
+
+def test_the_compiled_plan_of_a_network_is_the_eager_one():
+    """Of ten cells, of which the last two are scanned."""
+    space = darts(channels=WIDTH, layers=10, classes=CLASSES)
+    images = _normal(1, (2, 8, 12, 3))
+    params = _fill(jax.eval_shape(space.init, jax.random.key(0), images))
+
+    @jax.jit
+    def program(arch, params, images):
+        network, own = space.bind(arch, params)
+        return network(own, images)[:2], network.num_macs(own, images)
+
+    for cells in ((LIGHT, LIGHT), (NORMAL, REDUCE)):
+        arch = cell.from_string(_string(*cells))
+        network, own = space.bind(arch, params)
+        outputs, macs = program(jnp.asarray(arch), params, images)
+        _assert_close(outputs, network(own, images)[:2])
+        assert macs == network.num_macs(own, images)
 
 
 def test_proxies_read_it():
@@ -436,7 +549,7 @@ def test_multiply_adds_by_hand():
         ({"channels": 0}, "channels must be an integer from 2 to 65536: got 0"),
         ({"layers": 2}, "layers must be an integer from 3 to 90: got 2"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
-        ({"norm": "layer"}, "Unknown normalisation mode 'layer'"),
+        ({"norm": "layer"}, "Unknown normalization mode 'layer'"),
     ],
 )
 def test_bad_options(options, message):
@@ -444,21 +557,13 @@ def test_bad_options(options, message):
         darts(**options)
 
 
-def test_a_traced_architecture_is_refused():
-    with pytest.raises(ValueError, match=r"takes a concrete architecture: got a .*Tracer"):
-        jax.eval_shape(lambda arch: darts().bind(arch, {})[0], jnp.zeros(32, int))
-    bucket = plans.Bucket(jnp.zeros(32, int), jnp.zeros(32, int))
-    with pytest.raises(ValueError, match="got a Bucket"):
-        darts().bind(bucket, {})
-
-
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         (jnp.zeros((2, 6, 8, 3)), "divisible by 4"),
         (jnp.zeros((8, 8, 3)), "divisible by 4"),
-        (jnp.zeros((2, 8, 8, 1)), "images of 3 colours: got 1"),
-        (np.zeros((2, 8, 8, 3), int), "normalised images: got dtype int"),
+        (jnp.zeros((2, 8, 8, 1)), "images of 3 colors: got 1"),
+        (np.zeros((2, 8, 8, 3), int), "normalized images: got dtype int"),
     ],
 )
 def test_bad_images(images, message):

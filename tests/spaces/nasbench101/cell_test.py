@@ -81,3 +81,25 @@ def test_traced_and_concrete_agree():
     traced = jax.jit(cell.is_valid)
     for arch in [*ARCHS[:20], CUT, FULL]:
         assert bool(traced(jnp.asarray(arch))) == bool(cell.is_valid(arch))
+
+
+@pytest.mark.parametrize("channels", [5, 12])
+def test_the_layout_of_a_cell_is_the_published_one(channels):
+    """Of Python's decisions, and of traced ones."""
+    archs = ARCHS[::500]
+
+    @jax.jit
+    def traced(archs):
+        return jax.vmap(lambda arch: jnp.asarray(cell.layout(arch, channels).widths))(archs)
+
+    found = traced(archs)
+    for position, arch in enumerate(archs):
+        graph, layout = cell.graph(cell.one(arch)), cell.layout(cell.one(arch), channels)
+        assert layout.widths == list(cell.widths(graph, channels))
+        assert all(isinstance(width, int) for width in layout.widths)
+        assert found[position].tolist() == layout.widths
+        live = {(s, t) for t, sources in enumerate(graph.sources) for s in sources}
+        assert live == {edge for edge, there in layout.live.items() if there}
+        ends = [layout.starts[vertex] + layout.widths[vertex] for vertex in graph.to_output]
+        starts = [layout.starts[vertex] for vertex in graph.to_output]
+        assert [*starts, channels][1:] == ends

@@ -1,6 +1,6 @@
 """The network against a plain Flax network that builds one cell as its authors describe it.
 
-Float64, five channels, one cell a stack; XLA's optimisations are
+Float64, five channels, one cell a stack; XLA's optimizations are
 off, as they double the time to compile, which is all that these tests cost.
 """
 
@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import traverse_util
 
 import jaxnas
 from jaxnas.benchmarks.nasbench101 import nasbench101 as table
 from jaxnas.gradients import GRADIENT
-from jaxnas.spaces.nasbench101 import blocks, cell, nasbench101
-from jaxnas.types import Batch, PerExampleDifferentiable, Reading, Staged
+from jaxnas.network import Architecture, Network, StaticArch
+from jaxnas.spaces.nasbench101 import NASBench101, cell, nasbench101
+from jaxnas.spaces.nasbench101.network import cell as write_cell
+from jaxnas.types import Batch, PerExampleDifferentiable, Staged, Statistic
 
 CHANNELS, CLASSES = 5, 3
 SHAPE = (2, 8, 12, 3)
@@ -162,15 +165,18 @@ def _normal(seed, shape):
 @functools.cache
 def _drawn(mode):
     """Return random parameters of the whole space, scales and biases too, and random images."""
-    rng = np.random.default_rng(0)
     images = _normal(1, SHAPE)
+    return _draw(jax.eval_shape(SPACES[mode].init, jax.random.key(0), images)), images
+
+
+def _draw(shapes):
+    rng = np.random.default_rng(0)
 
     def draw(path, leaf):
         shift = 1 if path[-1].key == "scale" else 0
         return jnp.asarray(shift + rng.normal(size=leaf.shape) * 0.5)
 
-    shapes = jax.eval_shape(SPACES[mode].init, jax.random.key(0), images)
-    return jax.tree_util.tree_map_with_path(draw, shapes), images
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _differentiate(forward, own, images):
@@ -202,15 +208,28 @@ def _assert_close(found, expected, tolerance=1e-9):
 # Cells in the second stack, of 5 to 10 channels.
 
 
+class OneCell(Network):
+    """A cell alone; its output stands for the logits."""
+
+    def forward(self, net, x, arch):
+        return net.stage("cell", functools.partial(write_cell, arch, 2 * CHANNELS), x)
+
+    def num_decisions(self):
+        return len(cell.NUM_CHOICES)
+
+
+def _inputs():
+    return _normal(3, (2, 4, 6, CHANNELS)), _normal(4, (2, 4, 6, 2 * CHANNELS))
+
+
 @pytest.mark.parametrize(
     ("name", "mode"),
     [("shared", "batch"), ("cut", "batch"), ("cut", "none"), ("dead vertices", "batch")],
 )
 def test_a_cell_and_its_gradients(name, mode):
     arch = cell.one(cell.from_string(CELLS[name]))
-    block = blocks.cell(cell.graph(arch), 2 * CHANNELS, mode)
-    weights = SPACES[mode].bind(arch, _drawn(mode)[0])[1]["03_cell"]
-    inputs, cotangent = _normal(3, (2, 4, 6, CHANNELS)), _normal(4, (2, 4, 6, 2 * CHANNELS))
+    weights = {"00_cell": SPACES[mode].bind(arch, _drawn(mode)[0])[1]["03_cell"]}
+    inputs, cotangent = _inputs()
     # It numbers the vertices of a cell of fewer than seven as they are written.
     reference = Cell(CELLS[name], 2 * CHANNELS, mode)
 
@@ -218,20 +237,66 @@ def test_a_cell_and_its_gradients(name, mode):
     def differentiate(weights, inputs):
         outputs, pullback = jax.vjp(
             lambda own, x: reference.apply({"params": _to_flax({"cell": own})["cell"]}, x),
-            weights,
+            weights["00_cell"],
             inputs,
         )
         return outputs, pullback(cotangent)
 
     expected, (of_weights, of_inputs) = differentiate(weights, inputs)
-    outputs, saved = block.forward(weights, inputs, None)
+    bound = OneCell(mode).bound(arch)
+    outputs, pullback = jax.vjp(lambda *own: bound(*own).logits, weights, inputs)
     _assert_close(outputs, expected)
-    gradient, kept = block.backward(saved, cotangent, (GRADIENT,))
-    _assert_close(gradient, of_inputs)
-    found = jax.tree.map(lambda own: own[0], kept, is_leaf=lambda node: isinstance(node, tuple))
-    _assert_close(found, of_weights)
-    shown = [site for site in block.see(saved) if site.preactivation is not None]
-    assert len(shown) == len([part for parts in weights.values() for part in parts])
+    found = pullback(cotangent)
+    _assert_close(found, ({"00_cell": of_weights}, of_inputs))
+    outputs, pullback = bound.per_example_vjp(weights, inputs, (GRADIENT,))
+    _assert_close(outputs.logits, expected)
+    _assert_close(pullback(cotangent, (GRADIENT,))[0]["00_cell"], of_weights)
+    (stage,) = bound.stages(weights, inputs, ())
+    shown = [own for own in stage((inputs,)).shown if own.kind == "preactivation"]
+    assert len(shown) == len([part for parts in weights["00_cell"].values() for part in parts])
+
+
+def keep(tensor, gradients):
+    return gradients
+
+
+def square(tensor, gradient):
+    return jnp.square(gradient).sum()
+
+
+def gram(tensor, gradients):
+    flat = gradients.reshape(gradients.shape[0], -1)
+    return flat @ flat.T
+
+
+KEEP, SUMS = Statistic(keep), (Statistic(square, per_example=False), Statistic(gram))
+
+
+def _kept(arch, mode, weights, inputs, cotangent):
+    bound = OneCell(mode).bound(arch)
+    outputs, pullback = bound.per_example_vjp({"00_cell": weights}, inputs, SUMS)
+    return outputs.logits, pullback(cotangent, SUMS)
+
+
+@pytest.mark.parametrize("mode", ["batch", "none"])
+def test_the_compiled_plan_of_a_cell_is_the_eager_one(mode):
+    """Up to the shape of gradients: a sum over their coordinates is the same."""
+    whole = _drawn(mode)[0]
+    program = jax.jit(functools.partial(_kept, mode=mode))
+    for string in CELLS.values():
+        arch = cell.from_string(string)
+        own = SPACES[mode].bind(arch, whole)[1]["03_cell"]
+        inputs, cotangent = _inputs()
+        expected, sums = _kept(arch, mode, own, inputs, cotangent)
+        outputs, found = program(
+            jnp.asarray(arch), weights=whole["03_cell"], inputs=inputs, cotangent=cotangent
+        )
+        _assert_close(outputs, expected)
+        for by_tensor, of_all in zip(sums, found, strict=True):
+            read = traverse_util.flatten_dict(by_tensor["00_cell"])
+            every = traverse_util.flatten_dict(of_all["00_cell"])
+            _assert_close({path: every.pop(path) for path in read}, read)
+            assert not any(leaf.any() for leaf in every.values())
 
 
 # Networks.
@@ -248,16 +313,12 @@ def test_outputs_and_gradients_of_the_static_network():
     assert float(jnp.abs(found[1][1]).max()) > 1e-3
 
 
-def keep(tensor, gradients):
-    return gradients
-
-
 def test_gradients_of_examples_are_those_of_a_loop():
     network, own, images = _bound("instance", "two vertices")
     assert isinstance(network, PerExampleDifferentiable)
     cotangent = _normal(3, (len(images), CLASSES))
-    outputs, pullback = network.per_example_vjp(own, images)
-    found = pullback(cotangent, (Reading(keep),))[0]
+    outputs, pullback = network.per_example_vjp(own, images, (KEEP,))
+    found = pullback(cotangent, (KEEP,))[0]
 
     def loss(own, image, direction):
         return (network(own, image[None]).logits[0] * direction).sum()
@@ -266,6 +327,59 @@ def test_gradients_of_examples_are_those_of_a_loop():
         expected = jax.grad(loss)(own, images[i], cotangent[i])
         _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], found), expected)
     _assert_close(outputs.logits, network(own, images).logits)
+
+
+def test_the_modes_differ():
+    """Gradients of examples that the batch couples are other ones than those of examples alone."""
+    params, images = _drawn("instance")
+    arch = cell.from_string(CELLS["two vertices"])
+
+    def squares(mode):
+        space = nasbench101(channels=CHANNELS, cells=1, classes=CLASSES, norm=mode)
+        network, own = space.bind(arch, params)
+        cotangent = _normal(3, (len(images), CLASSES))
+        kept = network.per_example_vjp(own, images, (KEEP,))[1](cotangent, (KEEP,))[0]
+        return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
+
+    assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
+
+
+def test_the_compiled_plan_of_a_network_is_the_eager_one():
+    """Three cells a stack, of which the equal ones are scanned; also the costs."""
+    space = nasbench101(channels=CHANNELS, cells=3, classes=CLASSES, norm="batch")
+    images = _drawn("batch")[1]
+    params = _draw(jax.eval_shape(space.init, jax.random.key(0), images))
+
+    @jax.jit
+    def program(archs, params, images):
+        def one(arch):
+            network, own = space.bind(arch, params)
+            return network(own, images)[:2], network.num_macs(own, images)
+
+        return jax.vmap(one)(archs)
+
+    archs = np.stack([cell.from_string(string) for string in CELLS.values()])
+    outputs, macs = program(archs, params, images)
+    for position, arch in enumerate(archs):
+        network, own = space.bind(arch, params)
+        expected = network(own, images)
+        _assert_close(jax.tree.map(lambda leaf, at=position: leaf[at], outputs), expected[:2])
+        assert macs[position] == network.num_macs(own, images)
+
+
+def test_a_flax_module():
+    """One set of parameters serves all cells; those of one alone are drawn at its fan-in."""
+    params, images = _drawn("batch")
+    arch = cell.one(cell.from_string(CELLS["two vertices"]))
+    module = NASBench101(channels=CHANNELS, cells=1, classes=CLASSES)
+    network, own, _ = _bound("batch", "two vertices")
+    found, state = module.apply({"params": params}, images, arch, mutable=["batch_stats"])
+    _assert_close(found.logits, network(own, images).logits)
+    assert set(state["batch_stats"]) == {"00_stem", "01_cell", "03_cell", "05_cell"}
+    alone = Architecture(module, StaticArch(arch))
+    drawn = jax.eval_shape(alone.init, jax.random.key(0), images)["params"]
+    shapes = jax.tree.map(lambda leaf: leaf.shape, own)
+    assert jax.tree.map(lambda leaf: leaf.shape, drawn) == shapes
 
 
 def test_a_cell_without_a_path_gives_the_bias():
@@ -278,7 +392,7 @@ def test_a_cell_without_a_path_gives_the_bias():
     )
     _assert_close(logits, jnp.broadcast_to(own["07_classifier"]["bias"], logits.shape))
     assert not of_images.any()
-    assert set(own) == {"00_stem", "01_cell", "03_cell", "05_cell", "07_classifier"}
+    assert set(own) == {"00_stem", "07_classifier"}
     assert not gradients["00_stem"]["kernel"].any()
 
 
@@ -371,30 +485,13 @@ def test_proxies_read_it():
         ({"channels": 3}, "channels must be an integer from 4 .*: got 3"),
         ({"cells": 0}, "cells must be an integer from 1 to 30: got 0"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
-        ({"colours": 1.5}, "colours must be an integer .*: got 1.5"),
-        ({"norm": "layer"}, "Unknown normalisation mode 'layer'"),
+        ({"colors": 1.5}, "colors must be an integer .*: got 1.5"),
+        ({"norm": "layer"}, "Unknown normalization mode 'layer'"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         nasbench101(**options)
-
-
-def test_a_traced_architecture_is_refused():
-    def logits(arch):
-        return SPACES["none"].bind(arch, {})[0]
-
-    with pytest.raises(ValueError, match="depend on its cell, so it takes a concrete one"):
-        jax.eval_shape(logits, jnp.zeros(26, int))
-
-
-def test_the_traced_plan_says_which_other_to_take():
-    params, images = _drawn("none")
-    space = SPACES["none"]._replace(init=lambda key, inputs: params)
-    arch = cell.from_string(CELLS["two vertices"])
-    batch = Batch(images, jnp.array([0, 1]))
-    with pytest.raises(ValueError, match="use plan='walk'"):
-        list(jaxnas.score_space(space, arch[None], batch, "grad_norm", plan="traced"))
 
 
 def test_too_many_edges_are_refused():
@@ -407,8 +504,8 @@ def test_too_many_edges_are_refused():
     [
         (jnp.zeros((2, 6, 8, 3)), "divisible by 4"),
         (jnp.zeros((8, 8, 3)), "divisible by 4"),
-        (jnp.zeros((2, 8, 8, 1)), "images of 3 colours: got 1"),
-        (jnp.zeros((2, 8, 8, 3), int), "normalised images: got dtype int"),
+        (jnp.zeros((2, 8, 8, 1)), "images of 3 colors: got 1"),
+        (jnp.zeros((2, 8, 8, 3), int), "normalized images: got dtype int"),
     ],
 )
 def test_bad_images(images, message):

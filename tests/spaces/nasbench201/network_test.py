@@ -1,6 +1,6 @@
 """Both plans of the network against a plain Flax network that builds only the chosen operations.
 
-The reference runs in float64. XLA's optimisations are off: they double the time to compile, which
+The reference runs in float64. XLA's optimizations are off: they double the time to compile, which
 is all that these tests cost.
 """
 
@@ -18,9 +18,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from jaxnas import gradients
+from jaxnas.network import Architecture, StaticArch
 from jaxnas.spaces import nasbench201
-from jaxnas.spaces.nasbench201 import cell
-from jaxnas.types import PerExampleDifferentiable, Reading
+from jaxnas.spaces.nasbench201 import NASBench201, cell
+from jaxnas.types import PerExampleDifferentiable, Statistic
 
 CLASSES = 3
 ARCHS = {
@@ -185,8 +186,8 @@ def _reference(arch, norm, params, images, running=None, cells=None):
 
 
 def _path_in_space(path):
-    """The space names statistics by edge, without the layers inside."""
-    return re.sub(r"/(norm|nor_conv_\dx\d)(?=/)", "", path)
+    """The space names statistics by operation, without the layers inside."""
+    return re.sub(r"/norm(?=/)", "", path)
 
 
 # What is compared: outputs, and gradients of a cross-entropy and of a function of the features.
@@ -208,7 +209,7 @@ class Setting(NamedTuple):
 BATCH, INSTANCE, EVAL = Setting("batch"), Setting("instance"), Setting("eval")
 # One shape, so that they share what is compiled.
 SETTINGS = [BATCH, INSTANCE, EVAL, Setting("none"), Setting("batch", dtype="float32")]
-# Where a normalisation divides by the root of epsilon, because an image is constant: float32 is
+# Where a normalization divides by the root of epsilon, because an image is constant: float32 is
 # not exact enough to compare.
 ILL_CONDITIONED = {"fed by a cut node", "disconnected"}
 
@@ -278,7 +279,7 @@ def _expected(setting, arch):
     return _differentiate(forward, *_drawn(setting._replace(dtype="float64")))
 
 
-def _walked(setting, arch):
+def _eager(setting, arch):
     return _differentiate(_network(setting.norm, arch), *_drawn(setting))
 
 
@@ -299,7 +300,7 @@ def _outputs(norm, arch, params, images):
     return _network(norm, arch)(params, images)
 
 
-def _traced(setting, arch):
+def _compiled(setting, arch):
     return _program(setting)(jnp.array(arch, jnp.int32), *_drawn(setting))
 
 
@@ -311,7 +312,7 @@ def _assert_close(found, expected, tolerance):
     jax.tree_util.tree_map_with_path(close, found, expected)
 
 
-@pytest.mark.parametrize("plan", [_walked, _traced])
+@pytest.mark.parametrize("plan", [_eager, _compiled])
 @pytest.mark.parametrize(
     ("setting", "arch"),
     [
@@ -328,12 +329,12 @@ def test_outputs_and_gradients_of_the_static_network(setting, arch, plan):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {setting.dtype}
 
 
-@pytest.mark.parametrize("plan", ["walk", "traced"])
+@pytest.mark.parametrize("plan", ["eager", "compiled"])
 def test_a_batch_of_one(plan):
     setting = Setting("none", (1, 12, 12, 3))
     for arch in ("every operation", "dead edges"):
         expected, _ = _reference(ARCHS[arch], "none", *_drawn(setting))
-        if plan == "walk":
+        if plan == "eager":
             found = _network("none", ARCHS[arch])(*_drawn(setting))
         else:
             found = _outputs("none", jnp.array(ARCHS[arch]), *_drawn(setting))
@@ -349,7 +350,7 @@ def test_gradients_say_something():
     assert not chosen["nor_conv_1x1"]["kernel"].any()
 
 
-def test_a_walk_inside_jit():
+def test_the_eager_plan_inside_jit():
     arch = ARCHS["every operation"]
     run = jax.jit(functools.partial(_differentiate, _network("batch", arch)))
     _assert_close(run(*_drawn(BATCH)), _expected(BATCH, arch), 1e-10)
@@ -410,7 +411,7 @@ def total(tensor, gradients):
     return gradients.sum(0)
 
 
-KEEP, TOTAL = Reading(keep), Reading(total)
+KEEP, TOTAL = Statistic(keep), Statistic(total)
 
 
 def _cotangent(images):
@@ -437,38 +438,82 @@ def _loop(arch):
 
 
 @pytest.mark.parametrize("arch", ["every operation", "dead edges", "fed by a cut node"])
-def test_readings_of_a_walk_are_those_of_a_loop(arch):
+def test_statistics_of_the_eager_plan_are_those_of_a_loop(arch):
     params, images = _drawn(INSTANCE)
     network, own = SPACES["instance"].bind(ARCHS[arch], params)
     assert isinstance(network, PerExampleDifferentiable)
-    outputs, pullback = network.per_example_vjp(own, images)
+    outputs, pullback = network.per_example_vjp(own, images, (KEEP,))
     expected = SPACES["batch"].bind(ARCHS[arch], _loop(ARCHS[arch]))[1]
     _assert_close(pullback(_cotangent(images), (KEEP,))[0], expected, 1e-10)
     _assert_close(outputs.logits, network(own, images).logits, 1e-12)
 
 
-def test_readings_of_the_traced_plan_are_those_of_a_loop():
+def test_statistics_of_the_compiled_plan_are_those_of_a_loop():
     params, images = _drawn(INSTANCE)
 
     @jax.jit
-    def readings(arch, params, images, cotangent):
+    def kept(arch, params, images, cotangent):
         network, own = SPACES["instance"].bind(arch, params)
-        return network.per_example_vjp(own, images)[1](cotangent, (KEEP,))[0]
+        return network.per_example_vjp(own, images, (KEEP,))[1](cotangent, (KEEP,))[0]
 
     for arch in ("every operation", "dead edges", "fed by a cut node"):
-        found = readings(jnp.array(ARCHS[arch]), params, images, _cotangent(images))
+        found = kept(jnp.array(ARCHS[arch]), params, images, _cotangent(images))
         _assert_close(found, _loop(ARCHS[arch]), 1e-10)
 
 
 @pytest.mark.parametrize("arch", ["every operation", "disconnected"])
-def test_readings_in_batch_mode_sum_to_the_gradient_of_the_batch(arch):
+def test_statistics_in_batch_mode_sum_to_the_gradient_of_the_batch(arch):
     params, images = _drawn(BATCH)
     cotangent = _cotangent(images)
     network, own = SPACES["batch"].bind(ARCHS[arch], params)
-    pullback = network.per_example_vjp(own, images)[1]
+    statistics = (TOTAL, gradients.GRADIENT)
+    pullback = network.per_example_vjp(own, images, statistics)[1]
     expected = _summed("batch", ARCHS[arch], cotangent)(own, images)
-    for found in pullback(cotangent, (TOTAL, gradients.GRADIENT)):
+    for found in pullback(cotangent, statistics):
         _assert_close(found, expected, 1e-10)
+
+
+def test_the_modes_differ():
+    """Gradients of examples that the batch couples are other ones than those of examples alone."""
+    params, images = _drawn(INSTANCE)
+
+    def squares(norm):
+        cells = nasbench201(channels=2, cells=2, classes=CLASSES, norm=norm)
+        network, own = cells.bind(ARCHS["every operation"], params)
+        kept = network.per_example_vjp(own, images, (KEEP,))[1](_cotangent(images), (KEEP,))[0]
+        return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
+
+    found = [squares(norm) for norm in ("batch", "instance", "eval")]
+    assert len({round(own, 6) for own in found}) == 3
+
+
+def test_a_flax_module():
+    """The module takes the architecture as data, also under vmap; running statistics are Flax's."""
+    arch, (params, images) = ARCHS["every operation"], _drawn(BATCH)
+    module = NASBench201(channels=2, cells=2, classes=CLASSES)
+    network, own = SPACES["batch"].bind(arch, params)
+    expected = network(own, images)
+    found = jax.vmap(lambda arch: module.apply({"params": params}, images, arch).logits)(
+        jnp.array([arch])
+    )
+    _assert_close(found[0], expected.logits, 1e-10)
+    variables = jax.jit(module.init)(jax.random.key(0), images, jnp.array(arch))
+    assert jax.tree.structure(variables["params"]) == jax.tree.structure(params)
+    # One architecture alone has its own parameters, and learns running statistics.
+    alone = Architecture(module, StaticArch(arch))
+    variables = alone.init(jax.random.key(0), images)
+    own = SPACES["batch"].bind(arch, params)[1]
+    assert jax.tree.structure(variables["params"]) == jax.tree.structure(own)
+    outputs, state = alone.apply({**variables, "params": own}, images, mutable=["batch_stats"])
+    _assert_close(outputs.logits, expected.logits, 1e-10)
+    np.testing.assert_allclose(
+        state["batch_stats"]["00_stem"]["mean"],
+        0.1 * expected.statistics["00_stem"]["mean"],
+        rtol=1e-10,
+    )
+    judged = Architecture(module.clone(norm="eval"), StaticArch(arch))
+    logits = judged.apply({"params": own, **state}, images).logits
+    assert float(jnp.abs(logits - expected.logits).max()) > 1e-3
 
 
 # What compiles, and how often.
@@ -480,7 +525,7 @@ def _random_archs(count, seed=0):
 
 def test_one_program_is_every_architecture():
     for arch in [*ARCHS.values(), *_random_archs(10)]:  # raises if it is traced twice
-        _assert_close(_traced(Setting("none"), arch), _walked(Setting("none"), arch), 1e-10)
+        _assert_close(_compiled(Setting("none"), arch), _eager(Setting("none"), arch), 1e-10)
 
 
 def test_a_map_over_architectures_is_the_loop():
@@ -491,26 +536,27 @@ def test_a_map_over_architectures_is_the_loop():
     _assert_close(mapped[0], jnp.stack(loop), 1e-10)
 
 
-def test_a_walk_compiles_nothing_new_after_a_warm_up(caplog):
+def test_the_eager_plan_compiles_nothing_new_after_a_warm_up(caplog):
     params, images = _drawn(BATCH)
 
-    def walk(arch):
+    def run(arch):
         network, own = SPACES["batch"].bind(arch, params)
-        outputs, pullback = network.per_example_vjp(own, images)
-        for readings in ((gradients.GRADIENT,), (TOTAL,), (TOTAL, gradients.GRADIENT)):
-            pullback(outputs.logits, readings)
+        both = (TOTAL, gradients.GRADIENT)
+        outputs, pullback = network.per_example_vjp(own, images, both)
+        for statistics in ((gradients.GRADIENT,), (TOTAL,), both):
+            pullback(outputs.logits, statistics)
 
     def compiled():
         return [record.message for record in caplog.records if "Compiling" in record.message]
 
     with caplog.at_level(logging.WARNING), jax.log_compiles():
         for arch in [*ARCHS.values(), (2, 1, 0, 3, 0, 4), (2,) * 6, (4,) * 6]:
-            walk(arch)
+            run(arch)
         jax.jit(lambda x: x + 1)(images)
         assert compiled()  # the log says it when something is compiled
         caplog.clear()
         for arch in _random_archs(20):
-            walk(arch)
+            run(arch)
         assert compiled() == []
 
 
@@ -523,7 +569,6 @@ def test_a_concrete_architecture_reads_exactly_its_own_parameters():
         own = SPACES["batch"].bind(arch, params)[1]
         count = sum(leaf.size for leaf in jax.tree.leaves(own))
         assert count == SPACES["batch"].num_params(arch)
-        assert count == cell.num_params(arch, channels=2, cells=2, classes=CLASSES)
 
 
 def test_initial_parameters():
@@ -553,7 +598,7 @@ def test_initial_parameters():
     assert len(np.unique(values)) > 0.99 * len(values)
 
 
-def test_without_normalisation_there_is_no_scale():
+def test_without_normalization_there_is_no_scale():
     params, _ = _drawn(Setting("none"))
     paths = traverse_util.flatten_dict(params, sep="/")
     others = {path for path in paths if not path.endswith("kernel")}
@@ -571,7 +616,7 @@ def test_without_normalisation_there_is_no_scale():
         ({"cells": 0}, "cells must be an integer from 1 to 30: got 0"),
         ({"cells": 31}, "cells must be an integer from 1 to 30: got 31"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
-        ({"norm": "layer"}, "Unknown normalisation mode 'layer': use one of batch"),
+        ({"norm": "layer"}, "Unknown normalization mode 'layer': use one of batch"),
     ],
 )
 def test_bad_options(options, message):
@@ -596,7 +641,7 @@ def test_bad_architectures(arch, message):
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 8, 10, 3), (8, 8, 3), (0, 8, 8, 3)])
-@pytest.mark.parametrize("plan", ["init", "walk", "traced", "per_example_vjp"])
+@pytest.mark.parametrize("plan", ["init", "eager", "compiled", "per_example_vjp"])
 def test_bad_images(shape, plan):
     images, arch = jnp.zeros(shape), jnp.array(ARCHS["every operation"])
     space, params = SPACES["batch"], _drawn(BATCH)[0]
@@ -607,9 +652,9 @@ def test_bad_images(shape, plan):
 
     calls = {
         "init": lambda: space.init(jax.random.key(0), images),
-        "walk": lambda: _logits(arch),
-        "traced": lambda: jax.jit(_logits)(arch),
-        "per_example_vjp": lambda: space.bind(arch, params)[0].per_example_vjp(params, images),
+        "eager": lambda: _logits(arch),
+        "compiled": lambda: jax.jit(_logits)(arch),
+        "per_example_vjp": lambda: space.bind(arch, params)[0].per_example_vjp(params, images, ()),
     }
     with pytest.raises(ValueError, match=r"divisible by 4: got shape \(.*\); resize or pad"):
         calls[plan]()
@@ -618,7 +663,7 @@ def test_bad_images(shape, plan):
 # Faults that were found once.
 
 
-def test_params_without_normalisation():
+def test_params_without_normalization():
     space, arch = SPACES["none"], ARCHS["every operation"]
     own = space.bind(arch, _drawn(Setting("none"))[0])[1]
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == space.num_params(arch)

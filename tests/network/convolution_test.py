@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.spaces import convolution
+from jaxnas.network import convolution
 
 SETTINGS = [(3, 1, 1), (3, 2, 1), (5, 1, 1), (3, 1, 2), (5, 2, 2)]
 """Size, stride, dilation."""

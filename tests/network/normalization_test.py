@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces import normalization
+from jaxnas.network import normalization
 
 AXES = {"batch": (0, 1, 2), "instance": (1, 2)}
 IMAGES = np.random.default_rng(0).normal(1, 2, (4, 3, 5, 2))
@@ -113,5 +113,5 @@ def test_modes():
 
 @pytest.mark.parametrize("mode", ["layer", "Batch", "", None])
 def test_unknown_mode(mode):
-    with pytest.raises(ValueError, match=r"Unknown normalisation mode .*: use one of batch"):
+    with pytest.raises(ValueError, match=r"Unknown normalization mode .*: use one of batch"):
         normalization.checked_mode(mode)

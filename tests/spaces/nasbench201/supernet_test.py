@@ -1,4 +1,4 @@
-"""Super-networks: edges that add up several operations."""
+"""Supernets: edges that add up several operations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import jaxnas
-from jaxnas import gradients
-from jaxnas.spaces import operations, plans
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.network import Net, Value, eager
+from jaxnas.network.graph import Graph
+from jaxnas.network.operations import Context
+from jaxnas.spaces.nasbench201 import cell, network
 
 
 def mask(arch):
@@ -26,31 +27,27 @@ def test_with_one_operation_an_edge_it_is_the_cell(arch, small_space, draw_batch
     assert found == expected
 
 
-def test_an_edge_is_the_sum_of_its_operations():
-    by_name = {"skip": operations.skip_connect(), "conv": operations.convolution_norm("batch")}
-    block = plans.mixture(by_name, (0, 1))
-    rng = np.random.default_rng(0)
-    inputs, cotangent = jnp.asarray(rng.normal(size=(2, 2, 4, 4, 3)))
-    weights = {
-        "conv": {
-            "kernel": jnp.asarray(rng.normal(size=(3, 3, 3, 3))),
-            "scale": jnp.ones(3),
-            "bias": jnp.zeros(3),
-        }
-    }
-    parts = {name: plans.block(own) for name, own in by_name.items()}
-    outputs, saved = block.forward(weights, inputs, None)
-    gradient, kept = block.backward(saved, cotangent, (gradients.GRADIENT,))
-    each = {name: own.forward(weights.get(name, {}), inputs, None) for name, own in parts.items()}
-    np.testing.assert_allclose(outputs, sum(own[0] for own in each.values()), rtol=1e-6)
-    back = {
-        name: parts[name].backward(own[1], cotangent, (gradients.GRADIENT,))
-        for name, own in each.items()
-    }
-    np.testing.assert_allclose(gradient, sum(own[0] for own in back.values()), rtol=1e-6)
-    assert set(kept) == {"conv"}
-    jax.tree.map(np.testing.assert_array_equal, kept["conv"], back["conv"][1])
-    assert len(block.see(saved)) == 2
+def test_an_edge_is_the_sum_of_its_operations(small_space, draw_batch):
+    """Of both convolutions on one edge, all others cut: a cell is the sum of their cells."""
+    batch = draw_batch(0)
+    params = small_space.init(jax.random.key(0), batch.inputs)
+    alive = mask((0, 0, 0, 2, 0, 0))
+    alive[3, 3] = True
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 2)), jnp.float32)
+    weights = {"cell": params["01_cell"]}
+
+    def run(decisions):
+        net = Net("batch")
+        given = Value(x.shape, x.dtype)
+        with net.scope("cell"):
+            output = network.cell(decisions, net, given)
+        steps = Graph((given,), (output,), tuple(net.steps), "batch")
+        return eager.run(steps, Context("batch"), weights, (x,))[0][0]
+
+    each = [run((0, 0, 0, conv, 0, 0)) for conv in (2, 3)]
+    both = run(((0,), (0,), (0,), (2, 3), (0,), (0,)))
+    np.testing.assert_allclose(both, sum(each), rtol=1e-5, atol=1e-6)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
 def test_its_gradients_are_its_slopes(small_space, draw_batch):
@@ -80,13 +77,17 @@ def test_its_gradients_are_its_slopes(small_space, draw_batch):
 )
 def test_refuses_other_masks(alive, small_space, draw_batch):
     params = small_space.init(jax.random.key(0), draw_batch(0).inputs)
-    with pytest.raises(ValueError, match=r"A super-network is bool\[6, 5\]"):
+    with pytest.raises(ValueError, match=r"A supernet is bool\[6, 5\]"):
         small_space.bind(alive, params)
 
 
-def test_it_has_no_decisions(small_space, draw_batch):
+def test_it_costs_what_its_operations_cost(small_space, draw_batch):
     batch = draw_batch(0)
     params = small_space.init(jax.random.key(0), batch.inputs)
-    network, own = small_space.bind(np.ones((6, 5), bool), params)
-    with pytest.raises(ValueError, match="A super-network has no decisions"):
-        jaxnas.score(network, own, batch, ["flops"])
+    alive = np.ones((6, 5), bool)
+    found = jaxnas.score(*small_space.bind(alive, params), batch, ["flops"])["flops"]
+    chosen = [
+        jaxnas.score(*small_space.bind((conv,) * 6, params), batch, ["flops"])["flops"]
+        for conv in (0, 2, 3)
+    ]
+    assert found == chosen[1] + chosen[2] - chosen[0]

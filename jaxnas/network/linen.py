@@ -1,0 +1,560 @@
+"""Anybody's Flax linen network, whose layers take statistics of their per-example gradients.
+
+Each example goes through the network alone, by `jax.vmap`. `flax.linen.intercept_methods` sees each
+call of a layer and puts `layers.apply` in its place, for all examples together: one ordinary
+`jax.vjp` then gives what the statistics keep, and the gradients of all examples by all parameters
+never exist.
+
+A layer is a module with parameters and none below it: `nn.Dense`, `nn.Conv`, `nn.Embed`,
+`nn.LayerNorm`, yours. Whatever else reads a parameter (a module with submodules, a tied weight,
+layers within `nn.scan`, `nn.remat` or `jax.vmap`) shows in the traced program; the gradients of
+such a tensor are those of the whole network, as of any other `apply_fn`.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import errors
+from flax import linen as nn
+from flax.core import DenyList, tracers
+from jax import dtypes, lax
+from jax.extend import core
+from jax.tree_util import PyTreeDef
+
+from jaxnas import gradients
+from jaxnas.network import convolution, layers
+from jaxnas.network.layers import TensorGradient, Tensors
+from jaxnas.types import Array, Outputs, Params, Pullback, Statistic, Statistics
+
+Path = tuple[str, ...]
+"""Names of the modules from the network down to a layer."""
+
+Visit = Callable[[Path, "Call", list[Array]], list[Array]]
+"""`visit(path, call, results)`: what takes the place of the floating results of a layer."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinenNetwork:
+    """A Flax linen module with a per-example backward pass; see `linen_network`."""
+
+    module: nn.Module
+    collections: Mapping[str, Any]
+    call_kwargs: Mapping[str, Any]
+    max_bytes: int
+
+    def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
+        """Return what the module gives for `inputs` `[B, ...]`."""
+        return self._apply({**self.collections, "params": params}, inputs)
+
+    def per_example_vjp(
+        self, params: Params, inputs: Array, statistics: Statistics
+    ) -> tuple[Outputs, Pullback]:
+        """Return the logits and the pullback to per-example gradients; see `types.Pullback`."""
+        variables = {**self.collections, "params": params}
+        of_examples = tuple(own for own in statistics if own.per_example)
+        logits, pull = _forward(self, of_examples, variables, inputs)
+
+        def pullback(cotangent: Array, chosen: Statistics) -> tuple[Params, ...]:
+            kept = _keep(pull, params, cotangent, of_examples, chosen)
+            # What no layer could show is differentiated through the whole network.
+            unseen = [place for place, found in enumerate(kept) if None in found]
+            positions = jax.tree.leaves(_numbered(variables)["params"])
+            others = gradients.read_in_groups(
+                self.logits_of_one,
+                variables,
+                inputs,
+                cotangent,
+                tuple(statistic for statistic in chosen if statistic.per_example),
+                positions=[positions[place] for place in unseen],
+                max_bytes=self.max_bytes,
+            )
+            for place, found in zip(unseen, others, strict=True):
+                remaining = iter(found)
+                kept[place] = tuple(next(remaining) if k is None else k for k in kept[place])
+            return gradients.by_statistic(kept, chosen, params)
+
+        return Outputs(logits), pullback
+
+    def logits_of_one(
+        self, variables: Mapping[str, Any], example: Array, visit: Visit | None = None
+    ) -> Array:
+        """Return the logits `[K]` of one example, inside a map over the axis of the examples."""
+        visit = _leave if visit is None else visit
+        # In this order, what is seen of an `nn.BatchNorm` is the one that knows the axis.
+        with (
+            nn.intercept_methods(_normalize_across_examples),
+            nn.intercept_methods(_each_layer(visit)),
+        ):
+            return gradients.as_outputs(self._apply(variables, example[None])).logits[0]
+
+    def _apply(self, variables: Mapping[str, Any], inputs: Array) -> Outputs | Array:
+        try:
+            return self.module.apply(
+                variables, inputs, mutable=list(self.collections), **self.call_kwargs
+            )[0]
+        except errors.FlaxError as error:
+            raise ValueError(
+                f"{type(self.module).__name__} cannot be applied: got from Flax "
+                f"{str(error).split(' (https')[0]!r}; pass init(...)['params'] as params, and the "
+                "other collections as linen_network(module, variables=...)."
+            ) from error
+
+
+def linen_network(
+    module: nn.Module,
+    *,
+    variables: Mapping[str, Any] | None = None,
+    max_bytes: int = gradients.MAX_BYTES,
+    **call_kwargs: Any,
+) -> LinenNetwork:
+    """Return a Flax linen module as a network whose layers take statistics of their gradients.
+
+    Each example goes through alone, save that an `nn.BatchNorm` in training mode normalizes by the
+    whole batch, as it does in `module.apply`. That couples the examples: what is kept are then the
+    contributions of each to the gradient of the batch, input times back-propagated error layer by
+    layer, and they sum to that gradient. Anything else that mixes examples sees one at a time.
+
+    A network is compiled for itself: make it once and keep it.
+
+    Args:
+        module: gives logits `[B, K]`, or `Outputs`, for inputs `[B, ...]`.
+        variables: collections that the module reads besides its parameters, such as `batch_stats`;
+            what it writes into them is dropped.
+        max_bytes: bound of the per-example gradients of tensors that several calls read; a larger
+            tensor exists alone, and so does that of a layer.
+        **call_kwargs: for `module.apply`: `train=False`, `method`, `rngs`.
+
+    Raises:
+        ValueError: not a linen module, `max_bytes` is not positive, `params` among the variables or
+            `mutable` among the arguments; and from the network, parameters that do not fit.
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"linen_network takes a flax.linen module: got {type(module).__name__}; pass an "
+            "instance, or score another network as apply_fn(params, inputs)."
+        )
+    gradients.validate_max_bytes(max_bytes)
+    given = {} if variables is None else dict(variables)
+    if "params" in given or "mutable" in call_kwargs:
+        raise ValueError(
+            f"Variables are neither trained nor kept: got variables {sorted(given)} and "
+            f"arguments {sorted(call_kwargs)}; leave out 'params' (the network is called with "
+            "them) and 'mutable'."
+        )
+    return LinenNetwork(module, given, call_kwargs, max_bytes)
+
+
+# One pass forward and one backward.
+
+
+_Pull = Callable[[Array], tuple[Params, dict[str, tuple[Any, ...]]]]
+
+
+@functools.partial(jax.jit, static_argnames=("network", "statistics"))
+def _forward(
+    network: LinenNetwork, statistics: Statistics, variables: Mapping[str, Any], inputs: Array
+) -> tuple[Array, _Pull]:
+    """Return the logits `[B, K]` and their pullback to the parameters and the slots."""
+    params, count = variables["params"], inputs.shape[0]
+    names = _names(params)
+    calls = _calls_of_layers(network, variables, inputs) if statistics else {}
+
+    def logits(params: Params, slots: Mapping[str, Any]) -> Array:
+        # A tensor that several calls read: the statistics look at the sum of its gradients.
+        gathered = {
+            path: _gather(statistics, count, *_of_layer(path, names, params, slots))
+            for path in calls
+            if calls[path] > 1
+        }
+
+        def visit(path: Path, call: Call, results: list[Array]) -> list[Array]:
+            if path not in calls:
+                return results
+            tensors, of_layer = _of_layer(path, names, params, slots)
+            if path in gathered:
+                return _open(call, (_EACH,), tensors, gathered[path])
+            return _open(call, statistics, tensors, of_layer)
+
+        def one(example: Array) -> Array:
+            return network.logits_of_one({**variables, "params": params}, example, visit)
+
+        return jax.vmap(one, axis_name=gradients.EXAMPLES)(inputs)
+
+    slots: dict[str, Any] = {}
+    for path in calls:
+        for name, tensor in _of_layer(path, names, params, {})[0].items():
+            slots[name] = layers.slots(statistics, tensor, count)
+    return jax.vjp(logits, params, slots)
+
+
+@functools.partial(jax.jit, static_argnames=("statistics", "chosen"))
+def _keep(
+    pull: _Pull, params: Params, cotangent: Array, statistics: Statistics, chosen: Statistics
+) -> list[tuple[Any, ...]]:
+    """Return what is kept of each tensor; None for gradients of examples that no layer shows."""
+    totals, of_slots = pull(cotangent)
+    leaves = jax.tree.leaves
+    kept = []
+    for name, tensor, total in zip(
+        leaves(_names(params)), leaves(params), leaves(totals), strict=True
+    ):
+        seen = dict(zip(statistics, of_slots.get(name, ()), strict=False))
+        kept.append(
+            tuple(seen.get(own) if own.per_example else own.keep(tensor, total) for own in chosen)
+        )
+    return kept
+
+
+def _calls_of_layers(
+    network: LinenNetwork, variables: Mapping[str, Any], inputs: Array
+) -> dict[Path, int]:
+    """Return how often each layer is called, if nothing but these calls reads its parameters.
+
+    With the parameters of the layers taken for constants, the logits depend on a parameter only if
+    something else reads it: then its layer is left out. So are layers called several times whose
+    gradients, of all examples, are larger than the network allows.
+    """
+    calls: dict[Path, int] = collections.defaultdict(int)
+    params = variables["params"]
+
+    def cut(path: Path, call: Call, results: list[Array]) -> list[Array]:
+        try:
+            again = call.layer(
+                [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)], call.arrays
+            )
+        except (errors.FlaxError, AttributeError):
+            # It draws random numbers, or needs more of the network than it was called with.
+            return results
+        calls[path] += 1
+        return again
+
+    def logits(params: Params) -> Array:
+        def one(example: Array) -> Array:
+            return network.logits_of_one({**variables, "params": params}, example, cut)
+
+        return jax.vmap(one, axis_name=gradients.EXAMPLES)(inputs)
+
+    program = jax.make_jaxpr(logits)(params).jaxpr
+    is_read = jax.tree.unflatten(jax.tree.structure(params), _is_read(program))
+    found, room = {}, network.max_bytes
+    for path, times in calls.items():
+        size = sum(leaf.nbytes for leaf in _leaves_at(params, path)) * inputs.shape[0]
+        room -= size if times > 1 else 0
+        if not any(_leaves_at(is_read, path)) and (times == 1 or room >= 0):
+            found[path] = times
+    return found
+
+
+def _is_read(program: core.Jaxpr) -> list[bool]:
+    """Return for each argument of a program whether its results depend on it."""
+    live = {own for own in program.outvars if isinstance(own, core.Var)}
+    for equation in reversed(program.eqns):
+        if live.intersection(equation.outvars):
+            live.update(own for own in equation.invars if isinstance(own, core.Var))
+    return [own in live for own in program.invars]
+
+
+def _itself(tensor: Array, each: Array) -> Array:
+    return each
+
+
+_EACH = Statistic(_itself)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(
+    statistics: Statistics, count: int, tensors: Tensors, slots: Any
+) -> dict[str, tuple[Array]]:
+    """Return slots `[B, *shape]` for the gradients themselves, which add up over their readers."""
+    return {name: layers.slots((_EACH,), tensor, count) for name, tensor in tensors.items()}
+
+
+def _gather_forward(statistics: Statistics, count: int, tensors: Tensors, slots: Any) -> Any:
+    return _gather(statistics, count, tensors, slots), tensors
+
+
+def _gather_backward(statistics: Statistics, count: int, tensors: Tensors, gathered: Any) -> Any:
+    kept = {
+        name: tuple(own.keep(tensor, gathered[name][0]) for own in statistics)
+        for name, tensor in tensors.items()
+    }
+    return jax.tree.map(jnp.zeros_like, tensors), kept
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def _of_layer(path: Path, names: Params, params: Params, slots: Any) -> tuple[Tensors, Any]:
+    """Return the tensors of a layer by name, and their slots."""
+    tensors = dict(zip(_leaves_at(names, path), _leaves_at(params, path), strict=True))
+    return tensors, {name: slots[name] for name in tensors if name in slots}
+
+
+def _names(params: Params) -> Params:
+    """Return a pytree like `params` of names, each different."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), params)
+
+
+def _numbered(tree: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), range(len(jax.tree.leaves(tree))))
+
+
+def _leaves_at(tree: Any, path: Path) -> list[Any]:
+    for name in path:
+        tree = tree[name]
+    return jax.tree.leaves(tree)
+
+
+# Calls of layers, seen as they happen.
+
+
+def _leave(path: Path, call: "Call", results: list[Array]) -> list[Array]:
+    return results
+
+
+def _each_layer(visit: Visit) -> Callable[..., Any]:
+    """Return an interceptor: the floating results of a layer become `visit(path, call, results)`.
+
+    Left alone are layers in another trace than the network's, or on transformed variables, and
+    what a layer calls itself.
+    """
+    home: Any = None
+    inside = False
+
+    def intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal home, inside
+        layer = context.module
+        here = layer.scope and (layer.scope.root, tracers.current_trace())
+        home = home or here
+        if inside or here is None or here != home or not _is_layer(layer):
+            return next_fun(*args, **kwargs)
+        call = _call(layer, context.method_name, args, kwargs)
+        inside = True
+        try:
+            leaves, structure = jax.tree.flatten(next_fun(*args, **kwargs))
+        finally:
+            inside = False
+        places = [place for place, leaf in enumerate(leaves) if _is_floating(leaf)]
+        if places:
+            visited = visit(layer.path, call, [leaves[place] for place in places])
+            for place, leaf in zip(places, visited, strict=True):
+                leaves[place] = leaf
+        return jax.tree.unflatten(structure, leaves)
+
+    return intercept
+
+
+def _normalize_across_examples(
+    next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any
+) -> Any:
+    """Intercept `nn.BatchNorm`, and tell it the axis over which the examples are mapped."""
+    layer = context.module
+    if (
+        isinstance(layer, nn.BatchNorm)
+        and layer.axis_name is None
+        and context.method_name == "__call__"
+    ):
+        return layer.clone(parent=layer.scope, axis_name=gradients.EXAMPLES)(*args, **kwargs)
+    return next_fun(*args, **kwargs)
+
+
+def _call(layer: nn.Module, method: str, args: Any, kwargs: Any) -> "Call":
+    """Return a call of a layer of a network, to be made again alone."""
+    module, variables = layer.unbind()
+    others = {name: own for name, own in variables.items() if name != "params"}
+    leaves, structure = jax.tree.flatten((others, args, kwargs))
+    constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    params = jax.tree.structure(variables["params"])
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    return Call(_Layer(module, method, params, structure, constants), arrays)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    params = module.variables.get("params", {})
+    fields = [getattr(module, field.name) for field in dataclasses.fields(module)]
+    return (
+        bool(params)
+        and not any(isinstance(tensor, Mapping) for tensor in params.values())
+        # Called again, it would be in another trace than a field of this one.
+        and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(fields))
+    )
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer and what it is called with for one example, without its arrays.
+
+    Attributes:
+        module: unbound.
+        method: name of what is called.
+        params: structure of its parameters.
+        structure: of its other variables, and of its arguments.
+        constants: leaves of `structure`; None for arrays.
+    """
+
+    module: nn.Module
+    method: str
+    params: PyTreeDef
+    structure: PyTreeDef
+    constants: tuple[Any, ...]
+
+    def __call__(self, leaves: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
+        """Return the floating results, given the parameters and all other arrays."""
+        remaining = iter(arrays)
+        filled = [next(remaining) if own is None else own for own in self.constants]
+        variables, args, kwargs = jax.tree.unflatten(self.structure, filled)
+        params = jax.tree.unflatten(self.params, leaves)
+        bound = self.module.bind({**variables, "params": params}, mutable=DenyList("params"))
+        results = getattr(bound, self.method)(*args, **kwargs)
+        return [leaf for leaf in jax.tree.leaves(results) if _is_floating(leaf)]
+
+
+class Call(NamedTuple):
+    """A call of a layer for one example, `layer(leaves, arrays)`."""
+
+    layer: _Layer
+    arrays: list[Array]
+
+
+def _open(call: Call, statistics: Statistics, tensors: Tensors, slots: Any) -> list[Array]:
+    """Return the results of a call, its tensors open to the statistics; see `layers.apply`.
+
+    The call is made for one example, inside a map over all. `custom_vmap` hands the rule all
+    examples at once, whose gradients a statistic looks at together.
+    """
+    names = tuple(tensors)
+
+    @jax.custom_batching.custom_vmap
+    def apply(index: Array, tensors: Tensors, slots: Any, arrays: list[Array]) -> list[Array]:
+        return call.layer([tensors[name] for name in names], arrays)
+
+    @apply.def_vmap
+    def apply_to_all(count: int, is_mapped: Any, index: Array, *args: Any) -> Any:
+        tensors, slots, arrays = args
+        rule = _Rule(call.layer, names, tuple(is_mapped[-1]))
+        results = layers.apply(rule, statistics, tensors, slots, (index, arrays))
+        return results, [True] * len(results)
+
+    # The number of the example is an argument, so that a layer without any other is mapped too.
+    return apply(lax.axis_index(gradients.EXAMPLES), tensors, slots, call.arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """The rule of a layer, for `(numbers of the examples, arrays)`; see `layers.Rule`.
+
+    Attributes:
+        layer: what it does with one example.
+        names: of its tensors.
+        is_mapped: whether each array is one for each example, `[B, ...]`.
+    """
+
+    layer: _Layer
+    names: tuple[str, ...]
+    is_mapped: tuple[bool, ...]
+
+    def forward(self, tensors: Tensors, x: Any) -> tuple[list[Array], Any]:
+        """Return the results, `[B, ...]` each."""
+        results, pull = jax.vjp(self._map(self._one), tensors, x)
+        return results, (pull, x)
+
+    def backward(
+        self, tensors: Tensors, residuals: Any, cotangent: list[Array]
+    ) -> tuple[Any, dict[str, TensorGradient]]:
+        """Return the gradients; those of each example by a map over the examples."""
+        pull, x = residuals
+        totals, of_inputs = pull(cotangent)
+        floating = jax.tree.map(lambda own: None if own.dtype == dtypes.float0 else own, of_inputs)
+        each = functools.cache(lambda: self._of_examples(tensors, x, cotangent))
+        found = {
+            name: TensorGradient(
+                functools.partial(totals.__getitem__, name),
+                functools.partial(lambda name: each()[name], name),
+            )
+            for name in self.names
+        }
+        if self.is_mapped == (True,):
+            name = self.names[-1]
+            of_kernel = _of_kernel(self.layer, x[1][0], tensors[name], cotangent[0])
+            found[name] = found[name]._replace(**of_kernel)
+        return floating, found
+
+    def _map(self, function: Callable[..., Any], *others: Any) -> Callable[..., Any]:
+        arrays = [0 if mapped else None for mapped in self.is_mapped]
+        return jax.vmap(function, (None, (0, arrays), *others), axis_name=gradients.EXAMPLES)
+
+    def _one(self, tensors: Tensors, x: Any) -> list[Array]:
+        return self.layer([tensors[name] for name in self.names], x[1])
+
+    def _of_examples(self, tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
+        def one(tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
+            return jax.vjp(lambda own: self._one(own, x), tensors)[1](cotangent)[0]
+
+        return self._map(one, 0)(tensors, x, cotangent)
+
+
+_KERNELS = [jax.tree.structure(own) for own in ({"kernel": 0}, {"bias": 0, "kernel": 0})]
+
+
+def _of_kernel(layer: _Layer, x: Array, kernel: Array, cotangent: Array) -> dict[str, Any]:
+    """Return fields of the `TensorGradient` of a kernel where it is a product of matrices.
+
+    Args:
+        layer: any; nothing is returned for one that is not known.
+        x: its only array, `[B, ...]`.
+        kernel: its last tensor.
+        cotangent: of its first result, `[B, ...]`.
+    """
+    module = layer.module
+    if (
+        type(module) not in (nn.Dense, nn.Conv)
+        or layer.method != "__call__"
+        or layer.params not in _KERNELS
+        or module.precision is not None
+        or not x.dtype == kernel.dtype == cotangent.dtype
+    ):
+        return {}
+    if type(module) is nn.Dense and module.dot_general is module.dot_general_cls is None:
+        return {"each": lambda: jnp.einsum("b...f,b...k->bfk", x, cotangent)}
+    if type(module) is nn.Conv and x.ndim == 5 and x.shape[1] == 1 and _is_plain(module):
+        strides = _pair(module.strides)
+        padding = nn.linear.canonicalize_padding(module.padding, 2)
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(x.shape[2:4], kernel.shape[:2], strides, padding)
+        factors = x[:, 0], kernel, cotangent[:, 0], strides, padding
+        return {
+            "each": lambda: convolution.per_example_kernel_gradients(*factors),
+            "in_parts": lambda keep: convolution.keep_tap_by_tap(keep, *factors),
+        }
+    return {}
+
+
+def _is_plain(conv: nn.Conv) -> bool:
+    """Return whether a convolution mixes all channels of pixels that lie together."""
+    return (
+        conv.feature_group_count == 1
+        and _pair(conv.input_dilation) == _pair(conv.kernel_dilation) == (1, 1)
+        and conv.mask is None
+        and conv.conv_general_dilated is None
+        and conv.conv_general_dilated_cls is None
+        and (not isinstance(conv.padding, str) or conv.padding in ("SAME", "VALID"))
+    )
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    """Return what Flax takes for rows and columns as a pair."""
+    return (1, 1) if value is None else (value,) * 2 if isinstance(value, int) else tuple(value)

@@ -44,7 +44,7 @@ BY_NAME: Mapping[str, Recipe] = {
 }
 """Recipes by name.
 
-- `published`: arXiv 2307.02263. Kernels orthogonal and frozen, only the last normalisation of each
+- `published`: arXiv 2307.02263. Kernels orthogonal and frozen, only the last normalization of each
   block and the one beside it trained; their scales rank. An identity scores that of the bypass.
 - `fair`: every weight trained by strictly fair steps; the loss that a path inherits ranks. On
   NAS-Bench-Macro it says what FLOPs do not, where indicators do not and the accuracy of a few

@@ -38,15 +38,17 @@ class SearchedNetwork(Network):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        layout = self.layout
-        first = Layer(layout.stem, layout.first, 1, 0, (blocks.Candidate(3, 1),))
-        stem = blocks.stem(features=layout.stem, stride=layout.stem_stride, activate=self._activate)
+        layout, activate = self.layout, self._activate
+        stem = blocks.stem(features=layout.stem, stride=layout.stem_stride, activate=activate)
         x = net.stage("stem", stem, x)
         if layout.first:
-            x = net.stage("first", first.candidates[0].operation(first, self._activate), x)
+            first = blocks.inverted_residual(
+                size=3, expansion=1, features=layout.first, stride=1, activate=activate
+            )
+            x = net.stage("first", first, x)
         for position, layer in enumerate(layers(layout)):
             x = net.stage("layer", functools.partial(self._layer, layer, arch[position]), x)
-        x = net.stage("head", blocks.head(features=layout.head, activate=self._activate), x)
+        x = net.stage("head", blocks.head(features=layout.head, activate=activate), x)
         classifier = ops.dense(features=self.classes, count_bias=False)
         return net.stage("classifier", classifier, x)
 

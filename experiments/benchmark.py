@@ -339,7 +339,7 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: Any) -> float:
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)
     assert isinstance(network, cost.CountsMacs)
-    macs = int(network.num_macs(chosen, images))
+    macs = float(np.asarray(network.num_macs(chosen, images)))
     return 2 * 3 * macs * setting.images / 1e9
 
 

@@ -151,7 +151,7 @@ class Staged(Protocol):
             params: of the network.
             inputs: an array, or its shape.
             statistics: what their pullbacks may be asked to keep.
-            normalized: False leaves out the normalization layers.
+            normalized: False leaves out the normalization layers, and shows nothing.
         """
 
 

@@ -203,7 +203,8 @@ class BoundNetwork:
         """Return the stages of the network; see `types.Staged`."""
         mode = self.module.norm if normalized else "none"
         whole = self.graph(_shape(inputs), mode, unrolled=True)
-        context = Context(mode, statistics, ("preactivation", "variance"))
+        watched = ("preactivation", "variance") if normalized else ()
+        context = Context(mode, statistics, watched)
         return [
             functools.partial(_run_stage, steps, context, compiled.subtree(params, steps))
             for steps in whole.stages()

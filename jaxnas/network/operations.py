@@ -46,7 +46,6 @@ class Weights:
     Attributes:
         context: how.
         running: running statistics of its normalization layers, nested by name, or None.
-        alive: whether the architecture has what the operation shows; see `Shown`.
         shown: what was shown so far.
         declared: by name, the tensors of an operation that is only described.
         costs: multiply-accumulates of one example, layer by layer.
@@ -65,7 +64,6 @@ class Weights:
         """Make the weights of an operation; one that is only described has no tensors yet."""
         self.context = context
         self.running = running
-        self.alive: Any = True
         self.shown: list[Shown] = []
         self.declared: dict[str, Any] = {}
         self.costs: list[int] = []
@@ -84,7 +82,7 @@ class Weights:
             path=(*self._path, name),
             dtype=self._dtype,
         )
-        part.alive, part.shown, part.costs = self.alive, self.shown, self.costs
+        part.shown, part.costs = self.shown, self.costs
         if self._tensors is None:
             part.declared = self.declared.setdefault(name, {})
         return part
@@ -122,7 +120,7 @@ class Weights:
     def show(self, kind: str, value: Callable[[], Any]) -> None:
         """Show a value to those who watch values of its kind; others do not compute it."""
         if kind in self.context.watched:
-            self.shown.append(Shown(kind, self._path, value(), self.alive))
+            self.shown.append(Shown(kind, self._path, value()))
 
     def cost(self, macs: int) -> None:
         """Count multiply-accumulates of one example."""

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 import jaxnas
+from jaxnas import proxies
 from jaxnas.benchmarks.nasbench101 import nasbench101 as table
 from jaxnas.gradients import GRADIENT
 from jaxnas.network import Architecture, Network, StaticArch
@@ -474,6 +475,19 @@ def test_proxies_read_it():
     network, own = space.bind(space.representative(archs[0]), params)
     assert isinstance(network, Staged)
     assert first.scores["flops"] == network.num_macs(own, images)
+
+
+def test_units_of_a_compiled_cell_are_not_counted():
+    """It computes channels that the cell does not have, which codes of ReLUs would count."""
+    params, images = _drawn("instance")
+
+    def score(arch):
+        network, chosen = SPACES["instance"].bind(arch, params)
+        batch = Batch(images, jnp.array([0, 2]))
+        return proxies.BY_NAME["naswot"](network, chosen, batch)
+
+    with pytest.raises(ValueError, match="use plan='eager'"):
+        jax.eval_shape(score, jax.ShapeDtypeStruct((len(cell.NUM_CHOICES),), jnp.int32))
 
 
 # Bad input.

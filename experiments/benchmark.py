@@ -36,9 +36,10 @@ from flax import traverse_util
 from experiments import common
 from experiments.benchmark_report import CELLS_OF_A_TURN, MATRIX, machine, make_report
 from experiments.workers import Side, Worker, serve
-from jaxnas import Batch, allocator, datasets, nasbench201, proxies, runners
+from jaxnas import Batch, allocator, datasets, proxies, runners, spaces
 from jaxnas.launch import launch
 from jaxnas.runs import track
+from jaxnas.runs.files import write_whole
 from jaxnas.scoring import measures_of, reduce_scores
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
@@ -57,11 +58,6 @@ _TORCH = flags.DEFINE_bool("torch", True, "Measure PyTorch too, where it is inst
 _GROWTH = flags.DEFINE_bool("growth", True, "Measure how the cost of jaxnas grows, too.")
 _WORKER = flags.DEFINE_bool("worker", False, "Be the side of jaxnas, for a benchmark that runs.")
 
-_READ = (
-    *("cells", "channels", "compilation_cache", "dataset", "output_dir", "proxies", "seed"),
-    "track_energy",
-)
-
 # All operations and fan-ins, any number of convolutions, those without an effect and without an
 # input: after these nothing is left to compile.
 _WARM_UP = [
@@ -69,7 +65,7 @@ _WARM_UP = [
     *([2, 2, 2, 1, 4, 1], [2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 2], [0, 1, 3, 1, 2, 1]),
 ]
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads("dataset", "channels", "cells")
 
 
 def main() -> None:
@@ -77,7 +73,6 @@ def main() -> None:
     if _WORKER.value:
         serve(OwnWorker())
         return
-    _refuse_unread_flags()
     proxies.resolve(_PROXIES.value)
     settings = [Setting.parse(text) for text in _SETTINGS.value or [""]]
     has_torch = _TORCH.value and importlib.util.find_spec("torch") is not None
@@ -91,7 +86,7 @@ def main() -> None:
                 bench.measure(sides, setting, threads)
         growth = bench.growth(sides[0], min(settings, key=Setting.size)) if _GROWTH.value else None
     turns, workers = pd.DataFrame(bench.turns), pd.DataFrame(bench.workers)
-    turns.to_csv(folder / "turns.csv", index=False)
+    write_whole(folder / "turns.csv", turns.to_csv(index=False).encode())
     report, figures = make_report(turns, workers, growth, f"{_describe()} {where}")
     common.finish(folder, meter, report, figures)
 
@@ -103,18 +98,6 @@ def _describe() -> str:
         f"{flags.FLAGS.dataset}, batch normalisation, seed {common.seed()}; settings are "
         "images@pixels."
     )
-
-
-def _refuse_unread_flags() -> None:
-    """Raise `ValueError` for flags that all experiments share and this one does not read."""
-    for flag in list(flags.FLAGS.flags_by_module_dict()[common.__name__]):
-        if flag.name not in _READ:
-            if flag.present:
-                raise ValueError(
-                    f"The benchmark does not read --{flag.name}: its networks normalise by the "
-                    "batch and jaxnas walks; name batches and images as --settings=16@32,64@32."
-                )
-            delattr(flags.FLAGS, flag.name)  # or the summary would tell what was not the case
 
 
 class Setting(NamedTuple):
@@ -266,12 +249,12 @@ class Bench:
             "channels": flags.FLAGS.channels,
             "cells": cells or flags.FLAGS.cells,
             "classes": self._dataset.num_classes,
-            "colours": self._dataset.x_train.shape[-1],
+            "colors": self._dataset.x_train.shape[-1],
         }
 
     def _write(self, setting: Setting, cells: int) -> str:
         """Write images, labels and the weights of all operations; return the path."""
-        space = nasbench201(**self._sizes(cells), norm="batch")
+        space = spaces.nasbench201(**self._sizes(cells), norm="batch")
         batch = datasets.batch(
             self._dataset, setting.images, seed=common.seed(), image_size=setting.pixels
         )
@@ -304,7 +287,7 @@ class OwnWorker:
         """Load the problem and return the names of the scores; threads go by the cores."""
         with np.load(problem) as file:
             arrays = {name: file[name] for name in file.files}
-        self._space = nasbench201(**json.loads(str(arrays.pop("options"))))
+        self._space = spaces.nasbench201(**json.loads(str(arrays.pop("options"))))
         self._batch = Batch(jnp.asarray(arrays.pop("images")), jnp.asarray(arrays.pop("labels")))
         self._params = traverse_util.unflatten_dict(jax.device_put(arrays), sep="/")
         return {"scores": list(proxies.BY_NAME)}
@@ -318,7 +301,7 @@ class OwnWorker:
         )
         self._compiled.clear()
         cpu, wall = time.process_time(), time.perf_counter()
-        measured = [own for _, own in runners.walk(setting, np.array(archs, np.int32))]
+        measured = [own for _, own in runners.eager(setting, np.array(archs, np.int32))]
         for own in measured:
             if isinstance(own, str):
                 raise RuntimeError(own)
@@ -350,7 +333,7 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     live = [edge for edge in cell.live_edges(cell.one(arch)) if cell.EDGES[edge][0] in fed]
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
-    space = nasbench201(**sizes)
+    space = spaces.nasbench201(**sizes)
     images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)

@@ -1,6 +1,8 @@
 """What every experiment shares: its flags, the space and data they name, and the run folder."""
 
 import contextlib
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +15,10 @@ from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, pool, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
+from jaxnas.launch import say
+from jaxnas.network import normalization
 from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
-from jaxnas.network import normalization
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, SearchSpace
 
@@ -42,7 +45,10 @@ _NORM = flags.DEFINE_enum(
     "norm", "instance", normalization.MODES, "What normalisation does while scoring."
 )
 _PLAN = flags.DEFINE_enum(
-    "plan", "auto", ("auto", "walk", "traced"), "How networks run: walk on CPU, traced elsewhere."
+    "plan",
+    "auto",
+    ("auto", "eager", "compiled"),
+    "How networks run; auto is eager on a CPU, compiled elsewhere.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first of several processes; auto on a cluster."
@@ -58,6 +64,56 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     "~/.cache/jaxnas/xla",
     "Folder where compiled programs are kept between runs; empty for none.",
 )
+
+flags.disclaim_key_flags()  # from here on, flags belong to the experiment that asks for them
+
+IMAGES = ("dataset", "image_size")
+"""The flags of the images."""
+BATCHES = (*IMAGES, "num_seeds", "batch_size", "class_balanced")
+"""The flags of `Setting.batch` and `Setting.seeds`."""
+SCORES = (*BATCHES, "channels", "cells", "norm", "plan", "deduplicate")
+"""The flags of `score`."""
+PROCESSES = ("coordinator", "num_processes", "process_id")
+"""The flags of experiments whose processes share the work."""
+_ALWAYS = ("seed", "output_dir", "track_energy", "compilation_cache")
+
+
+def reads(*names: str) -> None:
+    """Say which of the shared flags an experiment reads, at the top of its module.
+
+    Any other one is an error where it is given, and is neither in --help nor in the summary.
+
+    Args:
+        names: of the flags, besides those that every experiment reads.
+    """
+    for name in (*_ALWAYS, *names):
+        flags.declare_key_flag(name)
+
+
+def refuse(*names: str, because: str) -> None:
+    """Raise `ValueError` if one of these flags is given.
+
+    Args:
+        names: of flags that are not read.
+        because: why they are not, in half a sentence.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(
+                f"This run does not read --{name}, because {because}: got "
+                f"{flags.FLAGS[name].value}; leave it out."
+            )
+
+
+def _own_flags() -> list[str]:
+    """Return the names of the flags that the experiment which runs has, or says that it reads."""
+    return [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+
+
+def _refuse_unread() -> None:
+    shared = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__]]
+    unread = sorted(set(shared) - set(_own_flags()))
+    refuse(*unread, because="the experiment has no use for it (--help says what it reads)")
 
 
 def define_proxies(default: list[str]) -> flags.FlagHolder[list[str]]:
@@ -89,15 +145,16 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
     """Return what the flags name; raises `ValueError` for what does not exist or fit.
 
     Args:
-        factory: of the space, given `channels`, `cells`, `classes`, `colours` and `norm`.
+        factory: of the space, given `channels`, `cells`, `classes`, `colors` and `norm`.
     """
+    _refuse_unread()
     processes.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     dataset = datasets.load(_DATASET.value)
     space = factory(
         channels=_CHANNELS.value,
         cells=_CELLS.value,
         classes=dataset.num_classes,
-        colours=dataset.x_train.shape[-1],
+        colors=dataset.x_train.shape[-1],
         norm=_NORM.value,
     )
     image_size = _IMAGE_SIZE.value or dataset.x_train.shape[1]
@@ -303,9 +360,31 @@ def plots(found: Findings, table: pd.DataFrame, kept: np.ndarray | None = None) 
     ]
 
 
+def remembered(path: Path, name: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file remembers: its `context` and, by label, what has the name `name`.
+
+    Raises:
+        ValueError: the file is damaged, or depends on another context.
+    """
+    if not path.is_file():
+        return {"context": context, name: {}}
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+        there, _ = done["context"], done[name].keys()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} must hold the {name} of an experiment: got '{error}'; restore it from a copy, "
+            "or delete it to begin anew."
+        ) from error
+    if there != context:
+        raise ValueError(f"{path} holds {name} of another setting; choose another --output_dir.")
+    return dict(done)
+
+
 @contextlib.contextmanager
 def run_folder(name: str) -> Iterator[tuple[Path, Meter]]:
     """Give the folder of the results and the meter that runs while the experiment does."""
+    _refuse_unread()
     if _COMPILATION_CACHE.value:
         cache = Path(_COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -322,13 +401,7 @@ def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any
     """
     if processes.shard()[0] > 0:
         return
-    options = {
-        flag.name: flag.value
-        for module, own in flags.FLAGS.flags_by_module_dict().items()
-        for flag in own
-        if "experiments" in module
-    }
+    options = {name: flags.FLAGS[name].value for name in _own_flags()}
     page = save(report, folder)
     summary = write_summary(folder, figures, options, meter.usage)
-    print(to_text(report))
-    print(f"Report: {page}\nSummary: {summary}")
+    say(f"{to_text(report)}\nReport: {page}\nSummary: {summary}")

@@ -69,7 +69,7 @@ _WIDTH = flags.DEFINE_integer("width", 256, "Of every node.", 1)
 _STEPS = flags.DEFINE_integer("steps", 800, "Of gradient descent.", 1)
 _ORDER = flags.DEFINE_enum("order", "post", ("post", "pre"), "ReLU after or before the weights.")
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.IMAGES, "num_seeds")
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ _K = flags.DEFINE_integer("k", 10, "Cells that KNAS validates.", 1)
 _NUM_PRUNINGS = flags.DEFINE_integer("num_prunings", 4, "Searches of TE-NAS, with and without.", 0)
 _REPEATS = flags.DEFINE_integer("prune_repeats", 3, "Draws that a look of TE-NAS averages.", 1)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.SCORES, *common.PROCESSES)
 
 _TIMED = 48
 _EVERYTHING = "no filter"
@@ -227,7 +227,7 @@ def _costs(own: common.Setting, archs: np.ndarray, masks: dict[str, np.ndarray])
     for name in ("naswot", "mgm"):
         for _ in range(2):  # the first time compiles
             results = score_space(
-                own.space, drawn, own.batch, [name], plan="walk", deduplicate=False
+                own.space, drawn, own.batch, [name], plan="eager", deduplicate=False
             )
             seconds[name] = np.array(
                 [each.seconds for each in sorted(results, key=lambda each: each.position)]

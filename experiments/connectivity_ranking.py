@@ -60,7 +60,7 @@ from jaxnas.spaces.nasbench201 import cell, equivalence
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 2000, "Cells with a path to rank.", 20, 7500)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.BATCHES)
 
 STEPS = 800
 BLOCK = wiring.from_code("2_12")  # residual: two layers, and a projection without a ReLU

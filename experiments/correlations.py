@@ -44,7 +44,7 @@ _PROXIES = common.define_proxies(
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Cells to score.", 4, 15625)
 _ACCURACIES = flags.DEFINE_multi_enum("accuracy", list(DATASETS), DATASETS, "Test accuracies.")
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ _CAP = flags.DEFINE_float(
     "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
 )
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.BATCHES, "channels", "norm", "plan", "deduplicate")
 flags.adopt_module_key_flags(supernet_runs)
 
 

@@ -57,7 +57,7 @@ _TOPS: dict[str, Callable[[int], int]] = {
     "top 5 %": lambda num: math.ceil(num / 20),
 }
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 
 class Fidelity(NamedTuple):

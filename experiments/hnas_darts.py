@@ -49,7 +49,7 @@ _TRAIN_EPOCHS = flags.DEFINE_integer("train_epochs", 4, "Of a training.", 1)
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Images a step.", 1)
 _TRAIN_RATE = flags.DEFINE_float("train_rate", 0.1, "Highest learning rate.", 0)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.BATCHES, *common.PROCESSES, "channels", "norm", "plan", "deduplicate")
 
 _CONDITION = "ntk_condition"
 
@@ -128,7 +128,7 @@ def _space(*, cells: int, **options: Any) -> SearchSpace:
 
 
 def _of_norm(own: common.Setting) -> Any:
-    sizes = {name: own.space.options[name] for name in ("classes", "colours")}
+    sizes = {name: own.space.options[name] for name in ("classes", "colors")}
     sizes |= {"channels": _TRAIN_CHANNELS.value, "layers": _TRAIN_LAYERS.value}
     return lambda norm: darts(**sizes, norm=norm)
 

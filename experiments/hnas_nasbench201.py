@@ -48,7 +48,7 @@ _NUM_SEARCHES = flags.DEFINE_integer(
 _NUM_EVALUATIONS = flags.DEFINE_integer("num_evaluations", 20, "Looks of a hybrid search.", 2)
 _BUDGET = flags.DEFINE_float("budget", 3051, "Simulated GPU seconds of every search.", 1)
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 _CONDITION = "ntk_condition"
 _PUBLISHED = HybridOptions({"tau": (0.0, 1.0), "log_mu": (-4.0, 0.0)}, growth=2000)

@@ -38,7 +38,7 @@ _INITIALIZATIONS = flags.DEFINE_list(
 )
 _NUM_ORDERS = flags.DEFINE_integer("num_orders", 2, "Runs of each draw of the weights.", 1)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.IMAGES, "num_seeds")
 flags.adopt_module_key_flags(supernet_runs)
 
 _PATHS = 100

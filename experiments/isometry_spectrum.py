@@ -42,7 +42,7 @@ _PIXELS = flags.DEFINE_integer("pixels", 8, "Side of its images; the Jacobian gr
 _DRAWS = flags.DEFINE_integer("draws", 48, "Draws of each candidate, for structure and draw.", 2)
 _DEPTH = flags.DEFINE_integer("depth", 20, "Blocks of a stack.", 1)
 
-flags.adopt_module_key_flags(common)
+common.reads("num_seeds")
 
 CANDIDATES = tuple(itertools.product((3, 5, 7), (3, 6)))
 """Kernel sizes and expansions."""

@@ -45,11 +45,13 @@ _TEST_COLUMNS = {
     "imagenet16-120": "IN16 test %",
 }
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 
 def main() -> None:
     """Search and report."""
+    if _FINE_STEP.value != "train":
+        common.refuse("epochs", "flip", because="it belongs to --fine_step=train")
     own = common.setting()
     names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
     if _K.value > _NUM_CANDIDATES.value:

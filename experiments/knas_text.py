@@ -69,11 +69,13 @@ _TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Examples a step.", lower_b
 
 _OF_DATA = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
 
-flags.adopt_module_key_flags(common)
+common.reads()
 
 
 def main() -> None:
     """Search and report."""
+    if _JOIN.value != "gate":
+        common.refuse("gate", because="only --join=gate has gates")
     source = pretrained.load(_MODEL.value)
     data, classes = _data()
     options = Options(classes=classes, pooling=_POOLING.value, join=_JOIN.value, gate=_GATE.value)
@@ -122,11 +124,14 @@ def main() -> None:
 def _data() -> tuple[Data, int]:
     """Return the task that the flags name as tokens, and its number of classes."""
     if _TRAIN_FILE.value is None:
+        of_files = ("test_file", "test_split", "train_split")
+        common.refuse(*of_files, because="it belongs to a --train_file")
         task = text.bundled_task(_TASK.value)
         train, test = task.train, task.dev
     elif _TEST_FILE.value is None:
         raise ValueError("--train_file needs --test_file beside it: got none; name one.")
     else:
+        common.refuse("task", because="--train_file is the task")
         train = text.load_texts(_TRAIN_FILE.value, split=_TRAIN_SPLIT.value)
         test = text.load_texts(_TEST_FILE.value, split=_TEST_SPLIT.value)
     order = np.random.default_rng(common.seed()).permutation(len(train.labels))

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     """What is scored.
 
     Attributes:
-        images: `[B, colours, H, W]`, channels last in memory.
+        images: `[B, colors, H, W]`, channels last in memory.
         labels: `int64[B]`.
         weights: of all operations, by path; kernels `[outputs, inputs, rows, columns]`, channels
             last in memory, and `[classes, features]`.

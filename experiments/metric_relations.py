@@ -30,7 +30,7 @@ from jaxnas.search import sample_distinct
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Cells to score.", 20, 15625)
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 METRICS = ("ntk_trace", "grad_norm", "snip", "grasp")
 _CONDITION = "ntk_condition"

@@ -31,7 +31,7 @@ _PROXIES = common.define_proxies(
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)
 
-flags.adopt_module_key_flags(common)  # so that --help shows them
+common.reads(*common.SCORES, *common.PROCESSES)
 
 
 class Known(NamedTuple):
@@ -72,6 +72,8 @@ KNOWN = {"nasbench101": nasbench101, "nasbench_macro": nasbench_macro}
 
 def main() -> None:
     """Score and correlate."""
+    if _SPACE.value == "nasbench_macro":
+        common.refuse("cells", because="networks of NAS-Bench-Macro have eight layers")
     own = common.setting(_space)
     names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
     proxies.resolve(names)

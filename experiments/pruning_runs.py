@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import common
 from jaxnas import score, search, spaces
 from jaxnas.runs.files import write_whole
 from jaxnas.spaces.nasbench201 import cell
@@ -58,13 +59,7 @@ def run(pruner: Pruner, seed: int, reserve: search.Reserve | None) -> Pruned:
         ValueError: the file holds looks that depended on something else.
     """
     context = {**pruner.context, "repeats": pruner.repeats}
-    done: dict[str, Any] = {"context": context, "looks": {}}
-    if pruner.path.is_file():
-        done = json.loads(pruner.path.read_text(encoding="utf-8"))
-    if done["context"] != context:
-        raise ValueError(
-            f"{pruner.path} holds looks of another setting; choose another --output_dir."
-        )
+    done = common.remembered(pruner.path, "looks", context)
     seconds = 0.0
 
     def look(alive: np.ndarray) -> list[float]:

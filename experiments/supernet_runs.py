@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments import common
 from jaxnas import datasets
+from jaxnas.launch import say
 from jaxnas.spaces.mobilenetv2 import SearchedNetwork, num_choices
 from jaxnas.supernet import Supernet, indicators, inherited, parameters, recipes, sampling, train
 from jaxnas.supernet.recipes import Recipe
@@ -138,8 +139,8 @@ def run(
         recipe.options._replace(seed=1000 * seed + order),
         paths=sampling.strict_fair(num_choices(module.layout)),
         checkpoint_dir=folder / f"supernet_{seed}_{order}",
-        progress=lambda own: print(
-            f"{label}: step {own.step}, loss {own.loss:.3f}, drift {own.drift:.3f}", flush=True
+        progress=lambda own: say(
+            f"{label}: step {own.step}, loss {own.loss:.3f}, drift {own.drift:.3f}"
         ),
     )
     if supernet.diverged:

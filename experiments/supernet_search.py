@@ -42,7 +42,7 @@ _RETRAIN_EPOCHS = flags.DEFINE_integer("retrain_epochs", 12, "Of the networks fo
 _RETRAIN_BATCH = flags.DEFINE_integer("retrain_batch", 64, "Images a step.", 1)
 _RETRAIN_RATE = flags.DEFINE_float("retrain_rate", 0.1, "Highest learning rate of it.", 0)
 
-flags.adopt_module_key_flags(common)
+common.reads(*common.IMAGES)
 flags.adopt_module_key_flags(supernet_runs)
 
 _SAMPLE = 1000

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments import common
 from jaxnas.datasets import tokens
+from jaxnas.launch import say
 from jaxnas.runs.files import write_whole
 from jaxnas.spaces.encoder import EncoderNetwork, low_rank, wiring
 from jaxnas.training.adamw import FineTuneOptions
@@ -64,18 +66,12 @@ def run(tuner: Tuner, arch: np.ndarray, seed: int) -> Run:
     """
     config = tuner.network.config
     name = wiring.to_string(arch, config.layers, tuner.network.options.activations)
-    done: dict[str, Any] = {"context": tuner.context, "runs": {}}
-    if tuner.path.is_file():
-        done = json.loads(tuner.path.read_text(encoding="utf-8"))
-    if done["context"] != tuner.context:
-        raise ValueError(
-            f"{tuner.path} holds runs of another setting; choose another --output_dir."
-        )
+    done = common.remembered(tuner.path, "runs", tuner.context)
     label = f"{name} @ {seed}"
     if label not in done["runs"]:
         done["runs"][label] = _tune(tuner, arch, seed)
         write_whole(tuner.path, json.dumps(done, indent=1).encode())
-        print(label, done["runs"][label], flush=True)
+        say(f"{label} {done['runs'][label]}")
     return {"wiring": name, "seed": seed} | done["runs"][label]
 
 

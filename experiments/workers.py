@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -116,6 +117,7 @@ def _cores(threads: str) -> Iterator[None]:
 
 def serve(worker: object) -> None:
     """Answer requests, which are calls of the worker's methods, until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for whoever asks, who says so
     replies, sys.stdout = sys.stdout, sys.stderr  # what a worker prints is no reply
     for line in sys.stdin:
         call, arguments = json.loads(line)

@@ -1,4 +1,4 @@
-"""The one setting of the process that makes walks on a CPU a third faster."""
+"""The one setting of the process that makes the eager plan on a CPU a third faster."""
 
 import ctypes
 import sys
@@ -11,7 +11,7 @@ def keep_memory() -> bool:
     """Tell the C library to keep freed memory for the next activation; return whether it does.
 
     An activation is some megabytes, which glibc gives back to the system when it is freed, and the
-    system hands out anew page by page, zeroed: a third of the time of a walk. Changes no number.
+    system hands out anew page by page, zeroed: a third of the time of that plan. Changes no number.
     For the whole process, so the commands call it, and importing jaxnas does not. A process stays
     as large as it once was. Does nothing, and returns False, without glibc.
     """

@@ -198,25 +198,6 @@ def read_in_groups(
     return kept
 
 
-def read_tensor(
-    statistics: Statistics,
-    tensor: Array,
-    summed: Callable[[], Array],
-    per_example: Callable[[], Array],
-) -> tuple[Any, ...]:
-    """Return what each statistic keeps of a tensor, and compute no other gradients."""
-    summed, per_example = functools.cache(summed), functools.cache(per_example)
-    return tuple(
-        statistic.keep(tensor, per_example() if statistic.per_example else summed())
-        for statistic in statistics
-    )
-
-
-def read_examples(statistics: Statistics, tensor: Array, per_example: Array) -> tuple[Any, ...]:
-    """Return what each statistic keeps of a tensor whose per-example gradients are there."""
-    return read_tensor(statistics, tensor, lambda: per_example.sum(0), lambda: per_example)
-
-
 def by_statistic(
     kept: list[tuple[Any, ...]], statistics: Statistics, params: Params
 ) -> tuple[Any, ...]:
@@ -286,8 +267,11 @@ def _read_group(
 
     per_example = jax.vmap(gradients, axis_name=EXAMPLES)(examples, cotangents)
     return [
-        read_examples(statistics, leaves[position], own)
-        for position, own in zip(group, per_example, strict=True)
+        tuple(
+            statistic.keep(leaves[position], each if statistic.per_example else each.sum(0))
+            for statistic in statistics
+        )
+        for position, each in zip(group, per_example, strict=True)
     ]
 
 

@@ -66,8 +66,8 @@ def score_space(
         batch: the examples, or `batch(seed)` for a draw of images a seed.
         proxies: names from `jaxnas.proxies.BY_NAME`, or `Proxy` values.
         seeds: one draw of weights each.
-        plan: `walk` runs architecture by architecture over small shared kernels (best on a CPU),
-            `traced` compiles one program for all (best on GPU and TPU), `auto` chooses.
+        plan: `eager` runs architecture by architecture over small shared programs (best on a CPU),
+            `compiled` compiles one program for all (best on GPU and TPU), `auto` chooses.
         deduplicate: score the representative of all architectures that are the same function, once,
             for all of them; otherwise they differ by their draws of weights. `params` is exact
             either way.
@@ -87,7 +87,7 @@ def score_space(
         raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"A shard (i, n) has 0 <= i < n: got {shard}; the first of two is (0, 2).")
-    runner = runners.walk if resolve_plan(plan) == "walk" else runners.traced
+    runner = runners.eager if resolve_plan(plan) == "eager" else runners.compiled
     jobs = _jobs(space, archs, deduplicate)[shard[0] :: shard[1]]
 
     def scored() -> Iterator[Scored]:
@@ -112,7 +112,7 @@ def score_fn(
 ) -> ScoreFn:
     """Return `score_fn(archs)` for `search.run`: `[A]` scores of `int32[A, D]`, traceable.
 
-    A disconnected architecture scores `-inf`. The scores are those of the traced plan in float32;
+    A disconnected architecture scores `-inf`. The scores are those of the compiled plan in float32;
     parameters and examples travel as arguments of the compiled search.
 
     Args:
@@ -147,15 +147,15 @@ def _score_traced(
 
 
 def resolve_plan(plan: str) -> str:
-    """Return `walk` or `traced`; `auto` is what suits the default backend.
+    """Return `eager` or `compiled`; `auto` is what suits the default backend.
 
     Raises:
         ValueError: an unknown plan.
     """
     if plan == "auto":
-        return "walk" if jax.default_backend() == "cpu" else "traced"
-    if plan not in ("walk", "traced"):
-        raise ValueError(f"Unknown plan {plan!r}: use auto, walk or traced.")
+        return "eager" if jax.default_backend() == "cpu" else "compiled"
+    if plan not in ("eager", "compiled"):
+        raise ValueError(f"Unknown plan {plan!r}: use auto, eager or compiled.")
     return plan
 
 

@@ -1,4 +1,4 @@
-"""Running many architectures: walked by threads, or compiled in chunks over all local devices."""
+"""Running many architectures: eagerly by threads, or compiled in chunks over all local devices."""
 
 import collections
 import functools
@@ -40,10 +40,10 @@ Measured = tuple[int, Any]
 Runner = Callable[[Setting, np.ndarray], Iterator[Measured]]
 
 
-def walk(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
-    """Yield the measurements of the architectures `[A, D]`, each walked by one of a few threads.
+def eager(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
+    """Yield the measurements of the architectures `[A, D]`, each run by one of a few threads.
 
-    A thread that computes holds no lock of Python's, so one walks while others compute.
+    A thread that computes holds no lock of Python's, so one runs while others compute.
     """
     x64, device = operator.attrgetter("jax_enable_x64", "jax_default_device")(jax.config)
 
@@ -68,7 +68,7 @@ def walk(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
         executor.shutdown(cancel_futures=True)
 
 
-def traced(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
+def compiled(setting: Setting, archs: np.ndarray) -> Iterator[Measured]:
     """Yield the measurements of the architectures `[A, D]`, bucket by bucket, in one program.
 
     Those of one pattern are a batch, in chunks that fit the memory of a device; each local device

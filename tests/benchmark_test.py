@@ -140,7 +140,7 @@ def test_connected_cells(parse):
     assert all(cell.is_connected(arch) for arch in archs)
 
 
-# C = 1, N = 1, one colour, 4x4 pixels, 2 classes: stem 9 x 16 = 144; a 3x3 convolution in each
+# C = 1, N = 1, one color, 4x4 pixels, 2 classes: stem 9 x 16 = 144; a 3x3 convolution in each
 # stage 9 x 16 + 36 x 4 + 144 x 1 = 432; reductions 4 (18 + 36 + 2) + (72 + 144 + 8) = 448;
 # classifier 4 x 2 + 2 = 10: in all 1034 multiply-accumulates, or 6 x 1034 operations both ways.
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_connected_cells(parse):
     ],
 )
 def test_operations(arch, macs):
-    sizes = {"channels": 1, "cells": 1, "classes": 2, "colours": 1}
+    sizes = {"channels": 1, "cells": 1, "classes": 2, "colors": 1}
     gflop = benchmark.gflop_of(np.array(arch), benchmark.Setting(3, 4), **sizes)
     assert gflop == pytest.approx(3 * 6 * macs / 1e9)
 
@@ -332,7 +332,7 @@ def test_lean_torch_agrees(lean_torch, problem):
     with jax.enable_x64(True):
         own = jax.tree.map(jax.numpy.asarray, (params, batch))
         setting = runners.Setting(space, *own, jax.random.key(0), measures_of(chosen))
-        for arch, (_, measured) in zip(ARCHS, runners.walk(setting, np.array(ARCHS)), strict=True):
+        for arch, (_, measured) in zip(ARCHS, runners.eager(setting, np.array(ARCHS)), strict=True):
             expected = reduce_scores(chosen, measured)
             found = [scores[name](arch) for name in names]
             np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=str(arch))

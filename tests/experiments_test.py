@@ -149,6 +149,12 @@ def _wait_for_progress(process, folder, before):
         ("correlations", ["stray"], "stray"),
         ("hnas_nasbench201", [*TINY, "--aggregates=nothing"], "Unknown aggregate 'nothing'"),
         ("hnas_nasbench201", [*TINY, "--metrics=nothing"], "Unknown proxy 'nothing'"),
+        ("isometry_spectrum", ["--norm=batch"], "does not read --norm"),
+        ("supernet_search", ["--num_seeds=3"], "does not read --num_seeds"),
+        ("connectivity_dags", ["--noclass_balanced"], "does not read --class_balanced"),
+        ("fair_supernet", ["--coordinator=127.0.0.1:1"], "does not read --coordinator"),
+        ("other_spaces", ["--space=nasbench_macro", "--cells=2"], "does not read --cells"),
+        ("knas_nasbench201", ["--epochs=3"], "does not read --epochs, because it belongs to"),
     ],
 )
 def test_wrong_input(name, arguments, message, tmp_path, experiment):
@@ -157,6 +163,31 @@ def test_wrong_input(name, arguments, message, tmp_path, experiment):
     assert run.returncode != 0
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_every_experiment_says_which_shared_flags_it_reads():
+    experiments = [
+        path.read_text()
+        for path in (ROOT / "experiments").glob("*.py")
+        if "launch(main)" in path.read_text()
+    ]
+    assert len(experiments) == 16
+    for text in experiments:
+        assert text.count("\ncommon.reads(") == 1
+        assert "adopt_module_key_flags(common)" not in text
+
+
+def test_the_summary_and_the_help_tell_what_is_read(tmp_path, experiment):
+    flags = ("--width=4", "--pixels=4", "--draws=2", "--depth=2", "--num_seeds=1")
+    run = experiment("isometry_spectrum", tmp_path, *flags)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    options = {name.removeprefix("option_") for name in summary if name.startswith("option_")}
+    always = {"seed", "output_dir", "track_energy", "compilation_cache"}
+    assert options == always | {"width", "pixels", "draws", "depth", "num_seeds"}
+    shown = experiment("isometry_spectrum", tmp_path, "--help").stdout
+    assert "--num_seeds" in shown
+    assert "--norm" not in shown
 
 
 def test_corrupt_store(tmp_path, experiment):

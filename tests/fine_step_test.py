@@ -15,17 +15,17 @@ def setting():
     labels = np.arange(60) % 3
 
     def images(count):
-        # Classes differ in colour, which a network of any size can see.
+        # Classes differ in color, which a network of any size can see.
         noise = rng.integers(0, 60, (count, 8, 8, 3))
         return (noise + 150 * (np.arange(3) == labels[:count, None])[:, None, None]).astype(
             np.uint8
         )
 
     dataset = datasets.create(
-        "colours", (images(60), labels), (images(30), labels[:30]), ("r", "g", "b")
+        "colors", (images(60), labels), (images(30), labels[:30]), ("r", "g", "b")
     )
     space = nasbench201(channels=4, cells=1, classes=3)
-    return Setting(space, dataset, lambda seed: None, (0,), 8, {"data": "colours"})
+    return Setting(space, dataset, lambda seed: None, (0,), 8, {"data": "colors"})
 
 
 def test_a_fifth_of_each_class_is_held_out():

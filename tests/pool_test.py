@@ -14,7 +14,7 @@ CELLS = np.array([(2, 3, 1, 4, 0, 3), (0, 0, 0, 0, 0, 0), (1, 2, 3, 4, 2, 1)])
 def pool(tmp_path, small_space, draw_batch):
     """`pool(proxies, cells, seeds, context)`: the scores, from one store."""
 
-    def run(chosen, cells=CELLS, seeds=(0, 1), plan="walk", **context):
+    def run(chosen, cells=CELLS, seeds=(0, 1), plan="eager", **context):
         with ScoreStore(tmp_path / "scores.sqlite") as store:
             return score_pool(
                 small_space,
@@ -83,7 +83,7 @@ def test_another_setting_is_another_run(pool):
 def test_auto_is_the_plan_that_it_chooses(pool):
     calls = []
     one = _counting("one", calls)
-    pool([one], plan="walk")
+    pool([one], plan="eager")
     pool([one], plan="auto")
     assert len(calls) == 4
 

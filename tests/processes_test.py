@@ -3,6 +3,7 @@
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -29,11 +30,19 @@ def _start(command, folder, *arguments):
     )
 
 
-def _start_two(command, folder):
+@pytest.fixture
+def port():
+    return _free_port()
+
+
+def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+        return free.getsockname()[1]
+
+
+def _start_two(command, folder):
+    shared = [f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2"]
     return [_start(command, folder, *shared, f"--process_id={own}") for own in range(2)]
 
 
@@ -101,6 +110,11 @@ def test_parts_are_absorbed_once(tmp_path):
         ((None, 2, 0), "need coordinator, num_processes and process_id"),
         (("127.0.0.1:1", 2, 2), "got 2 of 2"),
         (("127.0.0.1:1", 2, -1), "got -1 of 2"),
+        (("nonsense", 2, 0), "must be HOST:PORT .* got 'nonsense'"),
+        (("localhost:x", 2, 0), "must be HOST:PORT .* got 'localhost:x'"),
+        (("localhost:70000", 2, 1), "must be HOST:PORT"),
+        (("", 2, 1), "must be HOST:PORT"),
+        (("no.such.machine.invalid:80", 2, 1), "a machine that is known here"),
     ],
 )
 def test_wrong_numbers(arguments, message):
@@ -112,3 +126,71 @@ def test_one_process_has_all_the_work():
     processes.join(None, None, None)
     assert processes.shard() == (0, 1)
     processes.wait("nobody")
+
+
+@pytest.mark.parametrize(
+    ("process_id", "message"),
+    [(0, "got no call from 1, 2 within 0 s"), (1, "must be at 127.0.0.1:.* within 0 s")],
+)
+def test_a_partner_that_never_comes(process_id, message, port):
+    with pytest.raises(TimeoutError, match=message):
+        processes.join(f"127.0.0.1:{port}", 3, process_id, timeout_seconds=0.3)
+
+
+def test_a_port_that_is_taken(port):
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(OSError, match=f"must be free: got {port}"),
+    ):
+        processes.join(f"127.0.0.1:{port}", 2, 0)
+
+
+def _run(*arguments, then="", **options):
+    """Start a process that joins, waits once and does `then`."""
+    script = f"""
+from jaxnas import processes
+processes.join(*{arguments}, **{options})
+processes.wait("begun")
+print(*processes.shard(), flush=True)
+{then}
+processes.wait("ended")
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("dying", [0, 2])
+def test_a_partner_that_dies(dying, port):
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    started = [_run(f"127.0.0.1:{port}", 3, own, then=killed * (own == dying)) for own in range(3)]
+    printed = [process.communicate(timeout=60) for process in started]
+    for own, (process, (output, error)) in enumerate(zip(started, printed, strict=True)):
+        assert output == f"{own} 3\n"
+        if own == dying:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 1
+            last = error.splitlines()[-1]
+            assert last.startswith("ConnectionError: Every process must stay until all have ended")
+            assert "Gloo" not in error
+
+
+def test_strangers_are_ignored_and_one_number_twice_is_refused(port):
+    first = _run(f"127.0.0.1:{port}", 3, 0, timeout_seconds=30)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n")
+            break
+        except OSError:
+            time.sleep(0.05)
+    others = [_run(f"127.0.0.1:{port}", 3, 1, timeout_seconds=30) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in (first, *others)]
+    assert "got two with process_id 1" in errors[0].splitlines()[-1]
+    assert all("All 3 processes must come" in error for error in errors[1:])

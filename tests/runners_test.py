@@ -27,7 +27,7 @@ def setting(small_space, draw_batch):
 
 
 def test_threads_give_what_a_loop_gives(setting):
-    found = list(runners.walk(setting, np.concatenate([CELLS] * 3)))
+    found = list(runners.eager(setting, np.concatenate([CELLS] * 3)))
     assert [position for position, _ in found] == list(range(12))
     for position, (measured,) in found:
         network = setting.space.bind(CELLS[position % 4], setting.params)
@@ -43,13 +43,13 @@ def test_threads_work_at_the_same_time(setting):
         together.wait()
         return jnp.zeros(())
 
-    found = dict(runners.walk(setting._replace(measures=(meet,)), CELLS))
+    found = dict(runners.eager(setting._replace(measures=(meet,)), CELLS))
     assert all(measured == [0] for measured in found.values())
 
 
 def test_a_walk_that_is_given_up_ends(setting):
     running = threading.active_count()
-    results = runners.walk(setting, np.concatenate([CELLS] * 50))
+    results = runners.eager(setting, np.concatenate([CELLS] * 50))
     next(results)
     results.close()
     assert threading.active_count() == running
@@ -58,10 +58,10 @@ def test_a_walk_that_is_given_up_ends(setting):
 def test_a_bucket_gives_what_a_walk_gives(setting):
     light = [(3, 1, 4, 2, 4, 1), (3, 4, 1, 2, 4, 1), (3, 0, 1, 2, 4, 4), (3, 1, 1, 2, 0, 1)]
     archs = np.array([*light, CELLS[0]], np.int32)
-    walked, traced = dict(runners.walk(setting, archs)), dict(runners.traced(setting, archs))
+    eager, traced = dict(runners.eager(setting, archs)), dict(runners.compiled(setting, archs))
     for position, arch in enumerate(archs):
-        # The walk reads the tensors of the static network, the bucket those of the whole space.
-        squares = [np.sort(own[position][0]) for own in (walked, traced)]
+        # The eager plan reads the tensors of one network, the bucket those of the whole space.
+        squares = [np.sort(own[position][0]) for own in (eager, traced)]
         reached = [own[own > 1e-25 * own.max()] for own in squares]
         np.testing.assert_allclose(*reached, rtol=1e-9, err_msg=str(arch))
 
@@ -84,7 +84,7 @@ space = nasbench201(channels=2, cells=1, norm="instance")
 rng = np.random.default_rng(0)
 batch = Batch(jax.numpy.asarray(rng.normal(size=(2, 8, 8, 3))), np.array([0, 1]))
 archs = rng.integers(0, 5, (20, 6))
-scored = score_space(space, archs, batch, ["mgm", "layer_balance"], plan="traced")
+scored = score_space(space, archs, batch, ["mgm", "layer_balance"], plan="compiled")
 by_position = {{own.position: own.scores for own in scored}}
 print([repr(by_position[at][name]) for at in range(20) for name in ("mgm", "layer_balance")])
 """

@@ -20,9 +20,9 @@ SOME = [
     *("grad_norm", "snip", "zico", "mgm", "gradient_values", "offdiagonal", "split_half"),
     *("gradient_diversity", "layer_balance", "ntk_trace", "naswot", "jacob_cov"),
 ]
-PLANS = ["walk", "traced"]
+PLANS = ["eager", "compiled"]
 DISCONNECTED = (0, 0, 0, 0, 0, 0)
-# Of as many convolutions, because the mathematics of a walk is compiled for a number of tensors.
+# Of as many convolutions: what collects their statistics is compiled for a number of tensors.
 CELLS = np.array([(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2), DISCONNECTED, (1, 2, 3, 4, 2, 1)])
 DRAW = Proxy("draw", lambda apply_fn, params, batch, key: jax.random.normal(key), jnp.asarray)
 
@@ -274,7 +274,7 @@ def _compiled(run):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("plan", "chosen"),
-    [*((plan, ["mgm", "layer_balance"]) for plan in PLANS), ("walk", ["synflow"])],
+    [*((plan, ["mgm", "layer_balance"]) for plan in PLANS), ("eager", ["synflow"])],
 )
 def test_many_cells_compile_no_more_than_few(small_space, draw_batch, plan, chosen):
     batch = draw_batch(0)
@@ -338,9 +338,9 @@ DIFFERENCE_OF = {
 def test_both_plans_agree_in_float32(toy_batch):
     # The battery of the proxies compares them on the real space, in float64.
     cells = [[FINE, 1], [IDLE, 1]]
-    walked, traced = (_scores(TOY, cells, toy_batch, plan=plan) for plan in PLANS)
-    assert list(walked) == list(traced)
-    for at, (scores, status) in walked.items():
+    eager, traced = (_scores(TOY, cells, toy_batch, plan=plan) for plan in PLANS)
+    assert list(eager) == list(traced)
+    for at, (scores, status) in eager.items():
         assert traced[at][1] == status
         for name in SOME:
             if status[name] == "ok":
@@ -398,7 +398,7 @@ def _fragile(error, calls):
 )
 def test_one_failure_is_one_failure(toy_batch, error):
     chosen = [Proxy("fragile", _fragile(error, []), jnp.asarray), "params"]
-    found = _scores(TOY, [[FINE, scale] for scale in range(3)], toy_batch, chosen, plan="walk")
+    found = _scores(TOY, [[FINE, scale] for scale in range(3)], toy_batch, chosen, plan="eager")
     reason = f"failed: {type(error).__name__}: {str(error).splitlines()[0]}"
     for position in range(3):
         scores, status = found[position, 0]
@@ -414,7 +414,7 @@ def test_a_trace_that_fails_takes_its_cells_along(toy_batch):
         raise FloatingPointError("always")
 
     chosen = [Proxy("broken", measure, jnp.asarray)]
-    found = _scores(TOY, [[FINE, 0], [FINE, 1]], toy_batch, chosen, plan="traced")
+    found = _scores(TOY, [[FINE, 0], [FINE, 1]], toy_batch, chosen, plan="compiled")
     assert [status["broken"] for _, status in found.values()] == [
         "failed: FloatingPointError: always"
     ] * 2
@@ -439,17 +439,17 @@ def test_random_scores_draw_by_seed_and_architecture(toy_batch):
         }
         for plan in PLANS
     }
-    np.testing.assert_allclose(list(draws["walk"].values()), list(draws["traced"].values()))
-    walked = draws["walk"]
-    assert walked[0, 0] == walked[2, 0]  # the same architecture
-    assert len({walked[at] for at in [(0, 0), (1, 0), (0, 1), (1, 1)]}) == 4
-    turned = _scores(TOY, cells[::-1][1:], toy_batch, [DRAW], seeds=(1,), plan="walk")
-    assert turned[0, 1][0]["draw"] == walked[1, 1]
+    np.testing.assert_allclose(list(draws["eager"].values()), list(draws["compiled"].values()))
+    eager = draws["eager"]
+    assert eager[0, 0] == eager[2, 0]  # the same architecture
+    assert len({eager[at] for at in [(0, 0), (1, 0), (0, 1), (1, 1)]}) == 4
+    turned = _scores(TOY, cells[::-1][1:], toy_batch, [DRAW], seeds=(1,), plan="eager")
+    assert turned[0, 1][0]["draw"] == eager[1, 1]
 
 
 def test_a_pool_larger_than_a_chunk(toy_batch):
     cells = [[FINE, position % 3] for position in range(35)]
-    found = _scores(TOY, cells, toy_batch, ["mgm", DRAW], plan="traced")
+    found = _scores(TOY, cells, toy_batch, ["mgm", DRAW], plan="compiled")
     assert list(found) == [(position, 0) for position in range(35)]
     assert all(found[position, 0] == found[position % 3, 0] for position in range(35))
     assert len({scores["mgm"] for scores, _ in found.values()}) == 3
@@ -458,7 +458,7 @@ def test_a_pool_larger_than_a_chunk(toy_batch):
 @pytest.mark.usefixtures("double")
 def test_the_automatic_plan_is_one_of_both(scored, small_space, draw_batch):
     own = _scores(small_space, CELLS[:1], draw_batch(0))[0, 0]
-    plan = "walk" if jax.default_backend() == "cpu" else "traced"
+    plan = "eager" if jax.default_backend() == "cpu" else "compiled"
     assert own == scored[plan][0, 0]
 
 
@@ -618,7 +618,7 @@ BAD_POOLS = {
     "strings": ([["none"] * 6], {}, r"integers: got dtype <U4"),
     "no seed": (CELLS, {"seeds": ()}, r"one or more: got \[\]"),
     "half a seed": (CELLS, {"seeds": 0.5}, r"got \[0.5\]"),
-    "an unknown plan": (CELLS, {"plan": "jit"}, r"Unknown plan 'jit': use auto, walk or traced"),
+    "an unknown plan": (CELLS, {"plan": "jit"}, r"Unknown plan 'jit': use auto, eager or compiled"),
 }
 
 

@@ -84,11 +84,11 @@ def num_params(
     channels: int = 128,
     cells: int = 3,
     classes: int = 10,
-    colours: int = 3,
+    colors: int = 3,
     normalised: bool = True,
 ) -> int:
     """Return the exact number of trainable parameters of a network."""
-    stem = Kernel(3, colours, channels)
+    stem = Kernel(3, colors, channels)
     convolutions = [stem]
     for inputs, outputs in stages(channels, cells):
         for own in kernels(graph, inputs, outputs).values():

@@ -174,12 +174,12 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
         complete = np.array_equal(order[positions], np.arange(np.prod(NUM_CHOICES)))
         if not complete or any(c.shape != order.shape for c in (classes, *columns.values())):
             raise ValueError("some cells are missing")
+        archs = np.stack(np.unravel_index(order, NUM_CHOICES), axis=-1).astype(np.int32)
     except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
             f"{path} does not hold the NAS-Bench-201 table ({error}): reinstall jaxnas, or write "
             "it again with `python -m jaxnas.benchmarks.build CSV`."
         ) from error
-    archs = np.stack(np.unravel_index(order, NUM_CHOICES), axis=-1).astype(np.int32)
     for array in (archs, classes, positions, *columns.values()):
         array.flags.writeable = False
     return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))

@@ -1,8 +1,8 @@
 """Image sets from scikit-learn, from TensorFlow Datasets and from `.npz` files."""
 
+import math
 import os
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,10 @@ from jaxnas.datasets.dataset import Dataset, create
 
 _Split = tuple[np.ndarray, np.ndarray]
 _TEST_FRACTION = 0.2
+_SPLIT = ("x_train", "y_train", "x_test", "y_test")
+_WHOLE = ("x", "y")
+# What DEFLATE makes of a byte at most.
+_MOST_INFLATED = 1032
 
 
 def load_digits() -> Dataset:
@@ -97,10 +101,10 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     """
     path = Path(path)
     arrays = _read_archive(path)
-    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
+    if "x_train" in arrays:
         train = _examples(arrays["x_train"], arrays["y_train"])
         test = _examples(arrays["x_test"], arrays["y_test"])
-    elif {"x", "y"} <= arrays.keys():
+    else:
         images, labels = _examples(arrays["x"], arrays["y"])
         if labels.ndim != 1 or images.shape[:1] != labels.shape:
             raise ValueError(
@@ -108,10 +112,6 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
                 f"and {list(labels.shape)}."
             )
         train, test = _split(images, labels)
-    else:
-        raise ValueError(
-            f"{path} must hold x_train, y_train, x_test, y_test, or x, y: got {sorted(arrays)}."
-        )
     if "class_names" in arrays:
         class_names = [str(value) for value in arrays["class_names"].ravel()]
     else:
@@ -121,19 +121,51 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
 
 
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a data set in an archive; what else is in it is not read."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            there = {own.removesuffix(".npy") for own in archive.namelist()}
+            names = next((own for own in (_SPLIT, _WHOLE) if there.issuperset(own)), ())
+            more = there & {"class_names"}
+            arrays = {name: _read_member(archive, name) for name in (*names, *more)}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; give the path of an .npz file.") from error
     except IsADirectoryError as error:
         raise IsADirectoryError(f"{path} is a folder; give the path of an .npz file.") from error
-    # A file that is no archive but a single array is an array here, which is no context manager.
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
-            f"{path} cannot be read as an .npz archive of plain arrays: it is damaged, of another "
-            "kind or holds Python objects, which are never unpickled; write it with numpy.savez."
+            f"{path} cannot be read as an .npz archive of plain arrays: got "
+            f"'{str(error) or type(error).__name__}'; it is damaged or of another kind, write it "
+            "with numpy.savez."
         ) from error
+    if not names:
+        raise ValueError(
+            f"{path} must hold {', '.join(_SPLIT)}, or {', '.join(_WHOLE)}: got {sorted(there)}."
+        )
+    return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array whose bytes are there: a header may promise any number of them."""
+    stored = archive.getinfo(f"{name}.npy")
+    with archive.open(stored) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which are never unpickled")
+        promised = math.prod(shape) * dtype.itemsize
+        there = min(stored.file_size, _MOST_INFLATED * stored.compress_size) - file.tell()
+        if promised > there:
+            raise ValueError(f"{name} promises {promised} bytes and holds {max(there, 0)}")
+    with archive.open(stored) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> _Split:

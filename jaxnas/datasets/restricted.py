@@ -9,6 +9,7 @@ even NumPy's own reconstruction runs before shape, type and length have been che
 import io
 import os
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ class _DTypeRecord:
     """What a pickled `numpy.dtype` says."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
-        self.code = code.decode("ascii") if isinstance(code, bytes) else code
+        self.code = _name(code)
         self.byte_order = "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1]
-        self.byte_order = order.decode("ascii") if isinstance(order, bytes) else order
+        self.byte_order = _name(state[1])
 
 
 class _ArrayRecord:
@@ -42,8 +42,22 @@ class _ArrayRecord:
         code = f"{dtype.byte_order}{dtype.code}"
         if not re.fullmatch(r"[<>|=]([iu][1248]|f[248])", code):
             raise ValueError(f"an array of type {code!r} where numbers were expected")
+        if not isinstance(shape, tuple) or not all(type(own) is int for own in shape):
+            raise ValueError("an array whose shape is none")
         values = np.frombuffer(content, np.dtype(code))
         return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _name(text: object) -> str:
+    if not isinstance(text, str | bytes) or len(text) > 8:
+        raise ValueError("an array whose type is none")
+    return text.decode("ascii") if isinstance(text, bytes) else text
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding not in ("latin1", b"latin1"):
+        raise ValueError(f"bytes in the encoding {encoding!r:.20}")
+    return str.encode(text, "latin1")
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], code: str | bytes) -> _ArrayRecord:
@@ -56,7 +70,7 @@ _ADMITTED = {
     ("numpy", "ndarray"): _ArrayRecord,
     ("numpy", "dtype"): _DTypeRecord,
     # How Python 3 writes bytes in the old protocols: text and the name of its encoding.
-    ("_codecs", "encode"): str.encode,
+    ("_codecs", "encode"): _encode,
 }
 
 
@@ -74,8 +88,8 @@ def read_batch(
     """Return the images and labels of one pickled data batch.
 
     Args:
-        path: of the file: a pickled dictionary with "data" `uint8[N, 3 * size * size]`, colour
-            plane after colour plane, and labels `[N]`.
+        path: of the file: a pickled dictionary with "data" `uint8[N, 3 * size * size]`, color
+            plane after color plane, and labels `[N]`.
         labels_key: the dictionary's name of the labels.
         size: height and width of an image.
 
@@ -88,6 +102,10 @@ def read_batch(
     """
     content = read_bytes(path)
     try:
+        # The unpickler makes as much room as the largest number of a remembered object asks for.
+        for code, argument, _ in pickletools.genops(content):
+            if code.name.endswith("PUT") and int(argument or 0) > len(content):
+                raise ValueError(f"it remembers {argument} objects in {len(content)} bytes")
         entries = _RestrictedUnpickler(io.BytesIO(content), encoding="bytes").load()
         rows, labels = (_array(entries, key) for key in ("data", labels_key))
     # A damaged pickle can raise almost anything; whatever it is, the file cannot be used.
@@ -111,7 +129,12 @@ def _array(entries: dict[str | bytes, Any], key: str) -> np.ndarray:
     value = entries.get(key, entries.get(key.encode()))
     if value is None:
         raise ValueError(f"there is no entry {key!r}")
-    return value.to_numpy() if isinstance(value, _ArrayRecord) else np.asarray(value)
+    if isinstance(value, _ArrayRecord):
+        return value.to_numpy()
+    # Lists of lists that a small pickle repeats can be larger than any memory.
+    if not isinstance(value, list) or not all(type(own) in (int, float) for own in value):
+        raise ValueError(f"the entry {key!r} is neither an array nor a list of numbers")
+    return np.asarray(value)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -129,7 +152,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def planes_to_images(rows: np.ndarray, size: int, path: str | os.PathLike[str]) -> np.ndarray:
-    """Return `uint8[N, size, size, 3]` from rows of three colour planes.
+    """Return `uint8[N, size, size, 3]` from rows of three color planes.
 
     Raises:
         ValueError: if `rows` is not `uint8[N, 3 * size * size]`; the message names `path`.

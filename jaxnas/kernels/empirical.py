@@ -159,7 +159,7 @@ GRAM = Statistic(gram_of, additive=True)
 def stack(arrays: list[Array]) -> Array:
     """Return arrays of one shape stacked, by one program for each number of them.
 
-    A walk gives hundreds of little arrays: as many dispatches, if they were stacked eagerly.
+    The eager plan gives hundreds of little arrays: stacked one by one, as many dispatches.
     """
     return jnp.stack(arrays)
 

@@ -130,7 +130,7 @@ _Branch = Callable[..., tuple[Array, list[Shown]]]
 
 
 def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
-    part = weights[name]
+    part = weights[name] if name else copy.copy(weights)
     part.shown = []
     return chosen(part, *xs), part.shown
 

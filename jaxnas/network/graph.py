@@ -94,9 +94,10 @@ class Step(NamedTuple):
 
     Attributes:
         part: what is done.
-        path: of the weights of the step; the first name is that of its stage.
+        path: of the weights of the step.
         inputs: what the step reads.
         outputs: what it gives; several of a `Repeat` that passes several on.
+        stage: name of the stage that it belongs to.
         reads: names of the weights at the path that an `Operation` reads; others are not its.
     """
 
@@ -104,6 +105,7 @@ class Step(NamedTuple):
     path: Path
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    stage: str
     reads: tuple[str, ...] = ()
 
 
@@ -170,7 +172,7 @@ class Graph:
 
     def stages(self) -> "list[Graph]":
         """Return the live steps of each stage as a network of its own, first to last."""
-        groups = [[own for own in self.live if own.path[0] == name] for name in self.names]
+        groups = [[step for step in self.live if step.stage == name] for name in self.names]
         found = []
         given = self.inputs
         for position, steps in enumerate(groups):
@@ -192,7 +194,7 @@ def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
         yield step.path, describe(part, shapes, norm)
     elif isinstance(part, Switch):
         for name, chosen in part.operations:
-            yield (*step.path, name), describe(chosen, shapes, norm)
+            yield (*step.path, *filter(None, [name])), describe(chosen, shapes, norm)
     elif isinstance(part, Repeat):
         for name in part.names:
             for inner in part.body.steps:
@@ -225,6 +227,7 @@ class Net:
         self.steps: list[Step] = []
         self.macs: list[Any] = []
         self._path: Path = ()
+        self._stage = ""
         self.names: list[str] = []
 
     def __call__(self, part: Operation, *xs: Value, name: str = "") -> Value:
@@ -239,7 +242,7 @@ class Net:
         terms = [x for x in xs if not x.is_zero]
         if len(terms) < 2:
             return terms[0] if terms else xs[0]
-        return self._step(ADD, self._path, tuple(terms), terms[0])
+        return self._step(ADD, self._at(""), tuple(terms), terms[0])
 
     def zeros(self, like: Value, features: int | None = None) -> Value:
         """Return zeros: what a node is that nothing leads to; with so many channels if not None."""
@@ -267,7 +270,7 @@ class Net:
         Args:
             name: of the place.
             offered: the operations in order, by name; in pairs where some share a name, and so
-                weights.
+                weights. One without a name has its weights under `name` itself.
             decision: the position of one, concrete or traced; or those of several, to be added.
             *xs: what the operation reads.
         """
@@ -292,12 +295,14 @@ class Net:
         offered = [("", of_input(position=position)) for position in range(len(xs))]
         return xs[0] if len(xs) == 1 else self.choose("", offered, decision, *xs)
 
-    def stage(self, name: str, part: Any, *xs: Value) -> Any:
+    def stage(self, name: str, part: Any, *xs: Value, scoped: bool = True) -> Any:
         """Apply a stage of the network: an operation, or a function of `net` and activations.
 
-        Its weights are under its name and number, such as `01_cell`.
+        Its weights are under its name and number, such as `01_cell`; if it is not scoped, under
+        the names of its operations alone.
         """
-        self._path = (self._named(name),)
+        self._stage = self._named(name)
+        self._path = (self._stage,) if scoped else ()
         outputs = self(part, *xs) if isinstance(part, Operation) else part(self, *xs)
         self._path = ()
         return outputs
@@ -320,12 +325,13 @@ class Net:
         names = tuple(self._named(name) for _ in range(count))
         inner = Net(self.norm)
         inputs = tuple(Value(x.shape, x.dtype) for x in xs)
-        inner._path = (name,)
+        inner._path, inner._stage = (name,), name
         given = part(inner, *inputs)
         outputs = given if isinstance(given, tuple) else (given,)
         body = Graph(inputs, outputs, tuple(inner.steps), self.norm)
         results = tuple(Value(x.shape, x.dtype) for x in xs)
-        self.steps.append(Step(Repeat(names, body), (names[0],), xs, results))
+        stage = names[0]
+        self.steps.append(Step(Repeat(names, body), (stage,), xs, results, stage))
         self.macs += count * inner.macs
         return results if isinstance(given, tuple) else results[0]
 
@@ -353,7 +359,7 @@ class Net:
         reads: tuple[str, ...] = (),
     ) -> Value:
         output = Value(given.shape, given.dtype)
-        self.steps.append(Step(part, path, inputs, (output,), reads))
+        self.steps.append(Step(part, path, inputs, (output,), self._stage, reads))
         return output
 
 

@@ -89,10 +89,17 @@ class Weights:
             part.declared = self.declared.setdefault(name, {})
         return part
 
-    def tensor(self, name: str, shape: tuple[int, ...], fan_in: int = 0, value: float = 0) -> Array:
-        """Return a tensor: at first uniform in +- 1 / sqrt(fan_in), or constant."""
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fan_in: int = 0,
+        value: float = 0,
+        deviation: float = 0,
+    ) -> Array:
+        """Return a tensor; see `tensors.Tensor` for what it is at first."""
         if self._tensors is None:
-            self.declared[name] = Tensor(shape, fan_in, value)
+            self.declared[name] = Tensor(shape, fan_in, value, deviation)
             return jnp.zeros(shape, self._dtype)
         return self._tensors[name]
 
@@ -340,6 +347,12 @@ def max_pool(weights: Weights, x: Array, *, size: int = 3, stride: int = 1) -> A
 def global_average_pool(weights: Weights, x: Array) -> Array:
     """Return the mean over the pixels, `[B, C]`."""
     return x.mean((1, 2))
+
+
+@operation
+def flatten(weights: Weights, x: Array) -> Array:
+    """Return all numbers of an example as a row, `[B, F]`."""
+    return x.reshape(len(x), -1)
 
 
 @operation

@@ -1,7 +1,7 @@
 """The parameter tensors of a network, and their initial values.
 
 Weights are uniform in +- 1 / sqrt(fan_in), PyTorch's default, which the benchmarks were trained
-from; scales are 1, biases of a normalization 0.
+from, or normal; scales are 1, biases of a normalization 0.
 """
 
 import functools
@@ -18,11 +18,16 @@ _PIECE = 2**13
 
 
 class Tensor(NamedTuple):
-    """A tensor to be: uniform in +- 1 / sqrt(fan_in), or constant where `fan_in` is 0."""
+    """A tensor to be.
+
+    It is uniform in +- 1 / sqrt(fan_in); normal with a standard deviation where it has one; or
+    constant where it has neither.
+    """
 
     shape: tuple[int, ...]
     fan_in: int = 0
     value: float = 0.0
+    deviation: float = 0.0
 
 
 Tensors = dict[str, Any]
@@ -41,6 +46,12 @@ def initialize(tensors: Tensors, dtype: jnp.dtype, key: Array) -> Params:
     count = sum(math.prod(tensor.shape) for tensor in each if tensor.fan_in)
     pieces = [_uniform(key, piece) for piece in range(-(-count // _PIECE))]
     values = _arrange(tuple(each), dtype, pieces)
+    normal = [place for place, tensor in enumerate(each) if tensor.deviation]
+    for number, place in enumerate(normal):
+        # The first has the key itself; no other number of a piece or a tensor is as large.
+        of_tensor = jax.random.fold_in(key, 2**31 + number) if number else key
+        drawn = jax.random.normal(of_tensor, each[place].shape, dtype)
+        values[place] = each[place].deviation * drawn
     return jax.tree.unflatten(structure, values)
 
 

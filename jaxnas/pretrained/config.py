@@ -1,6 +1,7 @@
 """What a pre-trained encoder is: `config.json`, checked."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def read_config(folder: str | Path) -> EncoderConfig:
         )
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: got {error}; copy the file again.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: got '{error}'; copy the file again.") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must hold a JSON object: got {type(entries).__name__}.")
     return _checked(entries, path)
@@ -83,7 +84,7 @@ def _checked(entries: dict[str, Any], path: Path) -> EncoderConfig:
                 f"{path}: {name} must be {expected}: got {entries[name]!r}; choose a plain encoder."
             )
     sizes = {ours: _size(entries, theirs, path) for ours, theirs in _SIZES.items()}
-    first = entries.get("pad_token_id", 1) + 1 if family == "roberta" else 0
+    first = _size(entries, "pad_token_id", path, 0, default=1) + 1 if family == "roberta" else 0
     positions = _size(entries, "max_position_embeddings", path) - first
     if sizes["width"] % sizes["heads"] or positions < 1:
         raise ValueError(
@@ -95,15 +96,39 @@ def _checked(entries: dict[str, Any], path: Path) -> EncoderConfig:
         **sizes,
         positions=positions,
         segments=_size(entries, "type_vocab_size", path),
-        activation=str(entries.get("hidden_act", "gelu")),
-        epsilon=float(entries.get("layer_norm_eps", 1e-12)),
-        initializer_range=float(entries.get("initializer_range", 0.02)),
+        activation=_activation(entries, path),
+        epsilon=_positive(entries, "layer_norm_eps", path, 1e-12),
+        initializer_range=_positive(entries, "initializer_range", path, 0.02),
         first_position=first,
     )
 
 
-def _size(entries: dict[str, Any], name: str, path: Path) -> int:
-    value = entries.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{path}: {name} must be an integer above 0: got {value!r}.")
+def _size(
+    entries: dict[str, Any], name: str, path: Path, least: int = 1, default: int | None = None
+) -> int:
+    value = entries.get(name, default)
+    if type(value) is not int or value < least:
+        raise ValueError(
+            f"{path}: {name} must be an integer above {least - 1}: got {reprlib.repr(value)}; copy "
+            "the file again."
+        )
+    return value
+
+
+def _positive(entries: dict[str, Any], name: str, path: Path, default: float) -> float:
+    value = entries.get(name, default)
+    if type(value) not in (int, float) or not 0 < value < 1e30:
+        raise ValueError(
+            f"{path}: {name} must be a number above 0: got {reprlib.repr(value)}; copy the file "
+            "again."
+        )
+    return float(value)
+
+
+def _activation(entries: dict[str, Any], path: Path) -> str:
+    value = entries.get("hidden_act", "gelu")
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{path}: hidden_act must be a name: got {reprlib.repr(value)}; copy the file again."
+        )
     return value

@@ -6,6 +6,9 @@ from typing import Any
 
 from jaxnas.pretrained.config import EncoderConfig, read_config
 
+# Letters of scripts that no vocabulary is likely to know.
+_RARE = "\ua66e \U00010348 \u2d63"
+
 
 def load_tokenizer(folder: str | Path, *, max_length: int | None = None) -> Any:
     """Return the `tokenizers.Tokenizer` of an encoder; it cuts what is too long and pads nothing.
@@ -41,7 +44,10 @@ def load_tokenizer(folder: str | Path, *, max_length: int | None = None) -> Any:
             f"max_length must be from 4 to the {config.positions} positions of the encoder: "
             f"got {length}."
         )
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no tokenizer: got '{error}'; copy the file again.") from error
     try:
         json.loads(text)
         tokenizer = Tokenizer.from_str(text)
@@ -51,6 +57,7 @@ def load_tokenizer(folder: str | Path, *, max_length: int | None = None) -> Any:
             f"{path} is no tokenizer: got {str(error)[:200]!r}; copy the file again."
         ) from error
     _check_vocabulary(path, tokenizer, config)
+    _check_unknown(path, tokenizer)
     tokenizer.no_padding()
     tokenizer.enable_truncation(length, strategy="longest_first")
     return tokenizer
@@ -63,3 +70,13 @@ def _check_vocabulary(path: Path, tokenizer: Any, config: EncoderConfig) -> None
             f"{path} must number its tokens below vocab_size={config.vocabulary}: got {highest}; "
             "take tokenizer.json and config.json from one checkpoint."
         )
+
+
+def _check_unknown(path: Path, tokenizer: Any) -> None:
+    try:
+        tokenizer.encode(_RARE)
+    except Exception as error:
+        raise ValueError(
+            f"{path} must say what stands for an unknown word: got '{str(error)[:200]}'; add its "
+            "token to the vocabulary, or copy the file again."
+        ) from error

@@ -118,6 +118,11 @@ def _weights_path(folder: Path) -> Path:
 
 def _read_all(file: Any, path: Path, config: EncoderConfig) -> dict[str, np.ndarray]:
     names = set(file.keys())
+    if len(names) < config.layers:
+        raise ValueError(
+            f"{path} must hold every tensor of the {config.layers} layers in config.json: got "
+            f"{len(names)} in all; take both files from one checkpoint."
+        )
     found: dict[str, np.ndarray] = {}
     missing = []
     for tensor in tensors(config):
@@ -145,10 +150,16 @@ def _stored_name(stored: str, names: set[str], family: str) -> str | None:
 def _read_one(
     file: Any, stored: str, tensor: Tensor, path: Path, config: EncoderConfig
 ) -> np.ndarray:
-    array = file.get_tensor(stored)
+    try:
+        array = file.get_tensor(stored)
+    except (AttributeError, TypeError) as error:  # a type that NumPy has not
+        raise ValueError(
+            f"{path}: {stored} must be floating, of 16 to 64 bits: got "
+            f"{file.get_slice(stored).get_dtype()}; save the network in float32."
+        ) from error
     if tensor.name.endswith("/kernel"):
         array = array.T
-    if tensor.name == "embeddings/positions/embedding":
+    if tensor.name == "embeddings/positions/embedding" and array.ndim > 0:
         array = array[config.first_position :]
     if array.shape != tensor.shape:
         raise ValueError(
@@ -156,7 +167,9 @@ def _read_one(
             f"[inputs, outputs]: got {list(array.shape)}; take both files from one checkpoint."
         )
     if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
-        raise ValueError(f"{path}: {stored} must be floating: got {array.dtype}.")
+        raise ValueError(
+            f"{path}: {stored} must be floating: got {array.dtype}; save the network in float32."
+        )
     # A copy of its own: the file may change or go.
     array = np.array(array, np.float32, order="C")
     if not np.isfinite(array).all():

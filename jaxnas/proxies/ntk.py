@@ -176,7 +176,7 @@ def _gram_of(pull: Callable[[Array], Params], positions: tuple[int, ...], alone:
 
     if isinstance(alone, jax.core.Tracer):
         tensors = jax.lax.map(row, alone)
-    else:  # a walk has its own little programs: to compile it as one takes longer than to run it
+    else:  # the eager plan has programs of its own: to compile them as one takes longer
         tensors = [empirical.stack(list(rows)) for rows in zip(*map(row, alone), strict=True)]
     grams = [empirical.gram_of(own[0], own).gram for own in tensors]
     return sum(grams[1:], start=grams[0])

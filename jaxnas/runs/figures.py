@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from jaxnas import correlation
 
 # Those of Okabe and Ito (2008) that show on black and on white, told apart under every common
-# colour blindness; then purple and brown.
+# color blindness; then purple and brown.
 PALETTE = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#7a5195", "#8c564b"),
@@ -87,8 +87,8 @@ def correlation_bars(frame: pd.DataFrame, *, controls: Collection[str] = ()) -> 
     figure, axes = _axes("Spearman's rank correlation with accuracy", "", rows=len(frame))
     places = np.arange(len(ordered))
     value = ordered["spearman"].to_numpy(np.float64)
-    colours = [_GREY if name in controls else PALETTE[0] for name in ordered["score"]]
-    axes.barh(places, value, color=colours, height=0.62)
+    colors = [_GREY if name in controls else PALETTE[0] for name in ordered["score"]]
+    axes.barh(places, value, color=colors, height=0.62)
     ends = ordered[["low", "high"]].to_numpy(np.float64)
     known = ~np.isnan(ends).any(axis=1)
     axes.hlines(places[known], ends[known, 0], ends[known, 1], color="black", linewidth=1.2)
@@ -121,7 +121,7 @@ def recall_curve(scores: Mapping[str, ArrayLike], accuracies: ArrayLike) -> Figu
         accuracies: `[A]`, finite.
 
     Raises:
-        ValueError: there are no scores or more than colours, or for bad arrays.
+        ValueError: there are no scores or more than colors, or for bad arrays.
     """
     if not 1 <= len(scores) <= len(PALETTE):
         raise ValueError(
@@ -131,9 +131,9 @@ def recall_curve(scores: Mapping[str, ArrayLike], accuracies: ArrayLike) -> Figu
     count = np.size(accuracies)
     ks = np.unique(np.geomspace(1, max(count, 1), 60).round().astype(int))
     figure, axes = _axes("k best scored, and k most accurate", "top-k recall")
-    for colour, (name, values) in zip(PALETTE, scores.items(), strict=False):
+    for color, (name, values) in zip(PALETTE, scores.items(), strict=False):
         recalls = [correlation.top_k_recall(values, accuracies, int(k)) for k in ks]
-        axes.plot(ks, recalls, color=colour, label=name)
+        axes.plot(ks, recalls, color=color, label=name)
     axes.plot(ks, ks / count, color=_GREY, linestyle="--", label="random order")
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
@@ -150,7 +150,7 @@ def curves(by_name: Mapping[str, pd.Series], *, x: str, y: str) -> Figure:
         y: label of the values.
 
     Raises:
-        ValueError: there are no series or more than colours.
+        ValueError: there are no series or more than colors.
     """
     if not 1 <= len(by_name) <= len(PALETTE):
         raise ValueError(
@@ -158,8 +158,8 @@ def curves(by_name: Mapping[str, pd.Series], *, x: str, y: str) -> Figure:
             "most telling ones."
         )
     figure, axes = _axes(x, y)
-    for colour, (name, own) in zip(PALETTE, by_name.items(), strict=False):
-        axes.plot(own.index, own.to_numpy(), color=colour, label=name)
+    for color, (name, own) in zip(PALETTE, by_name.items(), strict=False):
+        axes.plot(own.index, own.to_numpy(), color=color, label=name)
     axes.set_xscale("log")
     axes.legend(frameon=False)
     return figure
@@ -174,7 +174,7 @@ def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") 
         y: label of the density.
 
     Raises:
-        ValueError: there are no samples or more than colours, or one is empty or not finite.
+        ValueError: there are no samples or more than colors, or one is empty or not finite.
     """
     samples = {name: np.ravel(np.asarray(own, np.float64)) for name, own in by_name.items()}
     if not 1 <= len(samples) <= len(PALETTE):
@@ -189,9 +189,9 @@ def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") 
     start = min(own.min() for own in samples.values())
     edges = np.linspace(start, end if end > start else start + 1, 61)
     figure, axes = _axes(x, y)
-    for colour, (name, own) in zip(PALETTE, samples.items(), strict=False):
+    for color, (name, own) in zip(PALETTE, samples.items(), strict=False):
         share = np.histogram(own, edges)[0] / own.size / np.diff(edges)
-        axes.stairs(share, edges, color=colour, label=name, linewidth=1.4)
+        axes.stairs(share, edges, color=color, label=name, linewidth=1.4)
     axes.set_yscale("symlog", linthresh=0.1)
     axes.legend(frameon=False)
     return figure
@@ -205,14 +205,14 @@ def cell_svg(
 ) -> str:
     """Return a small inline SVG of a cell: nodes in a row, edges as arcs labelled by operation.
 
-    Text and nodes take the colour of the text around them, so the drawing suits any page.
+    Text and nodes take the color of the text around them, so the drawing suits any page.
 
     Args:
         edges: `(source, target, operation)` with `0 <= source < target < num_nodes`; leave out
             the edges that carry nothing.
         num_nodes: at least 1.
-        operations: all operations of the space, so that each keeps its colour from cell to cell;
-            without them, colours follow the cell's own operations in alphabetical order.
+        operations: all operations of the space, so that each keeps its color from cell to cell;
+            without them, colors follow the cell's own operations in alphabetical order.
 
     Raises:
         ValueError: an edge does not lead forward between the nodes, or has an unknown operation.
@@ -230,22 +230,22 @@ def cell_svg(
         parallel = sum(edge[:2] == (source, target) for edge in edges[:number])
         height = rise * (target - source) - rise // 2 + 14 * parallel
         left, right = gap * source + gap // 2, gap * target + gap // 2
-        middle, colour = (left + right) // 2, PALETTE[order.index(operation) % len(PALETTE)]
+        middle, color = (left + right) // 2, PALETTE[order.index(operation) % len(PALETTE)]
         # A quadratic curve reaches half the height of its control point.
         arcs.append(
             f'<path d="M{left} {base} Q{middle} {base - 2 * height} {right} {base}" '
-            f'fill="none" stroke="{colour}" stroke-width="2">'
+            f'fill="none" stroke="{color}" stroke-width="2">'
             f"<title>{source} to {target}: {escape(operation)}</title></path>"
         )
         labels.append(
-            f'<text x="{middle}" y="{base - height - 4}" fill="{colour}">{escape(operation)}</text>'
+            f'<text x="{middle}" y="{base - height - 4}" fill="{color}">{escape(operation)}</text>'
         )
     nodes = [
         f'<circle cx="{gap * node + gap // 2}" cy="{base}" r="{radius}" fill="currentColor"/>'
         for node in range(num_nodes)
     ]
     summary = escape("; ".join(f"{source} to {target}: {name}" for source, target, name in edges))
-    # Labels come last, with a rim of the page's colour that parts them from the arcs they cross.
+    # Labels come last, with a rim of the page's color that parts them from the arcs they cross.
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {gap * num_nodes} {base + 10}" '
         f'width="{gap * num_nodes}" role="img" aria-label="Cell of {num_nodes} nodes. {summary}">'

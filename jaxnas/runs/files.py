@@ -1,6 +1,8 @@
 """Output folders and files that are either whole or not there."""
 
+import contextlib
 import os
+import re
 from pathlib import Path
 
 
@@ -32,15 +34,39 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> Path:
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        _remove_partial_files_of_the_dead(target)
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise _unwritable(target, error) from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise _unwritable(target, error) from error
+        raise
     return target
+
+
+def _remove_partial_files_of_the_dead(target: Path) -> None:
+    """Remove what processes that were killed while they wrote `target` have left."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.([1-9][0-9]{{0,9}})")
+    for path in target.parent.iterdir():
+        match = name.fullmatch(path.name)
+        if match is not None and not _is_alive(int(match[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user, or of a machine with more of them
+        pass
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> OSError:

@@ -22,7 +22,8 @@ def track(
         description: a word or two.
         done: how much a run that is resumed had finished.
     """
-    interval = 0.5 if sys.stderr.isatty() else 30.0
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    interval = 0.5 if terminal else 30.0
     return tqdm(
         iterable,
         total=total,
@@ -30,6 +31,7 @@ def track(
         initial=done,
         mininterval=interval,
         maxinterval=interval,
-        delay=0.0 if sys.stderr.isatty() else interval,
+        delay=0.0 if terminal else interval,
+        disable=sys.stderr is None,
         dynamic_ncols=True,
     )

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from jaxnas.runs.files import output_folder, write_whole
-from jaxnas.runs.tables import Column, Svg, aligned, columns_of
+from jaxnas.runs.tables import Column, Svg, aligned, columns_of, printable
 
 _DOTS_PER_INCH = 160
 _SAVED_FIGURE = re.compile(
@@ -104,7 +104,7 @@ def to_text(report: Report, width: int | None = None) -> str:
                 blocks += [aligned(frame, width), _wrapped(note, width)]
             case Plot(note=note):
                 blocks += [_wrapped(_description(part), width), _wrapped(note, width)]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return printable("\n\n".join(block for block in blocks if block) + "\n")
 
 
 def save(report: Report, output_dir: str | os.PathLike[str]) -> Path:
@@ -202,7 +202,7 @@ def _page(report: Report, images: Sequence[bytes]) -> str:
         sections.append(f"<section>\n<h2>{escape(part.title)}</h2>\n{content}\n</section>")
     body = "\n".join(sections)
     # The policy has the browser itself refuse whatever is not in this file.
-    return f"""<!doctype html>
+    return printable(f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -223,7 +223,7 @@ def _page(report: Report, images: Sequence[bytes]) -> str:
 </main>
 </body>
 </html>
-"""
+""")
 
 
 def _prose(text: str, kind: str = "") -> str:

@@ -25,6 +25,7 @@ _ERRORS: dict[int, tuple[type[Exception], str]] = {
     sqlite3.SQLITE_NOTADB: (ValueError, DAMAGED),
     sqlite3.SQLITE_CORRUPT: (ValueError, DAMAGED),
     sqlite3.SQLITE_ERROR: (ValueError, DAMAGED),
+    sqlite3.SQLITE_TOOBIG: (ValueError, DAMAGED),
     sqlite3.SQLITE_BUSY: (TimeoutError, _LOCKED),
     sqlite3.SQLITE_LOCKED: (TimeoutError, _LOCKED),
     sqlite3.SQLITE_CANTOPEN: (PermissionError, _FORBIDDEN),
@@ -40,9 +41,13 @@ def plain_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite says of the file at `path` into one sentence of the matching type."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite quotes damaged text in what it says
+        raise ValueError(DAMAGED.format(path=path, reason="a text is no UTF-8")) from error
     except sqlite3.Error as error:
         # The low byte is the kind of error, the rest its variety.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == 0 and isinstance(error, sqlite3.OperationalError):  # a text that is no UTF-8
+            code = sqlite3.SQLITE_CORRUPT
         if code not in _ERRORS:
             raise
         kind, sentence = _ERRORS[code]

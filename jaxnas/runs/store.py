@@ -3,16 +3,16 @@
 The store is written as a run goes. A `kill -9` at any moment loses at most the batch that was
 being written, and a resumed run asks `done` for what need not be repeated. SQLite's plain rollback
 journal keeps it to one file between batches, which may be copied or lie on a network drive. pandas
-reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path))`.
+reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path))`. Each row has a
+checksum, so that a disk that changes a bit is found out when the file is opened.
 """
 
-import hashlib
 import json
 import math
 import os
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -20,30 +20,17 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from jaxnas.runs.files import output_folder
-from jaxnas.runs.sqlite_errors import DAMAGED, plain_errors
+from jaxnas.runs.schema import checksum_of, prepare, run_of, transaction
+from jaxnas.runs.sqlite_errors import plain_errors
 
-SCHEMA_VERSION = 1
 STATUSES = ("ok", "disconnected", "no gradient", "not finite")
 """What became of a score; besides these, "failed: " and the reason."""
 
-_APPLICATION_ID = 0x6A786E73  # "jxns": tells our files from those of other programs
-_SCHEMA = """
-CREATE TABLE runs (run INTEGER PRIMARY KEY, context TEXT NOT NULL UNIQUE);
-CREATE TABLE scores (
-  run INTEGER NOT NULL REFERENCES runs,
-  arch TEXT NOT NULL,
-  proxy TEXT NOT NULL,
-  seed INTEGER NOT NULL,
-  score REAL, -- NULL is nan: SQLite has no other
-  status TEXT NOT NULL,
-  PRIMARY KEY (run, arch, proxy, seed)
-) WITHOUT ROWID;
-CREATE TABLE work (run INTEGER NOT NULL REFERENCES runs, cpu_seconds REAL NOT NULL);
-"""
 # What happens to a row whose key is there already.
 _KEEP = (
     "ON CONFLICT (run, arch, proxy, seed) DO UPDATE "
-    "SET score = excluded.score, status = excluded.status WHERE scores.status LIKE 'failed:%'"
+    "SET score = excluded.score, status = excluded.status, checksum = excluded.checksum "
+    "WHERE scores.status LIKE 'failed:%'"
 )
 
 
@@ -94,7 +81,7 @@ class ScoreStore:
                 self._path, timeout=timeout_seconds, isolation_level=None
             )
         try:
-            self._prepare()
+            prepare(self._connection, self._path)
         except Exception:
             self.close()
             raise
@@ -128,10 +115,14 @@ class ScoreStore:
             ValueError: `context` is not JSON.
         """
         text = _canonical_json(context)
-        # 48 bits: exact as a float64, should a table of ids meet a missing value.
-        run = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-        with self._transaction() as connection:
-            connection.execute("INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text))
+        run = run_of(text)
+        with plain_errors(self._path):
+            known = self._connection.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone()
+        if known is None:
+            with transaction(self._connection, self._path):
+                self._connection.execute(
+                    "INSERT INTO runs VALUES (?, ?) ON CONFLICT DO NOTHING", (run, text)
+                )
         return run
 
     def add(self, run: int, rows: Iterable[ScoreRow], *, cpu_seconds: float = 0.0) -> None:
@@ -147,12 +138,19 @@ class ScoreStore:
         Raises:
             ValueError: for an unknown run, status, or an "ok" score that is not finite.
         """
-        values = [(run, *_checked(row)) for row in rows]
-        with self._transaction() as connection:
+        values = [_with_checksum(run, *_checked(row)) for row in rows]
+        with plain_errors(self._path):
             self._require(run)
-            connection.executemany(f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?) {_KEEP}", values)
+        if not values and cpu_seconds <= 0.0:
+            return
+        with transaction(self._connection, self._path):
+            self._connection.executemany(
+                f"INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) {_KEEP}", values
+            )
             if cpu_seconds > 0.0:
-                connection.execute("INSERT INTO work VALUES (?, ?)", (run, cpu_seconds))
+                self._connection.execute(
+                    "INSERT INTO work VALUES (?, ?, ?)", _with_checksum(run, float(cpu_seconds))
+                )
 
     def part(self, process: int) -> "ScoreStore":
         """Return the store of another process that scores for this one; see `absorb_parts`."""
@@ -160,25 +158,23 @@ class ScoreStore:
 
     def absorb_parts(self) -> None:
         """Take over what other processes have written into their parts, and delete those."""
-        for path in sorted(
-            self._path.parent.glob(f"{self._path.stem}.process*{self._path.suffix}")
-        ):
+        name = re.compile(
+            rf"{re.escape(self._path.stem)}\.process[1-9][0-9]*{re.escape(self._path.suffix)}"
+        )
+        for path in sorted(own for own in self._path.parent.iterdir() if name.fullmatch(own.name)):
             with ScoreStore(path):  # raises what is to be said of a damaged file
                 pass
+            execute = self._connection.execute
             with plain_errors(self._path):
-                self._connection.execute("ATTACH ? AS part", (str(path),))
+                execute("ATTACH ? AS part", (str(path),))
                 try:
-                    with self._transaction() as connection:
-                        connection.execute("INSERT OR IGNORE INTO runs SELECT * FROM part.runs")
-                        connection.execute(
-                            f"INSERT INTO scores SELECT * FROM part.scores WHERE true {_KEEP}"
-                        )
-                        connection.execute("INSERT INTO work SELECT * FROM part.work")
-                        connection.execute(
-                            "DELETE FROM part.work"
-                        )  # killed here, not counted twice
+                    with transaction(self._connection, self._path):
+                        execute("INSERT OR IGNORE INTO runs SELECT * FROM part.runs")
+                        execute(f"INSERT INTO scores SELECT * FROM part.scores WHERE true {_KEEP}")
+                        execute("INSERT INTO work SELECT * FROM part.work")
+                        execute("DELETE FROM part.work")  # killed here, not counted twice
                 finally:
-                    self._connection.execute("DETACH part")
+                    execute("DETACH part")
             path.unlink()
 
     def done(self, run: int) -> set[tuple[str, str, int]]:
@@ -219,30 +215,6 @@ class ScoreStore:
         with plain_errors(self._path):
             return float(self._connection.execute(query, (self._require(run),)).fetchone()[0])
 
-    def _prepare(self) -> None:
-        with self._transaction() as connection:
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables == 0:
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            (owner,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if owner != _APPLICATION_ID:
-            raise ValueError(
-                f"The score store must be a file of jaxnas: got {self._path}, an SQLite file of "
-                "another program; name another file."
-            )
-        if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"The score store must have schema version {SCHEMA_VERSION}: got {self._path} with "
-                f"version {version}; name another file, or use the jaxnas that wrote it."
-            )
-        if health != "ok":
-            raise ValueError(DAMAGED.format(path=self._path, reason=health.splitlines()[-1]))
-
     def _require(self, run: int) -> int:
         query = "SELECT 1 FROM runs WHERE run = ?"
         if self._connection.execute(query, (run,)).fetchone() is None:
@@ -250,19 +222,6 @@ class ScoreStore:
                 f"The run must be one of {self._path}: got {run}; get its id from open_run."
             )
         return run
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection inside a transaction: written whole, or not at all."""
-        with plain_errors(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
 
 
 def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
@@ -282,7 +241,13 @@ def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
             f"A score with status 'ok' must be finite: got {score} for {row.proxy} of {row.arch}; "
             "give it the status that says why."
         )
-    return row.arch, row.proxy, int(row.seed), None if math.isnan(score) else score, row.status
+    # SQLite has no negative zero.
+    stored = None if math.isnan(score) else score + 0.0
+    return str(row.arch), str(row.proxy), int(row.seed), stored, str(row.status)
+
+
+def _with_checksum(*values: Any) -> tuple[Any, ...]:
+    return *values, checksum_of(*values)
 
 
 def _canonical_json(context: Mapping[str, Any]) -> str:

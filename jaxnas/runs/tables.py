@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 _SHORTEST = 24  # characters that no text is cut below
+# What a terminal would obey instead of showing it: control characters but for the line feed, and
+# those that turn the direction of writing.
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Svg(NamedTuple):
@@ -55,12 +59,17 @@ def columns_of(frame: pd.DataFrame) -> list[Column]:
         )
         columns.append(
             Column(
-                label=str(label),
+                label=_in_one_line(str(label)),
                 cells=[_cell(value, decimals) for value in values],
                 is_numeric=all(_is_missing(value) or _is_number(value) for value in values),
             )
         )
     return columns
+
+
+def printable(text: str) -> str:
+    """Return `text` with a sign in the place of each character that a terminal would obey."""
+    return _OBEYED.sub(lambda match: " " if match[0] in "\t\r" else "\ufffd", text)
 
 
 def aligned(frame: pd.DataFrame, width: int) -> str:
@@ -104,8 +113,10 @@ def _decimals(numbers: Sequence[float]) -> int | None:
 
 
 def _cell(value: Any, decimals: int | None) -> str | Svg:
-    if isinstance(value, (Svg, str)):
+    if isinstance(value, Svg):
         return value
+    if isinstance(value, str):
+        return _in_one_line(value)
     if _is_missing(value):
         return "-"
     if isinstance(value, (bool, np.bool_)):
@@ -116,7 +127,11 @@ def _cell(value: Any, decimals: int | None) -> str | Svg:
     if isinstance(value, Real):
         number = float(value)
         return f"{number:.4g}" if decimals is None else f"{number:.{decimals}f}"
-    return str(value)
+    return _in_one_line(str(value))
+
+
+def _in_one_line(text: str) -> str:
+    return printable(text).replace("\n", " ")
 
 
 def _num_keys(columns: Sequence[Column]) -> int:

@@ -21,6 +21,11 @@ def validate_candidates(candidates: ArrayLike, *, distinct: bool = True) -> NDAr
             f"candidates must be integers of shape [A, D] with at least one architecture: got "
             f"{archs.dtype} of shape {list(archs.shape)}."
         )
+    if archs.min() < 0 or archs.max() >= 2**31:
+        raise ValueError(
+            f"candidates must have decisions from 0 to 2^31 - 1: got {archs.min()} to "
+            f"{archs.max()}; use architectures of a space."
+        )
     different = len(np.unique(archs, axis=0))
     if distinct and different < len(archs):
         raise ValueError(

@@ -83,4 +83,5 @@ def mutate(key: Array, num_choices: Sequence[int], arch: Array) -> Array:
     decision_key, value_key = jax.random.split(key)
     decision = jax.random.choice(decision_key, jnp.asarray(open_decisions(num_choices)))
     shift = jax.random.randint(value_key, (), 1, choices[decision], jnp.int32)
-    return arch.at[decision].set((arch[decision] + shift) % choices[decision])
+    # Less by one round, so that nothing leaves int32.
+    return arch.at[decision].set((arch[decision] - (choices[decision] - shift)) % choices[decision])

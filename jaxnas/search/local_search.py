@@ -10,6 +10,8 @@ import numpy as np
 from jaxnas.search.sampling import checked_choices, open_decisions, sample
 from jaxnas.types import Array, SearchStrategy
 
+_MOST_NEIGHBOURS = 2**24
+
 
 class Climb(NamedTuple):
     """Where a climb stands.
@@ -43,6 +45,12 @@ def local_search(num_choices: Sequence[int]) -> SearchStrategy:
         ValueError: If no decision has more than one choice.
     """
     choices = checked_choices(num_choices)
+    num_neighbours = int((choices.astype(np.int64) - 1).sum())
+    if num_neighbours > _MOST_NEIGHBOURS:
+        raise ValueError(
+            f"Local search visits every neighbour, at most {_MOST_NEIGHBOURS}: got num_choices of "
+            f"{num_neighbours}; use another search."
+        )
     # Neighbour j adds shifts[j] to decision decisions[j], modulo its number of choices.
     open_ = open_decisions(num_choices)
     decisions = jnp.asarray(np.repeat(open_, choices[open_] - 1))

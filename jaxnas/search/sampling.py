@@ -84,9 +84,11 @@ def checked_choices(num_choices: Sequence[int]) -> NDArray[np.int32]:
         choices.ndim != 1
         or choices.dtype.kind not in "iu"
         or not (choices.size and choices.min() > 0)
+        or choices.max() >= 2**31
     ):
         raise ValueError(
-            f"num_choices must be a non-empty list of positive integers: got {num_choices!r}."
+            f"num_choices must be a non-empty list of positive integers: got {num_choices!r}; "
+            "decisions are int32, so use numbers below 2^31."
         )
     return choices.astype(np.int32)
 

@@ -6,12 +6,13 @@ size. In `pre` order the defaults are those of `kernels.analytic.convolutional_c
 width, if its stem has the same size of kernel.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxnas.network import Net, Value
+from jaxnas.network import operations as ops
 from jaxnas.spaces.wired import Wired, check_module, wired_space
 from jaxnas.types import Array, SearchSpace
 
@@ -27,25 +28,26 @@ class DagCNN(Wired):
         width: number of channels.
         kernel_size: side of every convolution, odd.
         readout: `flatten`, from all pixels, or `pool`, from their mean.
+        shape: of an image, `(H, W, C)`.
     """
 
     width: int = 16
     kernel_size: int = 3
     readout: Readout = "flatten"
+    shape: tuple[int, ...] = (32, 32, 3)
 
-    def enter(self, inputs: Array) -> Array:
-        """Return images `[B, H, W, C]` as they are."""
-        return inputs
+    def leave(self, net: Net, x: Value) -> Value:
+        """Write down the last node's pixels `[B, H W C]`, or their mean `[B, C]`."""
+        return net(ops.global_average_pool() if self.readout == "pool" else ops.flatten(), x)
 
-    def kernel_shape(self, fan_in: int) -> tuple[int, ...]:
-        """Return `(k, k, fan_in, width)`."""
-        return self.kernel_size, self.kernel_size, fan_in, self.width
-
-    def leave(self, signal: Array) -> Array:
-        """Return the last node's pixels `[B, H W C]`, or their mean `[B, C]`."""
-        if self.readout == "pool":
-            return signal.mean((1, 2))
-        return signal.reshape(len(signal), -1)
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the images."""
+        if inputs.shape[1:] != self.shape or not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise ValueError(
+                f"This network reads floats [B, {', '.join(map(str, self.shape))}]: got "
+                f"{inputs.dtype}{list(inputs.shape)}; name the shape when you make the space: "
+                "dag_cnn(shape=...)."
+            )
 
 
 def dag_cnn(
@@ -61,22 +63,13 @@ def dag_cnn(
     Raises:
         ValueError: a size below 1 (2 nodes), an even kernel, or an unknown option of the module.
     """
-    module = DagCNN() if module is None else module
-    height, width, colours = shape
-    sizes = {"height": height, "width of an image": width, "colours": colours}
-    check_module(module, sizes | {"kernel_size": module.kernel_size}, _CHOICES)
-    if module.kernel_size % 2 == 0:
+    height, width, colors = shape
+    sizes = {"height": height, "width of an image": width, "colors": colors}
+    networks = (DagCNN() if module is None else module).clone(nodes=nodes, shape=tuple(shape))
+    check_module(networks, sizes | {"kernel_size": networks.kernel_size}, _CHOICES)
+    if networks.kernel_size % 2 == 0:
         raise ValueError(
-            f"kernel_size must be odd, to keep the size: got {module.kernel_size}; try 3."
+            f"kernel_size must be odd, to keep the size: got {networks.kernel_size}; try 3."
         )
-    check = functools.partial(_check_images, tuple(shape))
-    space = wired_space("dag_cnn", module, nodes, shape, check)
-    return space._replace(options={"shape": list(shape), **space.options})
-
-
-def _check_images(shape: tuple[int, ...], images: Array) -> None:
-    if images.shape[1:] != shape or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"This network reads floats [B, {', '.join(map(str, shape))}]: got {images.dtype}"
-            f"{list(images.shape)}; name the shape when you make the space: dag_cnn(shape=...)."
-        )
+    space = wired_space("dag_cnn", networks, shape)
+    return space._replace(options={**space.options, "shape": list(shape)})

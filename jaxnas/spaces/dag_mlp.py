@@ -6,32 +6,43 @@ inputs `[B, F]`; `RELEASED` has the options of the released code of Chen et al.,
 2205.05662.
 """
 
-import functools
-
 import jax.numpy as jnp
 
+from jaxnas.network import Net, Value
+from jaxnas.network import operations as ops
 from jaxnas.spaces.wired import Wired, check_module, wired_space
 from jaxnas.types import Array, SearchSpace
 
 
 class DagMLP(Wired):
-    """Any wiring of fully connected layers; see `Wired` for its options."""
+    """Any wiring of fully connected layers; see `Wired` for its other options.
 
-    def enter(self, inputs: Array) -> Array:
-        """Return inputs `[B, ...]` as rows."""
-        return inputs.reshape(len(inputs), -1)
+    Attributes:
+        features: of an input, all axes together.
+    """
 
-    def kernel_shape(self, fan_in: int) -> tuple[int, ...]:
-        """Return `(fan_in, width)`."""
-        return fan_in, self.width
+    features: int = 3 * 32**2
 
-    def leave(self, signal: Array) -> Array:
-        """Return the last node, `[B, width]`."""
-        return signal
+    def enter(self, net: Net, x: Value) -> Value:
+        """Write down inputs `[B, ...]` as rows."""
+        return net(ops.flatten(), x)
+
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the inputs."""
+        if (
+            inputs.ndim < 2
+            or inputs[0].size != self.features
+            or not jnp.issubdtype(inputs.dtype, jnp.floating)
+        ):
+            raise ValueError(
+                f"This network reads floats [B, ...] of {self.features} features: got "
+                f"{inputs.dtype}{list(inputs.shape)}; name the number when you make the space: "
+                "dag_mlp(features=...)."
+            )
 
 
 RELEASED = DagMLP(
-    width=1024, stem="relu", parameterisation="standard", readout_gain=2**0.5, biases=True
+    width=1024, stem="relu", parameterization="standard", readout_gain=2**0.5, biases=True
 )
 """The networks of the paper's released code: the theory has neither their stem nor their biases."""
 
@@ -49,20 +60,6 @@ def dag_mlp(
     Raises:
         ValueError: a size below 1 (2 nodes), or an unknown option of the module.
     """
-    module = DagMLP() if module is None else module
-    check_module(module, {"features": features}, {})
-    check = functools.partial(_check_inputs, features)
-    space = wired_space("dag_mlp", module, nodes, (features,), check)
-    return space._replace(options={"features": features, **space.options})
-
-
-def _check_inputs(features: int, inputs: Array) -> None:
-    if (
-        inputs.ndim < 2
-        or inputs[0].size != features
-        or not jnp.issubdtype(inputs.dtype, jnp.floating)
-    ):
-        raise ValueError(
-            f"This network reads floats [B, ...] of {features} features: got {inputs.dtype}"
-            f"{list(inputs.shape)}; name the number when you make the space: dag_mlp(features=...)."
-        )
+    networks = (DagMLP() if module is None else module).clone(nodes=nodes, features=features)
+    check_module(networks, {"features": features}, {})
+    return wired_space("dag_mlp", networks, (features,))

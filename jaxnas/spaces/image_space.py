@@ -36,7 +36,7 @@ def image_space(
     """
     choices = tuple(num_choices)
 
-    def one(arch: ArrayLike) -> Arch:
+    def one(arch: Any) -> Arch:
         return StaticArch(encoding.one(arch, choices)) if concrete is None else concrete(arch)
 
     def init(key: Array, inputs: Array) -> Params:
@@ -51,7 +51,7 @@ def image_space(
         return bound, module.pick(params, bound.graph(shape).tensors)
 
     def num_params(arch: ArrayLike) -> int:
-        return module.count_params(networks, shape)(encoding.one(arch, choices))
+        return module.count_params(networks, shape)(np.array(encoding.one(arch, choices)))
 
     fields = {field.name for field in dataclasses.fields(networks)} - {"parent", "name"}
     given: dict[str, Any] = {

@@ -8,113 +8,150 @@ a convolution) is for `dag_mlp` and `dag_cnn` to say; for wirings see `jaxnas.wi
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxnas import wiring as wirings
-from jaxnas.spaces.convolution import convolve
-from jaxnas.types import Array, Network, Outputs, Params, SearchSpace
-from jaxnas.wiring import LINEAR, SKIP, ZERO
+from jaxnas.network import Net, Network, Operation, StaticArch, Value, Weights, layers, module
+from jaxnas.network import operations as ops
+from jaxnas.network.convolution import Convolution
+from jaxnas.network.normalization import Mode
+from jaxnas.types import Array, Params, SearchSpace
+from jaxnas.types import Network as BoundNetwork
+from jaxnas.wiring import ZERO
 
 Order = Literal["post", "pre"]
 Stem = Literal["linear", "relu"]
-Parameterisation = Literal["ntk", "standard"]
+Parameterization = Literal["ntk", "standard"]
 
 _CHOICES = {
     "order": ("post", "pre"),
     "stem": ("linear", "relu"),
-    "parameterisation": ("ntk", "standard"),
+    "parameterization": ("ntk", "standard"),
 }
 
 
-class Wired(nn.Module):
+class Wired(Network):
     """Any wiring of layers of one kind; its subclasses say which.
 
     Attributes:
+        nodes: of the cell, input and output included.
         width: of every node, in units or channels.
         classes: number of logits, K.
         order: `post` or `pre`, see the module.
         stem: the layer before node 0, `linear` or `relu`.
-        parameterisation: `ntk`, weights of variance 1 that are scaled in the forward pass, or
+        parameterization: `ntk`, weights of variance 1 that are scaled in the forward pass, or
             `standard`, weights of the scaled variance: the same outputs, other gradients.
         readout_gain: standard deviation of the read-out's weights times sqrt(fan_in).
         biases: whether layers have biases, zero at first.
     """
 
+    norm: Mode = "none"
+    nodes: int = 4
     width: int = 256
     classes: int = 10
     order: Order = "post"
     stem: Stem = "linear"
-    parameterisation: Parameterisation = "ntk"
+    parameterization: Parameterization = "ntk"
     readout_gain: float = 1.0
     biases: bool = False
 
-    def enter(self, inputs: Array) -> Array:
-        """Return what the stem reads, of inputs `[B, ...]`."""
-        raise NotImplementedError
+    kernel_size = 0
+    """Side of the convolutions; 0 if layers are matrices."""
 
-    def kernel_shape(self, fan_in: int) -> tuple[int, ...]:
-        """Return the shape of the weights of the stem or of an edge: `(..., fan_in, width)`."""
-        raise NotImplementedError
+    def enter(self, net: Net, x: Value) -> Value:
+        """Write down what the stem reads, of inputs `[B, ...]`."""
+        return x
 
-    def leave(self, signal: Array) -> Array:
-        """Return what the read-out reads, `[B, F]`, of the last node."""
-        raise NotImplementedError
+    def leave(self, net: Net, x: Value) -> Value:
+        """Write down what the read-out reads, `[B, F]`, of the last node."""
+        return x
 
-    @nn.compact
-    def __call__(self, wiring: ArrayLike, inputs: Array, statistics: Any = None) -> Outputs:
-        """Return the outputs for `inputs` `[B, ...]`.
+    def forward(self, net: Net, x: Value, arch: Any) -> Value:
+        """Write down what the network of a wiring computes."""
+        live = pruned(np.array(arch)) if isinstance(arch, tuple) else wirings.prune(arch)
+        last = net.stage("stem", self._stem, x, scoped=False)
+        last = net.stage("cell", functools.partial(self._cell, live), last, scoped=False)
+        return net.stage("readout", self._readout, last, scoped=False)
 
-        Args:
-            wiring: `int32[E]`; a concrete one reads the parameters of its live edges only.
-            inputs: what `enter` takes.
-            statistics: ignored; there is no normalisation.
-        """
-        traced = isinstance(wiring, jax.core.Tracer)
-        live = wirings.prune(wiring) if traced else pruned(wiring)
-        relu_stem = self.stem == "relu"
-        first = self._layer("stem", self.enter(inputs), 2**0.5 if relu_stem else 1.0)
-        nodes = [nn.relu(first) if relu_stem else first]
-        for edge, (source, target) in enumerate(wirings.edges(wirings.num_nodes(live))):
-            if source == 0:
-                nodes.append(jnp.zeros_like(first))
-            if traced or live[edge] == LINEAR:
-                layer = self._edge(source, target, nodes[source])
-                nodes[target] += jnp.where(live[edge] == LINEAR, layer, 0)
-            if traced or live[edge] == SKIP:
-                nodes[target] += jnp.where(live[edge] == SKIP, nodes[source], 0)
-        features = self.leave(nodes[-1])
-        shape = (features.shape[-1], self.classes)
-        return Outputs(self._weighted("readout", features, shape, self.readout_gain), features)
+    def _stem(self, net: Net, x: Value) -> Value:
+        relu = "post" if self.stem == "relu" else ""
+        first = self._layer(relu, 2**0.5 if relu else 1.0)
+        return net(first, self.enter(net, x), name="stem")
 
-    def _edge(self, source: int, target: int, signal: Array) -> Array:
-        name = edge_name(source, target)
-        if self.order == "post":
-            return nn.relu(self._layer(name, signal, 2**0.5))
-        return self._layer(name, nn.relu(signal), 2**0.5)
+    def _cell(self, live: Array | np.ndarray, net: Net, x: Value) -> Value:
+        offered = {"zero": ops.NONE, "skip": ops.IDENTITY, "": self._layer(self.order, 2**0.5)}
+        decisions = live if isinstance(live, jax.Array) else live.tolist()
+        nodes, edge = [x], 0
+        for target in range(1, self.nodes):
+            into = []
+            for source in range(target):
+                name = edge_name(source, target)
+                into.append(net.choose(name, offered, decisions[edge], nodes[source]))
+                edge += 1
+            nodes.append(net.add(*into))
+        return nodes[-1]
 
-    def _layer(self, name: str, signal: Array, gain: float) -> Array:
-        return self._weighted(name, signal, self.kernel_shape(signal.shape[-1]), gain)
+    def _readout(self, net: Net, x: Value) -> Value:
+        layer = weighted(features=self.classes, **self._options(self.readout_gain))
+        return net(layer, self.leave(net, x), name="readout")
 
-    def _weighted(self, name: str, signal: Array, shape: tuple[int, ...], gain: float) -> Array:
-        scale = gain / math.prod(shape[:-1]) ** 0.5
-        stored, applied = (1.0, scale) if self.parameterisation == "ntk" else (scale, 1.0)
+    def _layer(self, relu: str, gain: float) -> Operation:
+        options = self._options(gain)
+        return weighted(features=self.width, size=self.kernel_size, relu=relu, **options)
 
-        def initialise(key: Array) -> dict[str, Array]:
-            kernel = stored * jax.random.normal(key, shape, signal.dtype)
-            bias = jnp.zeros(shape[-1], signal.dtype)
-            return {"kernel": kernel} | ({"bias": bias} if self.biases else {})
+    def _options(self, gain: float) -> dict[str, Any]:
+        return {"gain": gain, "scaled": self.parameterization == "ntk", "biased": self.biases}
 
-        tensors = self.param(name, initialise)
-        kernel = tensors["kernel"]
-        product = applied * (signal @ kernel if kernel.ndim == 2 else convolve(signal, kernel))
-        return product + jnp.broadcast_to(tensors.get("bias", 0.0), product.shape)
+    def num_decisions(self) -> int:
+        """Return the number of possible edges."""
+        return len(wirings.edges(self.nodes))
+
+
+@ops.operation
+def weighted(
+    weights: Weights,
+    x: Array,
+    *,
+    features: int,
+    gain: float,
+    scaled: bool,
+    biased: bool,
+    size: int = 0,
+    relu: str = "",
+) -> Array:
+    """Return a layer whose weights have the standard deviation `gain / sqrt(fan_in)`.
+
+    Args:
+        weights: of the layer.
+        x: activations `[B, F]`, or images.
+        features: of the outputs.
+        gain: see above.
+        scaled: whether weights have variance 1, and are scaled here.
+        biased: whether there is a bias, zero at first.
+        size: side of a convolution; 0 for a matrix.
+        relu: where there is a ReLU, `pre`, `post` or nowhere.
+    """
+    x = ops.relu(weights, x) if relu == "pre" else x
+    shape = (*(size,) * (2 if size else 0), x.shape[-1], features)
+    scale = gain / math.prod(shape[:-1]) ** 0.5
+    kernel = weights.tensor("kernel", shape, deviation=1.0 if scaled else scale)
+    outputs = weights.layer(Convolution() if size else layers.Dense(), {"kernel": kernel}, x)
+    weights.cost(math.prod(x.shape[1:-1]) * kernel.size)
+    outputs = scale * outputs if scaled else outputs
+    if biased:
+        bias = weights.tensor("bias", (features,))
+        outputs = weights.layer(layers.Readable(_add_bias), {"bias": bias}, outputs)
+    return ops.relu(weights, outputs) if relu == "post" else outputs
+
+
+def _add_bias(tensors: layers.Tensors, x: Array) -> Array:
+    return x + tensors["bias"][(None,) * (x.ndim - 1)]
 
 
 def edge_name(source: int, target: int) -> str:
@@ -135,14 +172,8 @@ def pruned(wiring: ArrayLike) -> np.ndarray:
         return np.asarray(wirings.prune(checked))
 
 
-def wired_space(
-    name: str,
-    module: Wired,
-    nodes: int,
-    shape: Sequence[int],
-    check: Callable[[Array], None],
-) -> SearchSpace:
-    """Return the space of all wirings of `nodes` nodes, `3**(nodes (nodes - 1) / 2)` of them.
+def wired_space(name: str, networks: Wired, shape: Sequence[int]) -> SearchSpace:
+    """Return the space of all wirings of n nodes, `3**(n (n - 1) / 2)` of them.
 
     Its `representative` leaves out dead edges and no more, so equal ones are equal for any weights.
     If edges could swap weights there were fewer: the 290 wirings of four nodes that it tells apart
@@ -150,37 +181,29 @@ def wired_space(
 
     Args:
         name: of the space.
-        module: the networks, see `check_module`.
-        nodes: of the cell, input and output included.
+        networks: all of them in one, see `check_module`.
         shape: of one input.
-        check: raises `ValueError` for inputs that do not fit.
 
     Raises:
         ValueError: fewer than 2 nodes.
     """
-    wirings.num_nodes(np.broadcast_to(ZERO, max(nodes * (nodes - 1) // 2, 0)))
-    count = len(wirings.edges(nodes))
+    nodes, count = networks.nodes, networks.num_decisions()
+    wirings.num_nodes(np.broadcast_to(ZERO, count))
+    one_input = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
     def init(key: Array, inputs: Array) -> Params:
-        check(inputs)
-        return module.init(key, np.full(count, LINEAR, np.int32), inputs)["params"]
+        return networks.init(key, inputs, method="declare")["params"]
 
-    @functools.cache
-    def sizes() -> dict[str, int]:
-        inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        tensors = jax.eval_shape(init, jax.random.key(0), inputs)
-        return {part: sum(leaf.size for leaf in own.values()) for part, own in tensors.items()}
-
-    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
+    def bind(arch: ArrayLike, params: Params) -> tuple[BoundNetwork, Params]:
         if np.shape(arch) != (count,):
             raise ValueError(
                 f"A wiring of {nodes} nodes is int32[{count}]: got shape {list(np.shape(arch))}; "
                 "use jax.vmap for many."
             )
         if isinstance(arch, jax.core.Tracer):
-            return functools.partial(_apply, module, check, arch), params
-        live = pruned(arch)
-        return functools.partial(_apply, module, check, live), _read(params, live)
+            return networks.bound(arch), params
+        bound = networks.bound(StaticArch(pruned(arch).tolist()))
+        return bound, module.pick(params, bound.graph(one_input).tensors)
 
     def from_string(code: str) -> np.ndarray:
         wiring = wirings.from_code(code)
@@ -188,6 +211,7 @@ def wired_space(
             raise ValueError(f"A wiring of this space has {nodes} nodes: got {code!r}.")
         return wiring
 
+    fields = {field.name for field in dataclasses.fields(networks)}
     return SearchSpace(
         name=name,
         num_choices=(3,) * count,
@@ -197,21 +221,19 @@ def wired_space(
         from_string=from_string,
         is_connected=wirings.is_connected,
         representative=pruned,
-        num_params=lambda arch: sum(_read(sizes(), pruned(arch)).values()),
-        options={"nodes": nodes}
-        | {
-            field.name: getattr(module, field.name)
-            for field in dataclasses.fields(module)
-            if field.name not in ("parent", "name")
+        num_params=lambda arch: module.count_params(networks, one_input)(pruned(arch)),
+        options={
+            field: getattr(networks, field)
+            for field in sorted(fields - {"parent", "name", "norm", "colors"})
         },
     )
 
 
-def check_module(module: Wired, sizes: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+def check_module(networks: Wired, sizes: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
     """Check the options of a module.
 
     Args:
-        module: the networks.
+        networks: the module.
         sizes: by name, what must be a positive integer beside width and classes.
         choices: by name, the values of an option that the subclass adds.
 
@@ -219,39 +241,15 @@ def check_module(module: Wired, sizes: Mapping[str, Any], choices: Mapping[str, 
         ValueError: an unknown option, a size below 1, or a ReLU stem in `pre` order.
     """
     for name, values in {**_CHOICES, **choices}.items():
-        if getattr(module, name) not in values:
+        if getattr(networks, name) not in values:
             raise ValueError(
-                f"{name} must be one of {', '.join(values)}: got {getattr(module, name)!r}."
+                f"{name} must be one of {', '.join(values)}: got {getattr(networks, name)!r}."
             )
-    for name, value in {**sizes, "width": module.width, "classes": module.classes}.items():
+    for name, value in {**sizes, "width": networks.width, "classes": networks.classes}.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer: got {value!r}.")
-    if module.order == "pre" and module.stem == "relu":
+    if networks.order == "pre" and networks.stem == "relu":
         raise ValueError(
             "In pre order the stem is linear, a ReLU follows anyway: got stem='relu'; use "
             "order='post' or stem='linear'."
         )
-
-
-def _apply(
-    module: Wired,
-    check: Callable[[Array], None],
-    wiring: ArrayLike,
-    params: Params,
-    inputs: Array,
-    statistics: Any = None,
-) -> Outputs:
-    check(inputs)
-    outputs = module.apply({"params": params}, wiring, inputs, statistics)
-    assert isinstance(outputs, Outputs)
-    return outputs
-
-
-def _read(parts: Mapping[str, Any], live: np.ndarray) -> dict[str, Any]:
-    """Return those of `parts`, by the names of parameters, that a pruned wiring reads."""
-    unread = {
-        edge_name(*edge)
-        for edge, kind in zip(wirings.edges(wirings.num_nodes(live)), live, strict=True)
-        if kind != LINEAR
-    }
-    return {name: own for name, own in parts.items() if name not in unread}

@@ -61,23 +61,32 @@ def restore(
     try:
         items = ocp.args.Composite(report=ocp.args.JsonRestore())
         report = manager.restore(epoch, args=items).report
-    except (KeyError, FileNotFoundError) as error:
-        raise ValueError(
-            f"{manager.directory / str(epoch)} is no checkpoint of a training; choose another "
-            "checkpoint_dir."
-        ) from error
-    different = [name for name in run if run[name] != report["run"].get(name)]
+        saved_run, history = dict(report["run"]), list(report["history"])
+    except Exception as error:  # what a damaged file raises depends on the damaged byte
+        raise _unusable(manager, epoch, error) from error
+    different = [name for name in run if run[name] != saved_run.get(name)]
     if different:
         saved, ours = (
             ", ".join(f"{name}={values.get(name)}" for name in different)
-            for values in (report["run"], run)
+            for values in (saved_run, run)
         )
         raise ValueError(
             f"{manager.directory} holds another run, with {saved}: got {ours}; choose another "
             "checkpoint_dir."
         )
     items = ocp.args.Composite(state=ocp.args.StandardRestore(state))
-    return manager.restore(epoch, args=items).state, report["history"]
+    try:
+        return manager.restore(epoch, args=items).state, history
+    except Exception as error:
+        raise _unusable(manager, epoch, error) from error
+
+
+def _unusable(manager: ocp.CheckpointManager, epoch: int, error: Exception) -> ValueError:
+    lines = str(error).splitlines() or [""]
+    return ValueError(
+        f"{manager.directory / str(epoch)} is no checkpoint of a training; choose another "
+        f"checkpoint_dir, or copy this one again: got '{type(error).__name__}: {lines[0][:200]}'."
+    )
 
 
 def digest(tree: Any) -> str:

@@ -1,6 +1,7 @@
 """One pass over a training set."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,10 @@ from jax.typing import ArrayLike
 from jaxnas.gradients import as_outputs
 from jaxnas.training.options import TrainingOptions, make_optimizer, smoothed_cross_entropy
 from jaxnas.types import ApplyFn, Array, Params
+
+KEPT = 2
+"""Networks whose compiled programs are kept: each takes up to a thousand memory maps, and XLA ends
+the process at the 65,530 that Linux allows by default."""
 
 
 class State(NamedTuple):
@@ -82,19 +87,31 @@ def learn(
     loops, and inside a scan they take about 30 times as long.
     """
     draws = _draws(options, key, len(labels))
+    step, scan = _compiled(train_fn, options)
     if {device.platform for device in inputs.devices()} == {"cpu"}:
         reports = []
         for draw in zip(*draws, strict=True):
-            state, report = _step(train_fn, options, inputs, labels, state, draw)
+            state, report = step(inputs, labels, state, draw)
             reports.append(report)
         losses, correct = map(jnp.stack, zip(*reports, strict=True))
     else:
-        state, (losses, correct) = _scan(train_fn, options, inputs, labels, state, draws)
+        state, (losses, correct) = scan(inputs, labels, state, draws)
     finite = _all_finite((state.params, state.statistics, losses))
     return Epoch(state, losses.mean(), 100 * correct.mean(), finite)
 
 
-@partial(jax.jit, static_argnames=("train_fn", "options"))
+@lru_cache(maxsize=KEPT)
+def _compiled(
+    train_fn: ApplyFn, options: TrainingOptions
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a step, and the scan over all steps of an epoch, compiled for one network.
+
+    With these two functions their programs go; a function that is compiled for all networks would
+    keep those of each.
+    """
+    return jax.jit(partial(_step, train_fn, options)), jax.jit(partial(_scan, train_fn, options))
+
+
 def _step(
     train_fn: ApplyFn,
     options: TrainingOptions,
@@ -125,7 +142,6 @@ def _step(
     return State(params, moments, statistics, state.step + 1), (loss, correct)
 
 
-@partial(jax.jit, static_argnames=("train_fn", "options"))
 def _scan(
     train_fn: ApplyFn,
     options: TrainingOptions,

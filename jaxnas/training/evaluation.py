@@ -1,7 +1,7 @@
 """How well a trained network does."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnas.gradients import as_outputs
+from jaxnas.training.epoch import KEPT
 from jaxnas.types import Array, Outputs, Params
 
 EvalFn = Callable[[Params, Any, Array], Outputs | Array]
@@ -46,11 +47,16 @@ def accuracy(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1: got {batch_size}.")
     batch_size = min(batch_size, len(labels))
-    correct = _count_correct(eval_fn, batch_size, params, statistics, inputs, labels)
+    correct = _compiled(eval_fn, batch_size)(params, statistics, inputs, labels)
     return 100.0 * int(correct) / len(labels)
 
 
-@partial(jax.jit, static_argnames=("eval_fn", "batch_size"))
+@lru_cache(maxsize=KEPT)
+def _compiled(eval_fn: EvalFn, batch_size: int) -> Callable[..., Array]:
+    """Return the count of correct answers, compiled for one network; the program goes with it."""
+    return jax.jit(partial(_count_correct, eval_fn, batch_size))
+
+
 def _count_correct(
     eval_fn: EvalFn,
     batch_size: int,

@@ -24,7 +24,7 @@ class TrainingOptions(NamedTuple):
         clip_value: largest magnitude of an entry of a gradient; 0 clips nothing.
         label_smoothing: share of the target that is spread over all classes.
         crop_padding: pixels of zeros around an image before a random crop of its own size; None is
-            an eighth of its side, 4 of 32. Inputs are normalised, so zero is the mean colour.
+            an eighth of its side, 4 of 32. Inputs are normalised, so zero is the mean color.
         flip: mirror half of the images left to right.
         statistics_momentum: share of the running statistics that survives a step.
         seed: of the order of examples and of the augmentation.

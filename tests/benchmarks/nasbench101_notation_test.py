@@ -130,9 +130,9 @@ def test_channels_by_hand(string, expected):
 
 
 def test_parameters_by_hand():
-    """A 1x1 convolution between input and output; C = 2, one cell a stack, 4 classes, 1 colour."""
+    """A 1x1 convolution between input and output; C = 2, one cell a stack, 4 classes, 1 color."""
     arch = notation.from_string("010/001/000:input,conv1x1-bn-relu,output")
-    sizes = {"channels": 2, "cells": 1, "classes": 4, "colours": 1}
+    sizes = {"channels": 2, "cells": 1, "classes": 4, "colors": 1}
     found = channels.num_params(notation.graph(notation.one(arch)), **sizes)
     stem = 9 * 2 + 2 * 2
     cells = (2 * 2 + 4 + 2 * 2 + 4) + (2 * 4 + 8 + 4 * 4 + 8) + (4 * 8 + 16 + 8 * 8 + 16)

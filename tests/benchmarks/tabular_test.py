@@ -221,6 +221,11 @@ def _with_a_cell_twice(path):
     np.savez(path, **arrays)
 
 
+def _with_fractions_for_indices(path):
+    with np.load(TABLE) as stored:
+        np.savez(path, **(dict(stored) | {"order": stored["order"].astype(float)}))
+
+
 def _with_a_short_column(path):
     with np.load(TABLE) as table:
         np.savez(path, **{**table, "seconds": table["seconds"][:-1]})
@@ -242,6 +247,7 @@ def _with_a_flipped_byte(path):
         _without_a_column,
         _with_a_cell_twice,
         _with_a_short_column,
+        _with_fractions_for_indices,
         _with_a_flipped_byte,
     ],
 )

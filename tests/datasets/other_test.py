@@ -1,4 +1,8 @@
+import contextlib
+import io
 import sys
+import tracemalloc
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +93,63 @@ def test_npz_refuses_other_files(tmp_path):
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(IsADirectoryError, match=f"^{tmp_path} is a folder; give the path"):
         load_npz(tmp_path)
+
+
+def _header(shape, dtype="|u1"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_2_0(
+        file, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_npz_believes_no_header(tmp_path, packed):
+    path = tmp_path / "toy.npz"
+    with zipfile.ZipFile(path, "w", packed) as archive:
+        archive.writestr("x.npy", _header((2**40, 2, 2, 1)) + bytes(100))
+        archive.writestr("y.npy", _header((2**40,)) + bytes(100))
+    with pytest.raises(
+        ValueError, match=r"toy\.npz .*x promises 4398046511104 bytes and holds 100"
+    ):
+        load_npz(path)
+
+
+def test_npz_reads_no_member_that_it_does_not_use(tmp_path):
+    path = tmp_path / "toy.npz"
+    np.savez_compressed(path, x=IMAGES, y=LABELS, bomb=np.zeros(2**28, np.uint8))
+    with tracing():
+        dataset = load_npz(path)
+        _, peak = tracemalloc.get_traced_memory()
+    assert len(dataset.x_train) == 8
+    assert peak < 2**24
+
+
+@contextlib.contextmanager
+def tracing():
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def test_npz_with_any_byte_damaged_is_refused_by_name_or_read(tmp_path):
+    path = tmp_path / "toy.npz"
+    np.savez_compressed(path, x=IMAGES, y=LABELS)
+    whole = path.read_bytes()
+    expected = digest(load_npz(path))
+    outcomes = set()
+    for place in range(0, len(whole), 3):
+        for bit in (0x01, 0x08, 0x80):
+            damaged = bytearray(whole)
+            damaged[place] ^= bit
+            path.write_bytes(damaged)
+            try:
+                outcomes.add(digest(load_npz(path)))
+            except ValueError as error:
+                outcomes.add(str(error).partition(" ")[0])
+    assert outcomes == {expected, str(path)}
 
 
 class _Builder:

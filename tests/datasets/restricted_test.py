@@ -1,4 +1,5 @@
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -133,3 +134,45 @@ def test_planes_become_channels():
     rows = np.arange(12, dtype=np.uint8)[None]  # red 0..3, green 4..7, blue 8..11
     image = planes_to_images(rows, 2, "file")[0]
     assert image.tolist() == [[[0, 4, 8], [1, 5, 9]], [[2, 6, 10], [3, 7, 11]]]
+
+
+def _opcodes(data, labels):
+    """Return a pickle of a dictionary `data: ..., labels: ...` from the opcodes of its values."""
+    return b"\x80\x02}(X\x04\x00\x00\x00data" + data + b"X\x06\x00\x00\x00labels" + labels + b"u."
+
+
+def _nested():
+    """Return the opcodes of a list of two lists of two lists and so on: 2^30 numbers, 300 bytes."""
+    lists = [0, 0]
+    for _ in range(30):
+        lists = [lists, lists]
+    return pickle.dumps(lists, 2)[2:-1]
+
+
+NESTED = _nested()
+_RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+
+
+def _array(shape, code):
+    dtype = b"cnumpy\ndtype\n" + code + b"K\x00K\x01\x87R(K\x03U\x01|NNNK\xffK\xffK\x00tb"
+    return _RECONSTRUCT + b"(K\x01" + shape + dtype + b"\x89U\x01\x00tb"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_opcodes(_array(b"K\x01\x85", b"U\x02u1"), NESTED), "'labels' is neither"),
+        (_opcodes(NESTED, b"]"), "'data' is neither"),
+        (_opcodes(_array(b"K\x01\x85", NESTED), b"]"), "whose type is none"),
+        (_opcodes(_array(NESTED, b"U\x02u1"), b"]"), "whose shape is none"),
+        (b"\x80\x02Nr\x00\x00\x00\x30.", "remembers 805306368 objects in 9 bytes"),
+        (b"\x80\x02c_codecs\nencode\nU\x01aU\x04idna\x86R.", "bytes in the encoding b'idna'"),
+    ],
+)
+def test_refuses_small_pickles_that_become_large(tmp_path, content, message):
+    path = tmp_path / "batch"
+    path.write_bytes(content)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match=f"^{path} cannot be read .*{message}"):
+        read_batch(path, "labels", 32)
+    assert time.monotonic() - begun < 5

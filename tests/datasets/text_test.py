@@ -117,6 +117,14 @@ def test_a_split_of_a_table(tmp_path):
         ("a.jsonl", b'{"text": "a", "label": true}', "label of example 1 .* got True"),
         ("a.jsonl", b'{"text": "a", "label": 1.5}', "label of example 1 .* got 1.5"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": "a"}', "label of example 2 .* got None"),
+        ("a.jsonl", b'{"text": "a", "label": 2147483648}', "label of example 1 .* got 2147483648"),
+        ("a.tsv", b"text\tlabel\na\t2147483648\n", "label of example 1 .* got '2147483648'"),
+        ("a.tsv", b"text\tlabel\na\t" + b"9" * 5000, "label of example 1 .* got '999"),
+        ("a.tsv", b"text\tlabel\ttext\na\t1\tb\n", "two columns have the name text"),
+        ("a.jsonl", b'{"text": "a", "label": 1, "label": 0}', "two columns have the name label"),
+        ("a.jsonl", b"[" * 100_000, "cannot be read as .jsonl: got .maximum recursion"),
+        ("a.jsonl", b'{"text": ' + b"[" * 900 + b"]" * 900 + b', "label": 1}', "must be a text"),
+        ("a.parquet", b"PAR1" + bytes(40) + b"PAR1", "cannot be read as .parquet"),
     ],
 )
 def test_refuses_other_files(tmp_path, name, content, sentence):

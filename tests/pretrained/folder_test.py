@@ -98,11 +98,28 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
         (replaced(QUERY, lambda own: own[:4].copy()), r"\[8, 8\] .* got \[8, 4\]"),
         (replaced(QUERY, lambda own: own * np.nan), "must be finite"),
         (replaced(QUERY, lambda own: own.astype(np.int32)), "must be floating: got int32"),
+        (
+            replaced("embeddings.position_embeddings.weight", lambda own: np.array(own[0, 0])),
+            r"position_embeddings.weight must have the shape .* got \[\]",
+        ),
     ],
 )
 def test_refuses_unfit_weights(folder, change, sentence):
     edit_weights(folder, change)
     with pytest.raises(ValueError, match=sentence):
+        pretrained.load(folder)
+
+
+@pytest.mark.parametrize("name", ["F8_E4M3", "F8_E5M2"])
+def test_refuses_numbers_of_eight_bits(folder, name):
+    path = folder / "model.safetensors"
+    tensors = numpy_files.load_file(path)
+    tensors[QUERY] = tensors[QUERY].astype(np.int8)
+    content = numpy_files.save(tensors)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].replace(b'"I8"', f'"{name}"'.encode())
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    with pytest.raises(ValueError, match=f"model.safetensors: {QUERY} must be floating.* {name}"):
         pretrained.load(folder)
 
 
@@ -147,6 +164,22 @@ def test_refuses_other_files(folder, there, remedy):
         ({"num_hidden_layers": 0}, "num_hidden_layers must be an integer above 0: got 0"),
         ({"position_embedding_type": "relative_key"}, "must be absolute: got 'relative_key'"),
         ({"is_decoder": True}, "is_decoder must be False"),
+        ({"layer_norm_eps": [1e-12]}, r"layer_norm_eps must be a number above 0: got \[1e-12\]"),
+        ({"layer_norm_eps": None}, "layer_norm_eps must be a number above 0: got None"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps must be a number above 0: got -1.0"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number above 0: got nan"),
+        ({"initializer_range": -0.02}, "initializer_range must be a number above 0"),
+        ({"hidden_act": None}, "hidden_act must be a name: got None"),
+        ({"type_vocab_size": -2}, "type_vocab_size must be an integer above 0: got -2"),
+        ({"num_hidden_layers": 10**12}, "every tensor of the 1000000000000 layers"),
+        (
+            {"model_type": "roberta", "pad_token_id": [1]},
+            r"pad_token_id must be an integer above -1: got \[1\]",
+        ),
+        (
+            {"model_type": "roberta", "pad_token_id": -5},
+            "pad_token_id must be an integer above -1: got -5",
+        ),
     ],
 )
 def test_refuses_other_networks(folder, changes, sentence):
@@ -160,6 +193,9 @@ def test_refuses_a_folder_without_a_configuration(tmp_path):
         pretrained.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
+        pretrained.load(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is no JSON: got 'maximum recursion"):
         pretrained.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object: got list"):

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -46,3 +47,17 @@ def test_refuses_what_is_no_tokenizer_of_the_encoder(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
         pretrained.load_tokenizer(folder)
+
+
+def test_refuses_a_tokenizer_that_knows_nothing_for_unknown_words(tmp_path):
+    folder = Path(shutil.copytree(BERT, tmp_path / "bert"))
+    path = folder / "tokenizer.json"
+    entries = json.loads(path.read_text())
+    entries["model"]["unk_token"] = "[NONE]"
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"tokenizer\.json must say what stands for an unknown"):
+        pretrained.load_tokenizer(folder)
+    for damaged in (b"\xff\xfe", b"[" * 100_000):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer: got"):
+            pretrained.load_tokenizer(folder)

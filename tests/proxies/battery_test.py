@@ -24,7 +24,7 @@ SATURATED = {"linear_regions"}
 SINGULAR_OF_EQUAL_LOGITS = {"jacob_cov", "epe_nas"} | {
     name for name in NAMES if name.startswith(("ntk_condition", "kernel_", "zen"))
 }
-# Of as many convolutions, because the mathematics of a walk is compiled for a number of tensors.
+# Of as many convolutions: what collects their statistics is compiled for a number of tensors.
 CELLS = [(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2)]
 
 
@@ -108,23 +108,23 @@ def scored(small_space, draw_batch):
 
 @pytest.fixture(scope="module")
 def traced(scored):
-    return scored("traced")
+    return scored("compiled")
 
 
 @pytest.fixture(scope="module")
 def turned(scored):
-    return scored("traced", order=(5, 2, 0, 3, 1, 4))
+    return scored("compiled", order=(5, 2, 0, 3, 1, 4))
 
 
 @pytest.fixture(scope="module")
-def walked(scored):
-    return scored("walk")
+def eager(scored):
+    return scored("eager")
 
 
 @pytest.fixture(scope="module")
 def of_random_cells(scored, small_space):
     cells = np.random.default_rng(0).integers(5, size=(30, 6))
-    return scored("traced", [cell for cell in cells if small_space.is_connected(cell)])
+    return scored("compiled", [cell for cell in cells if small_space.is_connected(cell)])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,8 +138,8 @@ def test_connected_cells_have_finite_scores(of_random_cells, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_trace_is_a_walk(traced, walked, name):
-    for own, other in zip(walked, traced, strict=True):
+def test_a_trace_is_a_walk(traced, eager, name):
+    for own, other in zip(eager, traced, strict=True):
         np.testing.assert_allclose(other[name], own[name], rtol=_tolerance(name))
 
 
@@ -152,8 +152,8 @@ def test_the_order_of_the_examples_matters_to_few(traced, turned, name):
         np.testing.assert_allclose(other, own, rtol=_tolerance(name))
 
 
-def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced, walked):
+def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced, eager):
     # Each image is normalised by itself, so that two different backward passes must agree.
-    for scores in traced + walked:
+    for scores in traced + eager:
         mean = scores["gradient_values"] / 6 + (1 - 1 / 6) * scores["offdiagonal"]
         np.testing.assert_allclose(mean, scores["mgm"], rtol=1e-12)

@@ -15,7 +15,7 @@ def test_flops_of_a_plain_network_are_half_of_what_xla_counts():
     assert own == 7 * 5 + 5 * 3
 
 
-@pytest.mark.parametrize("plan", ["walk", "traced"])
+@pytest.mark.parametrize("plan", ["eager", "compiled"])
 def test_flops_of_a_space_are_the_benchmarks(plan):
     # 153.27 and 7.78 million in the table: the best cell, and one without convolutions.
     space = nasbench201(norm="none")

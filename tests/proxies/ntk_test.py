@@ -207,8 +207,8 @@ def test_exact_rows_of_a_plain_network_are_those_of_the_whole_batch(draw_batch, 
 
 
 @pytest.fixture(scope="module")
-def walked(small_space, draw_batch):
-    """`walked(norm)`: the network of `ARCH` in a mode, its weights, and a batch, in float64."""
+def eager(small_space, draw_batch):
+    """`eager(norm)`: the network of `ARCH` in a mode, its weights, and a batch, in float64."""
 
     def bind(norm):
         batch = draw_batch(0)
@@ -219,9 +219,9 @@ def walked(small_space, draw_batch):
     return bind
 
 
-def test_exact_rows_are_those_of_the_coupled_batch(walked, monkeypatch):
+def test_exact_rows_are_those_of_the_coupled_batch(eager, monkeypatch):
     with jax.enable_x64(True):
-        network, params, batch, _ = walked("batch")
+        network, params, batch, _ = eager("batch")
         expected = _by_jacobian(network, params, batch, empirical.label_cotangent)
         exact = ntk.ntk_trace(mode="exact").measure(network, params, batch, None).gram
         np.testing.assert_allclose(exact, expected, rtol=1e-9, atol=1e-9)
@@ -237,9 +237,9 @@ def test_exact_rows_are_those_of_the_coupled_batch(walked, monkeypatch):
         np.testing.assert_allclose(portions, exact, rtol=1e-9, atol=1e-12)
 
 
-def test_without_coupling_both_modes_are_one(walked):
+def test_without_coupling_both_modes_are_one(eager):
     with jax.enable_x64(True):
-        own = walked("instance")
+        own = eager("instance")
         split, exact = (ntk.ntk_trace(mode=mode).measure(*own) for mode in ("split", "exact"))
         np.testing.assert_allclose(exact.gram, split.gram, rtol=1e-9, atol=1e-12)
         # Jensen: the mean gradient is no longer than the gradients are.

@@ -223,7 +223,7 @@ def test_grasp_of_a_flax_module(problem):
 
 @pytest.fixture(scope="module")
 def normalised(draw_batch):
-    """A walk in `batch` mode with its parameters, a batch, and the names of the weights."""
+    """An eager network in `batch` mode, its parameters, a batch, and the names of the weights."""
     space = nasbench201(channels=2, cells=1, norm="batch")
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):

@@ -111,7 +111,7 @@ def test_recall_curve_by_hand():
 
 
 @pytest.mark.parametrize("count", [0, 9])
-def test_recall_curve_refuses_more_than_it_has_colours_for(count):
+def test_recall_curve_refuses_more_than_it_has_colors_for(count):
     with pytest.raises(ValueError, match=f"from 1 to 8 scores: got {count}"):
         figures.recall_curve({str(i): [1.0, 2.0] for i in range(count)}, [1.0, 2.0])
 
@@ -146,8 +146,8 @@ def test_cell_is_valid_svg_that_says_what_it_shows():
         "1 to 2: conv<3>",
         "0 to 1: skip",
     ]
-    colours = [path.get("stroke") for path in paths]
-    assert colours[0] == colours[2] != colours[1] == colours[3]
+    colors = [path.get("stroke") for path in paths]
+    assert colors[0] == colors[2] != colors[1] == colors[3]
     assert [text.text for text in root.iter(f"{SVG}text")] == ["conv<3>", "skip", "conv<3>", "skip"]
     # Parallel edges do not hide each other.
     assert len({path.get("d") for path in paths}) == 4
@@ -157,7 +157,7 @@ def test_cell_is_valid_svg_that_says_what_it_shows():
         assert 8 < int(text.get("y")) < height
 
 
-def test_operations_keep_their_colours_from_cell_to_cell():
+def test_operations_keep_their_colors_from_cell_to_cell():
     operations = ["skip", "conv", "pool"]
     alone = figures.cell_svg([(0, 1, "pool")], 2, operations=operations)
     both = figures.cell_svg([(0, 1, "conv"), (1, 2, "pool")], 3, operations=operations)

@@ -1,6 +1,8 @@
 """Whole files and output folders."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +45,25 @@ def test_output_folder_in_a_file(tmp_path, below):
 def test_write_into_a_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory"):
         files.write_whole(tmp_path / "none" / "page.html", b"")
+
+
+def test_partial_files_of_the_dead_are_removed_and_no_others(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    target = tmp_path / "page[1].html"
+    left = [f".page[1].html.{dead.pid}", f".page1.html.{dead.pid}", f".page[1].html.{os.getppid()}"]
+    left += [".page[1].html.old", f"page[1].html.{dead.pid}"]
+    for name in left:
+        (tmp_path / name).write_text("half")
+    files.write_whole(target, b"whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([target.name, *left[1:]])
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_whole(tmp_path / "page.html", b"half")
+    assert os.listdir(tmp_path) == []

@@ -193,3 +193,22 @@ def test_saving_twice_gives_equal_files(report, tmp_path):
 def test_a_plot_needs_a_description(write):
     with pytest.raises(ValueError, match="must have a description: got none for 'P'"):
         write(Report("t", "s", [Plot("P", drawing(), " ")]))
+
+
+def test_nothing_that_a_terminal_obeys_comes_through():
+    obeyed = "\x1b[2J\x1b]0;title\x07\x9b31m\x00\x7f\u202e"
+    frame = pd.DataFrame({f"a{obeyed}": [f"b{obeyed}\r\nc\td"], "n": [1]})
+    report = Report(
+        f"d{obeyed}",
+        f"e{obeyed}",
+        [
+            Text(f"f{obeyed}", f"g{obeyed}\rh"),
+            Table(f"i{obeyed}", frame, f"j{obeyed}"),
+            Plot(f"k{obeyed}", drawing(), f"l{obeyed}", f"m{obeyed}"),
+        ],
+    )
+    for shown in (to_text(report, 200), to_html(report)):
+        assert not {character for character in shown if not character.isprintable()} - {"\n"}
+    assert "b\ufffd[2J" in to_text(report, 200)
+    lines = to_text(report, 200).splitlines()
+    assert any(line.startswith("b") and "c d" in line and line.endswith(" 1") for line in lines)

@@ -237,7 +237,7 @@ import os, signal, sqlite3
 connection = sqlite3.connect({str(path)!r}, isolation_level=None)
 connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN IMMEDIATE")
-connection.executemany("INSERT INTO scores VALUES (?, ?, 'p', 0, 1.0, 'ok')",
+connection.executemany("INSERT INTO scores VALUES (?, ?, 'p', 0, 1.0, 'ok', 0)",
                        [({run}, f"arch{{i}}" * 20) for i in range(2000)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -291,7 +291,7 @@ def test_another_schema_version(tmp_path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(ValueError, match=r"must have schema version 1: got .* with version 99"):
+    with pytest.raises(ValueError, match=r"must have schema version 2: got .* with version 99"):
         ScoreStore(path)
 
 
@@ -329,3 +329,93 @@ def test_locked_file(tmp_path):
         other.close()
         store.add(run, ROWS)
         assert store.done(run) == DONE
+
+
+def test_an_open_reader_stops_nothing_that_writes_nothing(tmp_path):
+    path = tmp_path / "scores.sqlite"
+    with ScoreStore(path) as store:
+        run = store.open_run(CONTEXT)
+        store.add(run, ROWS)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM scores").fetchall()
+    with ScoreStore(path, timeout_seconds=0.05) as store:
+        assert store.open_run(CONTEXT) == run
+        store.add(run, [])
+        store.absorb_parts()
+        assert store.done(run) == DONE
+        with pytest.raises(TimeoutError, match="must not be held by another process"):
+            store.add(run, [ScoreRow("|c|", "knas", 0, 1.0)])
+    reader.close()
+
+
+def test_no_flipped_bit_changes_a_table_in_silence(tmp_path):
+    path = tmp_path / "scores.sqlite"
+    rng = np.random.default_rng(0)
+    with ScoreStore(path) as store:
+        for context in ({}, CONTEXT):
+            run = store.open_run(context)
+            rows = [ScoreRow(f"arch {i}", "p", 0, value) for i, value in enumerate(rng.random(40))]
+            store.add(run, [*rows, *ROWS, ScoreRow("zero", "p", 0, -0.0)], cpu_seconds=0.1)
+    content = path.read_bytes()
+
+    def read():
+        with ScoreStore(path) as store:
+            seconds = [store.cpu_seconds(run) for run in store.contexts()]
+            return bits(store.frame()), store.contexts(), seconds
+
+    written = read()
+    found = []
+    used = np.flatnonzero(np.frombuffer(content, np.uint8))
+    for place in rng.choice(used, 400, replace=False):
+        harmed = bytearray(content)
+        harmed[place] ^= 1 << rng.integers(8)
+        path.write_bytes(harmed)
+        try:
+            found.append("same" if read() == written else "changed")
+        except (ValueError, OSError) as error:
+            found.append(str(error).partition(" must")[0])
+    assert set(found) == {"same", "The score store"}
+    assert found.count("same") < 200
+
+
+def test_a_store_without_checksums_gets_them(tmp_path):
+    path = tmp_path / "scores.sqlite"
+    with ScoreStore(path) as store:
+        run = store.open_run(CONTEXT)
+        store.add(run, ROWS, cpu_seconds=2.5)
+        frame = store.frame()
+    old = sqlite3.connect(path)
+    for table in ("scores", "work"):
+        old.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
+    old.execute("PRAGMA user_version = 1")
+    old.close()
+    for _ in range(2):
+        with ScoreStore(path) as store:
+            pd.testing.assert_frame_equal(store.frame(), frame, check_exact=True)
+            assert store.cpu_seconds(run) == 2.5
+            store.add(run, [ROWS[0]])
+    changed = sqlite3.connect(path)
+    changed.execute("UPDATE scores SET score = 0.5 WHERE arch = '|b|'")
+    changed.commit()
+    changed.close()
+    with pytest.raises(ValueError, match=r"knas of \|b\| is not as it was written"):
+        ScoreStore(path)
+
+
+@pytest.mark.parametrize("name", ["scores[1].sqlite", "knas.sqlite", "scores*", "a.b.sqlite"])
+def test_a_store_takes_its_parts_and_no_other_file(tmp_path, name):
+    suffix = os.path.splitext(name)[1]
+    others = [f"knas.process{end}{suffix}" for end in ("ed", "1.process2")]
+    others.append("scores1.process1.sqlite")
+    for other in others:
+        with ScoreStore(tmp_path / other) as store:
+            store.add(store.open_run({"other": 1}), [ScoreRow("z", "p", 0, 1.0)])
+    with ScoreStore(tmp_path / name) as store:
+        run = store.open_run(CONTEXT)
+        with store.part(12) as part:
+            part.add(part.open_run(CONTEXT), ROWS)
+        store.absorb_parts()
+        assert store.done(run) == DONE
+        assert set(store.contexts()) == {run}
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, name])

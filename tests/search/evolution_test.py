@@ -102,3 +102,13 @@ def test_sizes_must_be_positive(name):
 def test_nothing_to_mutate(call):
     with pytest.raises(ValueError, match=r"two choices or more: got \(1, 1\)"):
         call(num_choices=(1, 1))
+
+
+def test_a_mutation_of_the_largest_number_of_choices():
+    choices = [2**31 - 1]
+    arch = jnp.array([2**31 - 3], jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 500)
+    mutants = np.asarray(jax.vmap(lambda key: mutate(key, choices, arch))(keys)).ravel()
+    assert mutants.min() >= 0
+    assert not (mutants == arch[0]).any()
+    assert 0.4 < (mutants > 2**30).mean() < 0.6

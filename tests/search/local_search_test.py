@@ -69,3 +69,8 @@ def test_orders_differ_between_places_and_seeds():
 def test_space_of_one_architecture():
     with pytest.raises(ValueError, match=r"two choices or more: got \[1\]"):
         local_search([1])
+
+
+def test_too_many_neighbours_are_refused():
+    with pytest.raises(ValueError, match="visits every neighbour, at most 16777216: got"):
+        local_search([3, 2**30])

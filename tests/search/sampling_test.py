@@ -91,7 +91,9 @@ def test_open_decisions():
     assert open_decisions([1, 2, 1, 5]).tolist() == [1, 3]
 
 
-@pytest.mark.parametrize("num_choices", [[], [3, 0], [-1], [2.0, 3.0], [[2, 2]], ["3"]])
+@pytest.mark.parametrize(
+    "num_choices", [[], [3, 0], [-1], [2.0, 3.0], [[2, 2]], ["3"], [2, 2**31], [2**63], [2**70]]
+)
 @pytest.mark.parametrize(
     "call",
     [
@@ -115,3 +117,9 @@ def test_more_than_the_space(num):
 def test_negative_number_of_samples():
     with pytest.raises(ValueError, match="num must not be negative: got -1"):
         sample(jax.random.key(0), [3, 4], -1)
+
+
+def test_the_largest_number_of_choices_is_drawn_whole():
+    drawn = np.asarray(sample(jax.random.key(0), [2**31 - 1], 1000)).ravel()
+    assert drawn.min() >= 0
+    assert 0.45 < (drawn > 2**30).mean() < 0.55

@@ -10,6 +10,7 @@ from jaxnas import encoding, wiring
 from jaxnas.connectivity import recursion
 from jaxnas.spaces import dag_mlp
 from jaxnas.spaces.dag_mlp import DagMLP
+from jaxnas.types import Statistic
 
 FEATURES = 5
 MIXED = wiring.from_code("2_21_112")
@@ -51,9 +52,9 @@ def test_a_cell_by_hand(inputs, order):
     np.testing.assert_allclose(own.logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_parameterisations_are_the_same_function_at_first(inputs):
+def test_parameterizations_are_the_same_function_at_first(inputs):
     options = {"stem": "relu", "readout_gain": 2**0.5, "biases": True}
-    standard, scaled = (_space(parameterisation=p, **options) for p in ("standard", "ntk"))
+    standard, scaled = (_space(parameterization=p, **options) for p in ("standard", "ntk"))
     params = [space.init(jax.random.key(0), inputs) for space in (standard, scaled)]
     logits = [
         _outputs(space, own, MIXED, inputs).logits
@@ -106,6 +107,51 @@ def test_the_number_of_parameters(inputs, biases):
         own = space.bind(wiring.from_code(code), params)[1]
         expected = sum(leaf.size for leaf in jax.tree.leaves(own))
         assert space.num_params(wiring.from_code(code)) == expected
+
+
+def _keep(tensor, per_example):
+    return per_example
+
+
+@pytest.mark.parametrize(("order", "stem"), [("post", "relu"), ("pre", "linear")])
+def test_per_example_gradients_are_those_of_a_loop(inputs, order, stem):
+    space = _space(order=order, stem=stem, biases=True)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, space.init(jax.random.key(0), inputs))
+    keep, cotangent = Statistic(_keep), jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+
+    def kept(arch):
+        network, read = space.bind(arch, params)
+        return network.per_example_vjp(read, inputs, (keep,))[1](cotangent, (keep,))[0]
+
+    def looped(read, example, errors):
+        network, _ = space.bind(MIXED, params)
+        return jax.grad(lambda own: (network(own, example[None]).logits[0] * errors).sum())(read)
+
+    _, read = space.bind(MIXED, params)
+    pairs = zip(inputs, cotangent, strict=True)
+    expected = jax.tree.map(lambda *own: jnp.stack(own), *(looped(read, *pair) for pair in pairs))
+    eager, traced = kept(MIXED), jax.jit(kept)(MIXED)
+    chex.assert_trees_all_close(eager, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close({name: traced[name] for name in eager}, eager, rtol=1e-4, atol=1e-5)
+    assert all(
+        not leaf.any() for name in set(traced) - set(eager) for leaf in traced[name].values()
+    )
+
+
+@pytest.mark.parametrize(("order", "stem"), [("post", "relu"), ("pre", "linear")])
+def test_inputs_of_relus_are_shown(inputs, order, stem):
+    space = _space(order=order, stem=stem)
+    network, params = space.bind(MIXED, space.init(jax.random.key(0), inputs))
+    values, shown = (inputs,), []
+    for stage in network.stages(params, inputs, ()):
+        passed = stage(values)
+        values = passed.outputs
+        shown += [own.value for own in passed.shown if own.kind == "preactivation"]
+    stem_weights = params["stem"]["kernel"]
+    first = inputs @ stem_weights * ((2 if stem == "relu" else 1) / FEATURES) ** 0.5
+    assert len(shown) == (4 if stem == "relu" else 3)
+    np.testing.assert_allclose(shown[0], first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values[0], network(params, inputs).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_concrete_wiring_inside_a_compiled_function(inputs):
@@ -172,7 +218,7 @@ def test_the_facts_of_the_space(inputs):
         "classes": 10,
         "order": "post",
         "stem": "relu",
-        "parameterisation": "standard",
+        "parameterization": "standard",
         "readout_gain": 2**0.5,
         "biases": True,
     }
@@ -183,7 +229,7 @@ def test_the_facts_of_the_space(inputs):
     [
         (lambda x: _space(order="both"), "post, pre: got 'both'"),
         (lambda x: _space(stem="conv"), "linear, relu: got 'conv'"),
-        (lambda x: _space(parameterisation="mup"), "ntk, standard: got 'mup'"),
+        (lambda x: _space(parameterization="mup"), "ntk, standard: got 'mup'"),
         (lambda x: _space(width=0), "width must be a positive integer: got 0"),
         (lambda x: _space(order="pre", stem="relu"), "got stem='relu'"),
         (lambda x: dag_mlp.dag_mlp(nodes=1), r"got shape \[0\]"),

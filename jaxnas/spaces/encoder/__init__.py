@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding, gradients, pretrained
-from jaxnas.layerwise import linen_network
+from jaxnas.network.linen import linen_network
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options
@@ -48,7 +48,7 @@ def encoder(
     config, weights = source if isinstance(source, Pretrained) else (source, {})
     options = _checked(options or Options(), config)
     own = EncoderNetwork(config, options)
-    layerwise = linen_network(layers.Packed(config, options), max_bytes=max_bytes)
+    packed = linen_network(layers.Packed(config, options), max_bytes=max_bytes)
     names = options.activations
 
     def init(key: Array, inputs: Array) -> Params:
@@ -64,7 +64,7 @@ def encoder(
                 f"{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
             )
         rest = {name: params[name] for name in ("layers", "head")}
-        return BoundEncoder(own, layerwise, jnp.asarray(arch), params["embeddings"]), rest
+        return BoundEncoder(own, packed, jnp.asarray(arch), params["embeddings"]), rest
 
     return SearchSpace(
         name="encoder",

@@ -11,11 +11,11 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import ArrayLike
 
-from jaxnas.layerwise import LinenNetwork
+from jaxnas.network.linen import LinenNetwork
 from jaxnas.pretrained import EncoderConfig
 from jaxnas.spaces.encoder import layers, low_rank, wiring
 from jaxnas.spaces.encoder.layers import Options
-from jaxnas.types import Array, Outputs, Params, Pullback
+from jaxnas.types import Array, Outputs, Params, Pullback, Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,13 +166,13 @@ class BoundEncoder:
 
     Attributes:
         own: the encoder.
-        layerwise: all after its embeddings, which reads its gradients layer by layer.
+        packed: all after its embeddings, whose layers take statistics of their gradients.
         arch: `int32[D]`.
         embeddings: their parameters.
     """
 
     own: EncoderNetwork
-    layerwise: LinenNetwork
+    packed: LinenNetwork
     arch: Array
     embeddings: Params
 
@@ -181,11 +181,13 @@ class BoundEncoder:
         validate_tokens(inputs, self.own.config)
         return self.own(self.arch, {"embeddings": self.embeddings, **params}, inputs)
 
-    def per_example_vjp(self, params: Params, inputs: Array) -> tuple[Outputs, Pullback]:
+    def per_example_vjp(
+        self, params: Params, inputs: Array, statistics: Statistics
+    ) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
         validate_tokens(inputs, self.own.config)
-        packed = _pack(self.own, self.arch, self.embeddings, inputs)
-        return self.layerwise.per_example_vjp(params, packed)
+        examples = _pack(self.own, self.arch, self.embeddings, inputs)
+        return self.packed.per_example_vjp(params, examples, statistics)
 
 
 def validate_tokens(inputs: Array, config: EncoderConfig) -> None:

@@ -58,7 +58,7 @@ def nasbench101(
             channels=channels,
             cells=cells,
             classes=classes,
-            colours=colors,
+            colors=colors,
             normalised=norm != "none",
         ),
     )

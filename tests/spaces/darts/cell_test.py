@@ -162,3 +162,25 @@ def test_bad_architectures_are_refused(arch, sentence):
     for act in (cell.to_string, cell.representative, darts().num_params):
         with pytest.raises(ValueError, match=sentence):
             act(arch)
+
+
+def test_a_pattern_has_the_same_heavy_operations():
+    """It is an architecture itself, its pattern is itself, and what it changes is light."""
+    rng = np.random.default_rng(0)
+    archs = rng.integers(0, np.broadcast_to(cell.NUM_CHOICES, (200, 32))).astype(np.int32)
+    patterns = cell.pattern(archs)
+    np.testing.assert_array_equal(cell.pattern(patterns), patterns)
+
+    def heavy(arch):
+        return [
+            (reduction, node, which, edge.operation, reduction and edge.state < cell.INPUTS)
+            for reduction, own in enumerate(cell.genotype(cell.one(arch)))
+            for node, pair in enumerate(own)
+            for which, edge in enumerate(pair)
+            if "conv" in edge.operation
+            or (edge.operation == "skip_connect" and reduction and edge.state < cell.INPUTS)
+        ]
+
+    for arch, pattern in zip(archs, patterns, strict=True):
+        assert heavy(arch) == heavy(pattern)
+    assert (patterns != archs).any(1).all()

@@ -206,32 +206,32 @@ def test_score_space(space, batch):
     notations = ["pretrained", "1>3", "-2", "1>3 relu"]
     archs = np.stack([space.from_string(own) for own in notations])
     proxies = ["mgm", "params"]
-    walked = [own.scores for own in score_space(space, archs, batch, proxies)]
-    assert len({own["mgm"] for own in walked}) == 4
+    eager = [own.scores for own in score_space(space, archs, batch, proxies)]
+    assert len({own["mgm"] for own in eager}) == 4
     params = space.init(jax.random.key(0), batch.inputs)
     everything = sum(leaf.size for leaf in jax.tree.leaves(params))
     layer = sum(leaf.size for leaf in jax.tree.leaves(params["layers"]["layer_01"]))
     # The only gate is there where 1>3 is.
-    assert [own["params"] for own in walked] == [
+    assert [own["params"] for own in eager] == [
         *(everything - 1, everything, everything - 1 - layer, everything)
     ]
     # What stands under the padding does not matter.
     hidden = batch._replace(inputs=_other_padding(batch))
     (same,) = score_space(space, archs[1:2], hidden, proxies)
-    assert same.scores == walked[1]
+    assert same.scores == eager[1]
 
 
 @pytest.mark.slow
 def test_score_space_is_the_same_traced_or_padded(space, batch):
     archs = np.stack([space.from_string(own) for own in ("pretrained", "1>3", "-2", "1>3 relu")])
     proxies = ["mgm", "gradient_values", "ntk_trace"]
-    walked, traced = (
+    eager, traced = (
         [own.scores for own in score_space(space, archs, batch, proxies, plan=plan)]
-        for plan in ("walk", "traced")
+        for plan in ("eager", "compiled")
     )
     wider = jnp.pad(batch.inputs, ((0, 0), (0, 0), (0, 3)), constant_values=-1)
     padded = score_space(space, archs, batch._replace(inputs=wider.at[:, 0, 9:].set(3)), proxies)
-    for own, other, third in zip(walked, traced, padded, strict=True):
+    for own, other, third in zip(eager, traced, padded, strict=True):
         assert own == pytest.approx(other, rel=1e-4)
         assert own == pytest.approx(third.scores, rel=1e-5)
 

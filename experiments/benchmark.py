@@ -38,6 +38,7 @@ from experiments.benchmark_report import CELLS_OF_A_TURN, MATRIX, machine, make_
 from experiments.workers import Side, Worker, serve
 from jaxnas import Batch, allocator, datasets, proxies, runners, spaces
 from jaxnas.launch import launch
+from jaxnas.proxies import cost
 from jaxnas.runs import track
 from jaxnas.runs.files import write_whole
 from jaxnas.scoring import measures_of, reduce_scores
@@ -320,7 +321,7 @@ class OwnWorker:
         return {"cpu": min(seconds)}
 
 
-def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
+def gflop_of(arch: np.ndarray, setting: Setting, **sizes: Any) -> float:
     """Return the 1e9 operations of a forward and a backward pass, twice as dear, over the batch.
 
     Counts multiplications and additions of the stem, the reductions, the classifier and of the
@@ -337,7 +338,8 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: int) -> float:
     images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)
-    macs = network.num_macs(chosen, images)
+    assert isinstance(network, cost.CountsMacs)
+    macs = float(np.asarray(network.num_macs(chosen, images)))
     return 2 * 3 * macs * setting.images / 1e9
 
 

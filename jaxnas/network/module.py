@@ -209,7 +209,7 @@ class BoundNetwork:
             for steps in whole.stages()
         ]
 
-    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
+    def num_macs(self, params: Params, inputs: Any) -> ArrayLike:
         """Return the multiply-accumulates for one example, of dead operations too."""
         steps = self.graph(_shape(inputs))
         return sum([*steps.costs(lambda described: described.macs), *steps.macs])

@@ -1,6 +1,6 @@
 """Scores that need no pass: the baselines that every other score must beat."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ class CountsMacs(Protocol):
     def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
         """Return the outputs for `inputs` `[B, ...]`."""
 
-    def num_macs(self, params: Params, inputs: Array) -> ArrayLike:
-        """Return the multiply-accumulates for one example."""
+    def num_macs(self, params: Params, inputs: Any) -> ArrayLike:
+        """Return the multiply-accumulates for one example; shapes will do for both."""
 
 
 def params() -> Proxy:

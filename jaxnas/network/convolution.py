@@ -153,7 +153,7 @@ def keep_tap_by_tap(
         return jax.tree.map(jnp.add, kept, of_tap(*tap)), None
 
     shapes = jax.eval_shape(of_tap, taps[0], jnp.array(0))
-    nothing = jax.tree.map(lambda own: jnp.zeros(own.shape, own.dtype), shapes)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return lax.scan(add, nothing, (taps, jnp.arange(len(taps))))[0]
 
 

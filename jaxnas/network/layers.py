@@ -79,7 +79,7 @@ def _apply_forward(
 def _apply_backward(rule: Rule, statistics: Statistics, saved: Any, cotangent: Array) -> Any:
     tensors, residuals = saved
     of_inputs, gradients = rule.backward(tensors, residuals, cotangent)
-    kept = {name: _keep(statistics, own, gradients[name]) for name, own in tensors.items()}
+    kept = {name: _keep(statistics, tensors[name], gradients[name]) for name in tensors}
     totals = {name: gradients[name].total() for name in tensors}
     return totals, kept, of_inputs
 
@@ -91,14 +91,14 @@ def _keep(statistics: Statistics, tensor: Array, gradient: TensorGradient) -> tu
     """Return what the statistics keep of a tensor."""
     # Two statistics that look at one gradient share it.
     total, each = functools.cache(gradient.total), functools.cache(gradient.each)
-    additive = [own for own in statistics if own.per_example and own.additive]
+    additive = [one for one in statistics if one.per_example and one.additive]
     if gradient.in_parts is None or not additive:
-        return tuple(own.keep(tensor, each() if own.per_example else total()) for own in statistics)
-    found = gradient.in_parts(lambda part, of_part: [own.keep(part, of_part) for own in additive])
+        return tuple(one.keep(tensor, each() if one.per_example else total()) for one in statistics)
+    found = gradient.in_parts(lambda part, of_part: [one.keep(part, of_part) for one in additive])
     kept = dict(zip(additive, found, strict=True))
-    others = [own for own in statistics if own not in kept]
+    others = [one for one in statistics if one not in kept]
     kept |= zip(others, _keep(tuple(others), tensor, gradient), strict=True)
-    return tuple(kept[own] for own in statistics)
+    return tuple(kept[one] for one in statistics)
 
 
 def slots(statistics: Statistics, tensor: Array, examples: int) -> tuple[Any, ...]:

@@ -57,13 +57,13 @@ class LinenNetwork:
     ) -> tuple[Outputs, Pullback]:
         """Return the logits and the pullback to per-example gradients; see `types.Pullback`."""
         variables = {**self.collections, "params": params}
-        of_examples = tuple(own for own in statistics if own.per_example)
+        of_examples = tuple(statistic for statistic in statistics if statistic.per_example)
         logits, pull = _forward(self, of_examples, variables, inputs)
 
         def pullback(cotangent: Array, chosen: Statistics) -> tuple[Params, ...]:
             kept = _keep(pull, params, cotangent, of_examples, chosen)
             # What no layer could show is differentiated through the whole network.
-            unseen = [place for place, found in enumerate(kept) if None in found]
+            unseen = [place for place, found in enumerate(kept) if any(k is None for k in found)]
             positions = jax.tree.leaves(_numbered(variables)["params"])
             others = gradients.read_in_groups(
                 self.logits_of_one,
@@ -163,8 +163,15 @@ def _forward(
     """Return the logits `[B, K]` and their pullback to the parameters and the slots."""
     params, count = variables["params"], inputs.shape[0]
     names = _names(params)
-    calls = _calls_of_layers(network, variables, inputs) if statistics else {}
 
+    # Which layers can show their gradients, and a slot for each of their tensors.
+    calls = _calls_of_layers(network, variables, inputs) if statistics else {}
+    slots: dict[str, Any] = {}
+    for path in calls:
+        for name, tensor in _of_layer(path, names, params, {})[0].items():
+            slots[name] = layers.slots(statistics, tensor, count)
+
+    # The network, with each call of a layer open to the statistics.
     def logits(params: Params, slots: Mapping[str, Any]) -> Array:
         # A tensor that several calls read: the statistics look at the sum of its gradients.
         gathered = {
@@ -186,10 +193,6 @@ def _forward(
 
         return jax.vmap(one, axis_name=gradients.EXAMPLES)(inputs)
 
-    slots: dict[str, Any] = {}
-    for path in calls:
-        for name, tensor in _of_layer(path, names, params, {})[0].items():
-            slots[name] = layers.slots(statistics, tensor, count)
     return jax.vjp(logits, params, slots)
 
 
@@ -206,7 +209,10 @@ def _keep(
     ):
         seen = dict(zip(statistics, of_slots.get(name, ()), strict=False))
         kept.append(
-            tuple(seen.get(own) if own.per_example else own.keep(tensor, total) for own in chosen)
+            tuple(
+                seen.get(statistic) if statistic.per_example else statistic.keep(tensor, total)
+                for statistic in chosen
+            )
         )
     return kept
 
@@ -222,6 +228,8 @@ def _calls_of_layers(
     """
     calls: dict[Path, int] = collections.defaultdict(int)
     params = variables["params"]
+
+    # The network with the parameters of its layers cut off.
 
     def cut(path: Path, call: Call, results: list[Array]) -> list[Array]:
         try:
@@ -240,6 +248,7 @@ def _calls_of_layers(
 
         return jax.vmap(one, axis_name=gradients.EXAMPLES)(inputs)
 
+    # What it still reads, and what is too large, is left out.
     program = jax.make_jaxpr(logits)(params).jaxpr
     is_read = jax.tree.unflatten(jax.tree.structure(params), _is_read(program))
     found, room = {}, network.max_bytes
@@ -253,11 +262,11 @@ def _calls_of_layers(
 
 def _is_read(program: core.Jaxpr) -> list[bool]:
     """Return for each argument of a program whether its results depend on it."""
-    live = {own for own in program.outvars if isinstance(own, core.Var)}
+    live = {variable for variable in program.outvars if isinstance(variable, core.Var)}
     for equation in reversed(program.eqns):
         if live.intersection(equation.outvars):
-            live.update(own for own in equation.invars if isinstance(own, core.Var))
-    return [own in live for own in program.invars]
+            live.update(read for read in equation.invars if isinstance(read, core.Var))
+    return [argument in live for argument in program.invars]
 
 
 def _itself(tensor: Array, each: Array) -> Array:
@@ -281,7 +290,7 @@ def _gather_forward(statistics: Statistics, count: int, tensors: Tensors, slots:
 
 def _gather_backward(statistics: Statistics, count: int, tensors: Tensors, gathered: Any) -> Any:
     kept = {
-        name: tuple(own.keep(tensor, gathered[name][0]) for own in statistics)
+        name: tuple(statistic.keep(tensor, gathered[name][0]) for statistic in statistics)
         for name, tensor in tensors.items()
     }
     return jax.tree.map(jnp.zeros_like, tensors), kept
@@ -367,7 +376,7 @@ def _normalize_across_examples(
 def _call(layer: nn.Module, method: str, args: Any, kwargs: Any) -> "Call":
     """Return a call of a layer of a network, to be made again alone."""
     module, variables = layer.unbind()
-    others = {name: own for name, own in variables.items() if name != "params"}
+    others = {name: leaves for name, leaves in variables.items() if name != "params"}
     leaves, structure = jax.tree.flatten((others, args, kwargs))
     constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
     params = jax.tree.structure(variables["params"])
@@ -415,7 +424,7 @@ class _Layer:
     def __call__(self, leaves: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
         """Return the floating results, given the parameters and all other arrays."""
         remaining = iter(arrays)
-        filled = [next(remaining) if own is None else own for own in self.constants]
+        filled = [next(remaining) if leaf is None else leaf for leaf in self.constants]
         variables, args, kwargs = jax.tree.unflatten(self.structure, filled)
         params = jax.tree.unflatten(self.params, leaves)
         bound = self.module.bind({**variables, "params": params}, mutable=DenyList("params"))
@@ -478,7 +487,7 @@ class _Rule:
         """Return the gradients; those of each example by a map over the examples."""
         pull, x = residuals
         totals, of_inputs = pull(cotangent)
-        floating = jax.tree.map(lambda own: None if own.dtype == dtypes.float0 else own, of_inputs)
+        floating = jax.tree.map(lambda x: None if x.dtype == dtypes.float0 else x, of_inputs)
         each = functools.cache(lambda: self._of_examples(tensors, x, cotangent))
         found = {
             name: TensorGradient(
@@ -502,12 +511,12 @@ class _Rule:
 
     def _of_examples(self, tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
         def one(tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
-            return jax.vjp(lambda own: self._one(own, x), tensors)[1](cotangent)[0]
+            return jax.vjp(lambda tensors: self._one(tensors, x), tensors)[1](cotangent)[0]
 
         return self._map(one, 0)(tensors, x, cotangent)
 
 
-_KERNELS = [jax.tree.structure(own) for own in ({"kernel": 0}, {"bias": 0, "kernel": 0})]
+_KERNELS = [jax.tree.structure(params) for params in ({"kernel": 0}, {"bias": 0, "kernel": 0})]
 
 
 def _of_kernel(layer: _Layer, x: Array, kernel: Array, cotangent: Array) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxnas import gradients
 from jaxnas.network import Bucket
 from jaxnas.proxies.measures import measure_all
-from jaxnas.types import Array, Batch, Measure, Network, Params, SearchSpace
+from jaxnas.types import Array, Batch, Measure, Params, SearchSpace, TrainableFn
 
 # Most buckets of NAS-Bench-201 are this large or larger.
 _MAX_CHUNK = 4
@@ -138,7 +138,7 @@ def _measure(setting: Setting, arch: np.ndarray) -> Any:
 
 @functools.cache
 def _program(
-    bind: Callable[[Any, Params], tuple[Network, Params]],
+    bind: Callable[[Any, Params], tuple[TrainableFn, Params]],
     bucketed: bool,
     measures: tuple[Measure, ...],
     devices: tuple[jax.Device, ...],

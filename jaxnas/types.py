@@ -155,7 +155,7 @@ class Staged(Protocol):
         """
 
 
-class Network(Protocol):
+class TrainableFn(Protocol):
     """One architecture of a search space as an `ApplyFn`, which can also be trained and judged."""
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
@@ -188,7 +188,7 @@ class SearchSpace(NamedTuple):
     name: str
     num_choices: tuple[int, ...]
     init: Callable[[Array, Array], Params]
-    bind: Callable[[Any, Params], tuple[Network, Params]]
+    bind: Callable[[Any, Params], tuple[TrainableFn, Params]]
     to_string: Callable[[ArrayLike], str]
     from_string: Callable[[str], Any]
     is_connected: Callable[[ArrayLike], ArrayLike]

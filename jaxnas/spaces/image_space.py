@@ -10,8 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import encoding
 from jaxnas.network import Arch, Bucket, Network, StaticArch, architectures, module
-from jaxnas.types import Array, Params, SearchSpace
-from jaxnas.types import Network as BoundNetwork
+from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 
 
 def image_space(
@@ -44,7 +43,7 @@ def image_space(
 
     shape = jax.ShapeDtypeStruct((1, image_size, image_size, networks.colors), np.float32)
 
-    def bind(arch: ArrayLike | Bucket, params: Params) -> tuple[BoundNetwork, Params]:
+    def bind(arch: ArrayLike | Bucket, params: Params) -> tuple[TrainableFn, Params]:
         if architectures.is_traced(arch):
             return networks.bound(arch), params
         bound = networks.bound(one(arch))

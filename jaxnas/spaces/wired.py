@@ -21,8 +21,7 @@ from jaxnas.network import Net, Network, Operation, StaticArch, Value, Weights, 
 from jaxnas.network import operations as ops
 from jaxnas.network.convolution import Convolution
 from jaxnas.network.normalization import Mode
-from jaxnas.types import Array, Params, SearchSpace
-from jaxnas.types import Network as BoundNetwork
+from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 from jaxnas.wiring import ZERO
 
 Order = Literal["post", "pre"]
@@ -194,7 +193,7 @@ def wired_space(name: str, networks: Wired, shape: Sequence[int]) -> SearchSpace
     def init(key: Array, inputs: Array) -> Params:
         return networks.init(key, inputs, method="declare")["params"]
 
-    def bind(arch: ArrayLike, params: Params) -> tuple[BoundNetwork, Params]:
+    def bind(arch: ArrayLike, params: Params) -> tuple[TrainableFn, Params]:
         if np.shape(arch) != (count,):
             raise ValueError(
                 f"A wiring of {nodes} nodes is int32[{count}]: got shape {list(np.shape(arch))}; "

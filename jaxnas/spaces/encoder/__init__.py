@@ -20,7 +20,7 @@ from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options
 from jaxnas.spaces.encoder.network import BoundEncoder, EncoderNetwork, validate_tokens
-from jaxnas.types import Array, Network, Params, SearchSpace
+from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 
 __all__ = ["BoundEncoder", "EncoderNetwork", "Options", "encoder", "wiring"]
 
@@ -55,7 +55,7 @@ def encoder(
         validate_tokens(inputs, config)
         return own.init(key, weights)
 
-    def bind(arch: ArrayLike, params: Params) -> tuple[Network, Params]:
+    def bind(arch: ArrayLike, params: Params) -> tuple[TrainableFn, Params]:
         if not isinstance(arch, jax.core.Tracer):
             arch = np.array(encoding.one(arch, own.num_choices), np.int32)
         if arch.shape != (len(own.num_choices),):

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.network import layers
 from jaxnas.network.architectures import Decision
 from jaxnas.network.graph import Graph, Path, Repeat, Step, Switch, Value
 from jaxnas.network.operations import NONE, Context, Operation, Weights, describe
-from jaxnas.types import Array, Shown
+from jaxnas.types import Array, Passed, Shown, Statistics
 
 Tree = Mapping[str, Any]
 
@@ -50,6 +51,38 @@ def run(
                 shown.append(dataclasses.replace(own, alive=has_a_say))
         values.update(zip(step.outputs, outputs, strict=True))
     return tuple(value_of(value, values) for value in graph.outputs), shown
+
+
+def differentiate(
+    graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ...]
+) -> Passed:
+    """Return what a network gives, with its pullback: an ordinary `jax.vjp` by slots and inputs."""
+
+    def outputs_and_shown(slots: Tree, inputs: tuple[Array, ...]) -> Any:
+        return run(graph, context, params, slots, inputs)
+
+    examples = inputs[0].shape[0]
+    slots = jax.tree.map(lambda tensor: layers.slots(context.statistics, tensor, examples), params)
+    outputs, pull, shown = jax.vjp(outputs_and_shown, slots, inputs, has_aux=True)
+
+    def pullback(cotangents: tuple[Array | None, ...], chosen: Statistics) -> tuple[Any, Any]:
+        filled = tuple(
+            jnp.zeros_like(output) if cotangent is None else cotangent
+            for cotangent, output in zip(cotangents, outputs, strict=True)
+        )
+        kept, of_inputs = pull(filled)
+        return of_inputs, only(kept, context.positions(chosen))
+
+    return Passed(outputs, shown, pullback)
+
+
+def only(kept: Any, positions: tuple[int, ...]) -> Any:
+    """Return what some of the statistics keep of each tensor, of what all of them keep."""
+    return jax.tree.map(
+        lambda of_tensor: tuple(of_tensor[position] for position in positions),
+        kept,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
 
 
 def value_of(value: Value, values: Mapping[Value, Array]) -> Array:

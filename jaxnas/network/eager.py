@@ -8,15 +8,15 @@ backward pass is one loop over it.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from jaxnas.network import layers
-from jaxnas.network.compiled import Tree, at, value_of
+from jaxnas.network.compiled import Tree, at, only, value_of
 from jaxnas.network.graph import ADD, Graph, Step, Value
 from jaxnas.network.operations import Context, Operation, Weights
-from jaxnas.types import Array, Shown
+from jaxnas.types import Array, Passed, Shown, Statistics
 
 
 def run(
@@ -50,84 +50,47 @@ def run(
     return tuple(value_of(value, values) for value in graph.outputs), shown
 
 
-class Entry(NamedTuple):
-    """A step that has run; `pull` is its pullback to the slots and the inputs, None of a sum."""
-
-    step: Step
-    pull: Any
-
-
-class Tape(NamedTuple):
-    """A network that has run.
-
-    Attributes:
-        graph: its steps.
-        context: how they were carried out.
-        entries: in order.
-        outputs: of the network.
-        last_input: what the last step read.
-        shown: what the operations showed.
-    """
-
-    graph: Graph
-    context: Context
-    entries: list[Entry]
-    outputs: tuple[Array, ...]
-    last_input: Array
-    shown: list[Shown]
-
-
-def record(graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ...]) -> Tape:
-    """Run a network, and keep what its backward pass needs."""
+def differentiate(
+    graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ...]
+) -> Passed:
+    """Return what a network gives, with its pullback: the tape of its steps, and a loop over it."""
     values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
-    entries: list[Entry] = []
+    tape: list[tuple[Step, Any]] = []
     shown: list[Shown] = []
-    xs: list[Array] = list(inputs)
+    # Forwards: each step leaves the pullback to its slots and inputs; a sum needs none.
     for step in graph.live:
         xs = [value_of(value, values) for value in step.inputs]
         if step.part is ADD:
             outputs, pull = add(*xs), None
         else:
             (outputs, seen), pull = _linearize(step.part, context)(_weights(params, step), *xs)
-            shown += [own.under(step.path) for own in seen]
+            shown += [value.under(step.path) for value in seen]
         values[step.outputs[0]] = outputs
-        entries.append(Entry(step, pull))
-    given = tuple(value_of(value, values) for value in graph.outputs)
-    return Tape(graph, context, entries, given, xs[0], shown)
+        tape.append((step, pull))
 
-
-def pull_back(
-    tape: Tape, cotangents: Sequence[Array | None], chosen: tuple[int, ...] = ()
-) -> tuple[tuple[Array | None, ...], dict[str, Any]]:
-    """Return the gradients by the inputs, and what statistics keep of each tensor.
-
-    Args:
-        tape: of the network.
-        cotangents: of its outputs; None for one that does not count.
-        chosen: which statistics of the context are wanted.
-
-    Returns:
-        Gradients, None where there is none; and by path a tuple of what is kept.
-    """
-    gradients: dict[Value, list[Array]] = {}
-    for value, cotangent in zip(tape.graph.outputs, cotangents, strict=True):
-        if cotangent is not None:
-            gradients.setdefault(value, []).append(cotangent)
-    kept: dict[str, Any] = {}
-    for step, pull in reversed(tape.entries):
-        arrived = gradients.pop(step.outputs[0], None)
-        if arrived is None:
-            continue
-        total = add(*arrived)
-        if pull is None:
+    def pullback(cotangents: tuple[Array | None, ...], chosen: Statistics) -> tuple[Any, Any]:
+        positions = context.positions(chosen)
+        arrived: dict[Value, list[Array]] = {}
+        for value, cotangent in zip(graph.outputs, cotangents, strict=True):
+            if cotangent is not None:
+                arrived.setdefault(value, []).append(cotangent)
+        kept: dict[str, Any] = {}
+        # Backwards: what has arrived at an output is pulled back to the inputs of its step.
+        for step, pull in reversed(tape):
+            if step.outputs[0] not in arrived:
+                continue
+            total = add(*arrived.pop(step.outputs[0]))
             of_inputs: Sequence[Array] = [total] * len(step.inputs)
-        else:
-            of_tensors, *of_inputs = _pull(pull, total, chosen=chosen)
-            _put(kept, step.path, of_tensors)
-        for value, own in zip(step.inputs, of_inputs, strict=True):
-            gradients.setdefault(value, []).append(own)
-    of_graph = [gradients.get(value) for value in tape.graph.inputs]
-    return tuple(None if own is None else add(*own) for own in of_graph), kept
+            if pull is not None:
+                of_tensors, *of_inputs = _pull(pull, total, chosen=positions)
+                _put(kept, step.path, of_tensors)
+            for value, cotangent in zip(step.inputs, of_inputs, strict=True):
+                arrived.setdefault(value, []).append(cotangent)
+        of_graph = [arrived.get(value) for value in graph.inputs]
+        return tuple(None if parts is None else add(*parts) for parts in of_graph), kept
+
+    given = tuple(value_of(value, values) for value in graph.outputs)
+    return Passed(given, shown, pullback)
 
 
 def _weights(params: Tree, step: Step) -> Tree:
@@ -199,12 +162,7 @@ class _Saved:
 def _pull(pull: _Saved, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
     """Return the gradients; statistics that are not chosen are not computed."""
     of_slots, *of_inputs = jax.tree.unflatten(pull.structure.structure, pull.leaves)(cotangent)
-    of_tensors = jax.tree.map(
-        lambda kept: tuple(kept[position] for position in chosen),
-        of_slots,
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
-    return of_tensors, *of_inputs
+    return only(of_slots, chosen), *of_inputs
 
 
 def _put(kept: dict[str, Any], path: tuple[str, ...], of_tensors: Any) -> None:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxnas import gradients
-from jaxnas.network import architectures, compiled, eager, graph, layers, tensors
+from jaxnas.network import architectures, compiled, eager, graph, tensors
 from jaxnas.network.architectures import Arch, StaticArch, SuperArch
 from jaxnas.network.graph import Graph, Net, Value
 from jaxnas.network.normalization import Mode
@@ -287,37 +287,8 @@ def _record(module: Network, arch: Arch, inputs: jax.ShapeDtypeStruct, norm: Mod
 
 def _run_stage(steps: Graph, context: Context, params: Params, inputs: tuple[Array, ...]) -> Passed:
     """Return what a network or a stage of it gives, with its pullback."""
-    if not steps.is_traced:
-        tape = eager.record(steps, context, params, inputs)
-
-        def pull_eagerly(cotangents: Any, chosen: Statistics) -> tuple[Any, Any]:
-            positions = tuple(context.statistics.index(own) for own in chosen)
-            return eager.pull_back(tape, cotangents, positions)
-
-        return Passed(tape.outputs, tape.shown, pull_eagerly)
-
-    def run(slots: Any, inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], list[Shown]]:
-        return compiled.run(steps, context, params, slots, inputs)
-
-    examples = inputs[0].shape[0]
-    zeros = jax.tree.map(lambda own: layers.slots(context.statistics, own, examples), params)
-    outputs, pull, shown = jax.vjp(run, zeros, inputs, has_aux=True)
-
-    def pull_compiled(cotangents: Any, chosen: Statistics) -> tuple[Any, Any]:
-        filled = tuple(
-            jnp.zeros_like(output) if own is None else own
-            for own, output in zip(cotangents, outputs, strict=True)
-        )
-        kept, of_inputs = pull(filled)
-        positions = [context.statistics.index(own) for own in chosen]
-        by_tensor = jax.tree.map(
-            lambda own: tuple(own[position] for position in positions),
-            kept,
-            is_leaf=lambda node: isinstance(node, tuple),
-        )
-        return of_inputs, by_tensor
-
-    return Passed(outputs, shown, pull_compiled)
+    plan = compiled if steps.is_traced else eager
+    return plan.differentiate(steps, context, params, inputs)
 
 
 def _nested(shown: list[Shown]) -> dict[str, Any]:

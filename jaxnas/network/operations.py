@@ -39,6 +39,10 @@ class Context(NamedTuple):
     statistics: Statistics = ()
     watched: tuple[str, ...] = ()
 
+    def positions(self, chosen: Statistics) -> tuple[int, ...]:
+        """Return where the chosen statistics stand among those of the context."""
+        return tuple(self.statistics.index(statistic) for statistic in chosen)
+
 
 class Weights:
     """The tensors of an operation, by name, and how it is carried out.

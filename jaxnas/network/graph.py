@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,6 @@ from jaxnas.network import architectures
 from jaxnas.network.normalization import Mode
 from jaxnas.network.operations import (
     IDENTITY,
-    NONE,
     Description,
     Operation,
     Weights,
@@ -145,7 +144,7 @@ class Graph:
         """The tensors of all steps, also of those that are not live: nested `Tensor`s."""
         found: dict[str, Any] = {}
         for step in self.steps:
-            for path, description in _described(step, self.norm):
+            for path, description in described(step, self.norm):
                 at = found
                 for name in path if description.tensors else ():
                     at = at.setdefault(name, {})
@@ -174,7 +173,7 @@ class Graph:
         return found
 
 
-def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
+def described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     """Yield the path and the description of each operation of a step."""
     part = step.part
     shapes = tuple(Shape(value.shape, value.dtype) for value in step.inputs)
@@ -186,14 +185,14 @@ def _described(step: Step, norm: Mode) -> Iterator[tuple[Path, Description]]:
     elif isinstance(part, Repeat):
         for name in part.names:
             for inner in part.body.steps:
-                for path, description in _described(inner, norm):
+                for path, description in described(inner, norm):
                     yield (name, *path[1:]), description
 
 
 def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any]:
     if isinstance(step.part, Repeat):
         return len(step.part.names) * step.part.body.costs(of)
-    each = [of(description) for _, description in _described(step, norm)]
+    each = [of(description) for _, description in described(step, norm)]
     if isinstance(step.part, Switch):
         decision = step.part.decision
         chosen = decision.each if isinstance(decision, architectures.Decision) else decision
@@ -229,7 +228,7 @@ class Net:
             return terms[0] if terms else xs[0]
         return self._step(ADD, self._path, tuple(terms), terms[0])
 
-    def zeros(self, like: Value) -> Value:
+    def zeros(self, like: Value | Shape) -> Value:
         """Return zeros: what a node is that nothing leads to."""
         return Value(like.shape, like.dtype, is_zero=True)
 
@@ -245,8 +244,9 @@ class Net:
             given = describe(offered[names[-1]], shapes, self.norm).output
             return self._step(Switch(offered, decision), self._at(name), xs, given)
         chosen = offered[names[decision]]
-        if chosen == NONE:
-            return self.zeros(xs[0])
+        if chosen.is_none:
+            shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
+            return self.zeros(describe(chosen, shapes, self.norm).output)
         if chosen == IDENTITY:
             return xs[0]
         return self(chosen, *xs, name=f"{name}/{names[decision]}")

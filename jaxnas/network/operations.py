@@ -94,9 +94,19 @@ class Weights:
             return jnp.zeros(shape, self._dtype)
         return self._tensors[name]
 
-    def layer(self, rule: layers.Rule, tensors: dict[str, Array], x: Any) -> Array:
-        """Return what a rule makes of `x`, its tensors open to the statistics."""
-        slots = {name: () if self._slots is None else self._slots[name] for name in tensors}
+    def layer(self, rule: layers.Rule, tensors: dict[str, Array], x: Any, **names: str) -> Array:
+        """Return what a rule makes of `x`, its tensors open to the statistics.
+
+        Args:
+            rule: of the layer.
+            tensors: by the names that the rule has for them.
+            x: what the layer reads.
+            **names: those that the weights have for them, where they differ.
+        """
+        slots = {
+            name: () if self._slots is None else self._slots[names.get(name, name)]
+            for name in tensors
+        }
         statistics = () if self._slots is None else self.context.statistics
         return layers.apply(rule, statistics, tensors, slots, x)
 
@@ -123,6 +133,11 @@ class Operation:
     def __call__(self, weights: Weights, *xs: Array) -> Array:
         """Return what the operation makes of activations `[B, ...]`."""
         return self.function(weights, *xs, **dict(self.options))
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the operation gives zeros, of whichever shape."""
+        return self.function is NONE.function
 
 
 def operation(function: Function) -> Callable[..., Operation]:
@@ -186,7 +201,7 @@ def conv(
     """Return the convolution of images `[B, H, W, C]`, padded by `size // 2` on every side."""
     channels = x.shape[-1]
     kernel = weights.tensor(name, (size, size, channels, features), size**2 * channels)
-    outputs = weights.layer(Convolution(stride), {"kernel": kernel}, x)
+    outputs = weights.layer(Convolution(stride), {"kernel": kernel}, x, kernel=name)
     weights.cost(math.prod(outputs.shape[1:3]) * kernel.size)
     return outputs
 
@@ -205,7 +220,10 @@ def norm(weights: Weights, x: Array) -> Array:
     if mode == "none":
         return x
     width = (x.shape[-1],)
-    affine = {"scale": weights.tensor("scale", width, value=1), "bias": weights.tensor("bias", width)}
+    affine = {
+        "scale": weights.tensor("scale", width, value=1),
+        "bias": weights.tensor("bias", width),
+    }
     statistics = functools.cache(
         lambda: lax.stop_gradient(normalization.normalize(x, mode, weights.running).statistics)
     )
@@ -232,9 +250,12 @@ def identity(weights: Weights, x: Array) -> Array:
 
 
 @operation
-def none(weights: Weights, x: Array) -> Array:
-    """Return zeros: the edge is cut."""
-    return jnp.zeros_like(x)
+def none(weights: Weights, x: Array, *, features: int | None = None, stride: int = 1) -> Array:
+    """Return zeros: the edge is cut. With options, of the shape of such a convolution's output."""
+    shape = x.shape
+    if features is not None:
+        shape = (shape[0], *(-(-size // stride) for size in shape[1:-1]), features)
+    return jnp.zeros(shape, x.dtype)
 
 
 @operation
@@ -259,6 +280,17 @@ def relu_conv_norm(
 ) -> Array:
     """Return ReLU - convolution - normalization."""
     return norm(weights, conv(weights, relu(weights, x), features, size, stride))
+
+
+@operation
+def factorized_reduction(weights: Weights, x: Array, *, features: int) -> Array:
+    """Return ReLU - two 1x1 convolutions, of the even and of the odd pixels - normalization."""
+    x = relu(weights, x)
+    halves = [
+        conv(weights, x[:, start::2, start::2], features // 2, 1, name=name)
+        for start, name in enumerate(("kernel_a", "kernel_b"))
+    ]
+    return norm(weights, jnp.concatenate(halves, axis=-1))
 
 
 @operation

@@ -14,7 +14,7 @@ from jax import lax
 from jaxnas.network import layers
 from jaxnas.network.architectures import Decision
 from jaxnas.network.graph import Graph, Path, Repeat, Step, Switch, Value
-from jaxnas.network.operations import NONE, Context, Operation, Weights, describe
+from jaxnas.network.operations import Context, Operation, Weights, describe
 from jaxnas.types import Array, Passed, Shown, Statistics
 
 Tree = Mapping[str, Any]
@@ -223,11 +223,12 @@ def liveness(graph: Graph) -> dict[int, Any]:
 def _speaks(step: Step, given: Array, norm: Any) -> Array:
     """Return whether a step gives anything but zeros, `given` saying whether it is given it."""
     if not isinstance(step.part, Switch):
-        return given if step.part != NONE else jnp.array(False)
+        is_none = isinstance(step.part, Operation) and step.part.is_none
+        return jnp.array(False) if is_none else given
     decision = step.part.decision
     each = decision.each if isinstance(decision, Decision) else decision
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.inputs)
     offered = [own for _, own in step.part.operations]
-    present = jnp.array([own != NONE for own in offered])[each]
+    present = jnp.array([not part.is_none for part in offered])[each]
     by_itself = jnp.array([bool(describe(own, shapes, norm).tensors) for own in offered])[each]
     return present & (given | by_itself)

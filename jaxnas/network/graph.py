@@ -23,7 +23,6 @@ from jaxnas.network import architectures
 from jaxnas.network.normalization import Mode
 from jaxnas.network.operations import (
     IDENTITY,
-    NONE,
     Description,
     Operation,
     Weights,
@@ -244,7 +243,7 @@ class Net:
             return terms[0] if terms else xs[0]
         return self._step(ADD, self._at(""), tuple(terms), terms[0])
 
-    def zeros(self, like: Value, features: int | None = None) -> Value:
+    def zeros(self, like: Value | Shape, features: int | None = None) -> Value:
         """Return zeros: what a node is that nothing leads to; with so many channels if not None."""
         shape = like.shape if features is None else (*like.shape[:-1], features)
         return Value(shape, like.dtype, is_zero=True)
@@ -282,8 +281,9 @@ class Net:
             given = describe(pairs[-1][1], shapes, self.norm).output
             return self._step(Switch(pairs, decision), self._at(name), xs, given)
         of_weights, chosen = pairs[decision]
-        if chosen == NONE:
-            return self.zeros(xs[0])
+        if chosen.is_none:
+            shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
+            return self.zeros(describe(chosen, shapes, self.norm).output)
         if chosen == IDENTITY:
             return xs[0]
         return self(chosen, *xs, name=f"{name}/{of_weights}")

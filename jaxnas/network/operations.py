@@ -145,6 +145,11 @@ class Operation:
         """Return what the operation makes of activations `[B, ...]`."""
         return self.function(weights, *xs, **dict(self.options))
 
+    @property
+    def is_none(self) -> bool:
+        """Whether the operation gives zeros, of whichever shape."""
+        return self.function is NONE.function
+
 
 def operation(function: Function) -> Callable[..., Operation]:
     """Return a function of the options that gives an `Operation`."""
@@ -256,9 +261,12 @@ def identity(weights: Weights, x: Array) -> Array:
 
 
 @operation
-def none(weights: Weights, x: Array) -> Array:
-    """Return zeros: the edge is cut."""
-    return jnp.zeros_like(x)
+def none(weights: Weights, x: Array, *, features: int | None = None, stride: int = 1) -> Array:
+    """Return zeros: the edge is cut. With options, of the shape of such a convolution's output."""
+    shape = x.shape
+    if features is not None:
+        shape = (shape[0], *(-(-size // stride) for size in shape[1:-1]), features)
+    return jnp.zeros(shape, x.dtype)
 
 
 @operation
@@ -301,6 +309,17 @@ def relu_conv_norm(
 ) -> Array:
     """Return ReLU - convolution - normalization."""
     return norm(weights, conv(weights, relu(weights, x), features, size, stride))
+
+
+@operation
+def factorized_reduction(weights: Weights, x: Array, *, features: int) -> Array:
+    """Return ReLU - two 1x1 convolutions, of the even and of the odd pixels - normalization."""
+    x = relu(weights, x)
+    halves = [
+        conv(weights, x[:, start::2, start::2], features // 2, 1, name=name)
+        for start, name in enumerate(("kernel_a", "kernel_b"))
+    ]
+    return norm(weights, jnp.concatenate(halves, axis=-1))
 
 
 @operation

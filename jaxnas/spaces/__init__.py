@@ -7,6 +7,7 @@ from jaxnas.spaces.nasbench101 import nasbench101
 from jaxnas.spaces.nasbench201 import nasbench201
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 from jaxnas.spaces.shufflenetv2 import shufflenetv2
+from jaxnas.spaces.transnas import transnas
 
 BY_NAME = {
     "nasbench101": nasbench101,
@@ -15,6 +16,7 @@ BY_NAME = {
     "darts": darts,
     "mobilenetv2": mobilenetv2,
     "shufflenetv2": shufflenetv2,
+    "transnas": transnas,
 }
 """Factories of `SearchSpace` that need no argument, by name."""
 
@@ -27,4 +29,5 @@ __all__ = [
     "nasbench201",
     "nasbench_macro",
     "shufflenetv2",
+    "transnas",
 ]

@@ -1,6 +1,9 @@
 """A search space, given the networks that it has: what is the same for all spaces of images."""
 
 import dataclasses
+import functools
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +12,20 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
-from jaxnas.network import Arch, Bucket, Network, StaticArch, architectures, module
+from jaxnas.network import (
+    Arch,
+    Bucket,
+    Network,
+    StaticArch,
+    architectures,
+    graph,
+    module,
+    normalization,
+)
+from jaxnas.spaces.images import ImageNetwork
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn
+
+_OF_FLAX = {"parent", "name"}  # fields that every module has
 
 
 def image_space(
@@ -52,7 +67,7 @@ def image_space(
     def num_params(arch: ArrayLike) -> int:
         return module.count_params(networks, shape)(np.array(encoding.one(arch, choices)))
 
-    fields = {field.name for field in dataclasses.fields(networks)} - {"parent", "name"}
+    fields = {field.name for field in dataclasses.fields(networks)} - _OF_FLAX
     given: dict[str, Any] = {
         "is_connected": lambda arch: np.True_,
         "representative": lambda arch: np.array(encoding.one(arch, choices), np.int32),
@@ -66,6 +81,111 @@ def image_space(
         options={field: getattr(networks, field) for field in sorted(fields)},
         **(given | functions),
     )
+
+
+def factory(
+    networks: type[ImageNetwork],
+    *,
+    notation: str,
+    is_connected: Callable[[ArrayLike], ArrayLike],
+    representative: Callable[[ArrayLike], np.ndarray],
+) -> Callable[..., SearchSpace]:
+    """Return `factory(**options)`, which gives the search space of some networks.
+
+    The options are the fields of the module: sizes and a normalization mode. A size below 1 (2
+    classes) or an unknown mode is a `ValueError`; an unknown name is a `TypeError`. Buckets follow
+    from what the operations cost, so each decision must go to `net.choose` as it is.
+
+    Args:
+        networks: all of them in one.
+        notation: of an architecture, with `{}` where each decision is a digit.
+        is_connected: see `SearchSpace`.
+        representative: see `SearchSpace`.
+    """
+    choices = networks.num_choices
+    fields = [field for field in dataclasses.fields(networks) if field.name not in _OF_FLAX]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type)
+            for field in fields
+        ],
+        return_annotation=SearchSpace,
+    )
+
+    def checked(function: Callable[[Any], Any]) -> Callable[[ArrayLike], Any]:
+        return lambda arch: function(
+            arch if isinstance(arch, jax.core.Tracer) else np.array(encoding.one(arch, choices))
+        )
+
+    def make(**options: Any) -> SearchSpace:
+        signature.bind(**options)
+        chosen = networks(**options)
+        normalization.checked_mode(chosen.norm)
+        sizes = [field.name for field in fields if field.type is int]
+        validate_sizes(
+            *((name, getattr(chosen, name), 1 + (name == "classes"), 2**31 - 1) for name in sizes)
+        )
+        return image_space(
+            networks.space,
+            chosen,
+            choices,
+            to_string=lambda arch: notation.format(*encoding.one(arch, choices)),
+            from_string=functools.partial(_from_digits, notation, choices),
+            is_connected=checked(is_connected),
+            representative=checked(representative),
+            pattern=functools.partial(_pattern, chosen),
+        )
+
+    make.__name__ = make.__qualname__ = networks.space
+    make.__doc__ = networks.__doc__
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    return make
+
+
+def _from_digits(notation: str, choices: Sequence[int], string: str) -> np.ndarray:
+    """Return the architecture `int32[D]` of a string with a digit for each decision."""
+    literal = re.escape(notation).replace(re.escape("{}"), "{}")
+    match = re.fullmatch(literal.format(*(f"([0-{count - 1}])" for count in choices)), string)
+    if match is None:
+        ranges = " or ".join(dict.fromkeys(f"0 to {count - 1}" for count in choices))
+        raise ValueError(
+            f"An architecture is written {notation}, with a digit {ranges} for each {{}}: "
+            f"got {string!r}."
+        )
+    return np.array([int(digit) for digit in match.groups()], np.int32)
+
+
+def _pattern(networks: ImageNetwork, archs: ArrayLike) -> np.ndarray:
+    """Return the architectures `int32[..., D]` with the first light operation for all light ones.
+
+    An operation is light if it costs no multiply-accumulates wherever its decision is read.
+    """
+    given = encoding.validate_archs(archs, networks.num_choices)
+    return np.stack(
+        [np.array(table)[given[..., place]] for place, table in enumerate(_light(networks))], -1
+    ).astype(np.int32)
+
+
+@functools.lru_cache(64)
+def _light(networks: ImageNetwork) -> list[list[int]]:
+    """Return by decision and operation what stands for it: the first light one for a light one."""
+    size = 2**networks.halvings
+    images = jax.ShapeDtypeStruct((1, size, size, networks.colors), np.float32)
+    # Architectures of positions: each switch then holds the position of its decision.
+    positions = np.arange(len(networks.num_choices))
+    steps = graph.record(networks.forward, positions, images, networks.norm).steps
+    heavy = [[False] * count for count in networks.num_choices]
+    for step in steps:
+        if isinstance(step.part, graph.Switch):
+            costs = [described.macs for _, described in graph.described(step, networks.norm)]
+            place = int(step.part.decision)
+            heavy[place] = [
+                known or cost > 0 for known, cost in zip(heavy[place], costs, strict=True)
+            ]
+    return [
+        [number if known else row.index(False) for number, known in enumerate(row)] for row in heavy
+    ]
 
 
 def validate_sizes(

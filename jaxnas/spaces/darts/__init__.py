@@ -44,7 +44,13 @@ def darts(
         )
     return image_space(
         "darts",
-        Darts(normalization.checked_mode(norm), colors, channels, layers, classes),
+        Darts(
+            norm=normalization.checked_mode(norm),
+            colors=colors,
+            channels=channels,
+            classes=classes,
+            layers=layers,
+        ),
         cell.NUM_CHOICES,
         to_string=cell.to_string,
         from_string=cell.from_string,

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnas.network import Net, Network, Operation, Value, Weights, operation
+from jaxnas.network import Net, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
-from jaxnas.spaces import images
 from jaxnas.spaces.darts.cell import INPUTS, NODES, NUM_CHOICES, OPERATIONS, PER_CELL, PER_NODE
+from jaxnas.spaces.images import ImageNetwork
 from jaxnas.types import Array
 
 STEM_FACTOR = 3
@@ -39,20 +39,17 @@ class Layer(NamedTuple):
     after_reduction: bool
 
 
-class Darts(Network):
+class Darts(ImageNetwork):
     """Any DARTS network.
 
     Attributes:
-        norm: mode of the normalization layers.
-        colors: channels of the images.
+        norm, colors, classes: see `ImageNetwork`.
         channels: width of the first cells, C.
         layers: number of cells, L.
-        classes: number of logits, K.
     """
 
-    channels: int = 16
+    space, num_choices = "darts", NUM_CHOICES
     layers: int = 8
-    classes: int = 10
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
@@ -73,14 +70,6 @@ class Darts(Network):
             yield Layer((before, last), width, reduction, after_reduction)
             before, last, after_reduction = last, NODES * width, reduction
 
-    def num_decisions(self) -> int:
-        """Return the number of decisions of both cells."""
-        return len(NUM_CHOICES)
-
-    def validate(self, inputs: Array) -> None:
-        """Raise `ValueError` unless the network can read the images."""
-        images.validate(inputs, space="darts", colors=self.colors, norm=self.norm)
-
 
 def stem(width: int, net: Net, x: Value) -> tuple[Value, Value]:
     """Write down convolution - normalization, whose output is that before the last and the last."""
@@ -91,7 +80,7 @@ def stem(width: int, net: Net, x: Value) -> tuple[Value, Value]:
 def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple[Value, Value]:
     """Write down a cell: each node is the sum of two operations, each on an earlier state."""
     project = ops.relu_conv_norm(features=layer.width, size=1)
-    halve = factorized_reduction(features=layer.width)
+    halve = ops.factorized_reduction(features=layer.width)
     states = [
         net(halve if layer.after_reduction else project, before, name="preprocess_0"),
         net(project, last, name="preprocess_1"),
@@ -138,7 +127,7 @@ def edge(net: Net, name: str, states: list[Value], state: Any, chosen: Any, laye
 
 def operations(width: int, stride: int) -> dict[str, Operation]:
     """Return the operations by name."""
-    halve = factorized_reduction(features=width)
+    halve = ops.factorized_reduction(features=width)
     every = {
         "max_pool_3x3": ops.max_pool(stride=stride),
         "avg_pool_3x3": ops.average_pool(stride=stride),
@@ -167,14 +156,3 @@ def dil_conv(weights: Weights, x: Array, *, size: int, stride: int) -> Array:
     depthwise, pointwise = weights["depthwise"], weights["pointwise"]
     x = ops.depthwise(depthwise, ops.relu(depthwise, x), size, stride, dilation=2)
     return ops.norm(pointwise, ops.conv(pointwise, x, x.shape[-1], 1))
-
-
-@operation
-def factorized_reduction(weights: Weights, x: Array, *, features: int) -> Array:
-    """Return ReLU - two 1x1 convolutions, of the even and of the odd pixels - normalization."""
-    x = ops.relu(weights, x)
-    halves = [
-        ops.conv(weights, x[:, start::2, start::2], features // 2, 1, name=name)
-        for start, name in enumerate(("kernel_a", "kernel_b"))
-    ]
-    return ops.norm(weights, jnp.concatenate(halves, axis=-1))

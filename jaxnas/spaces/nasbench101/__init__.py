@@ -46,7 +46,13 @@ def nasbench101(
     )
     return image_space(
         "nasbench101",
-        NASBench101(normalization.checked_mode(norm), colors, channels, cells, classes),
+        NASBench101(
+            norm=normalization.checked_mode(norm),
+            colors=colors,
+            channels=channels,
+            classes=classes,
+            cells=cells,
+        ),
         cell.NUM_CHOICES,
         concrete=lambda arch: StaticArch(cell.one(arch)),
         to_string=cell.to_string,

@@ -16,10 +16,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnas.network import Bucket, Net, Network, Operation, Value, Weights, operation
+from jaxnas.network import Bucket, Net, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.network.convolution import Convolution
-from jaxnas.spaces import images
+from jaxnas.spaces.images import ImageNetwork
 from jaxnas.spaces.nasbench101.cell import (
     EDGES,
     NUM_CHOICES,
@@ -35,20 +35,18 @@ _SIZES = dict(zip(OPERATIONS, (3, 1, 0), strict=True))
 """Of the convolutions; max pooling has none."""
 
 
-class NASBench101(Network):
+class NASBench101(ImageNetwork):
     """Any NAS-Bench-101 network.
 
     Attributes:
-        norm: mode of the normalization layers.
-        colors: channels of the images.
+        norm, colors, classes: see `ImageNetwork`.
         channels: width of the stem and the first stack, C.
         cells: number of cells in each of the three stacks, N.
-        classes: number of logits, K.
     """
 
+    space, num_choices = "nasbench101", NUM_CHOICES
     channels: int = 128
     cells: int = 3
-    classes: int = 10
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
@@ -61,14 +59,6 @@ class NASBench101(Network):
             x = net.repeat("cell", self.cells - 1, this_cell, x)
         x = net.stage("pool", ops.global_average_pool(), x)
         return net.stage("classifier", ops.dense(features=self.classes), x)
-
-    def num_decisions(self) -> int:
-        """Return the number of possible edges and operations of a cell."""
-        return len(NUM_CHOICES)
-
-    def validate(self, inputs: Array) -> None:
-        """Raise `ValueError` unless the network can read the images."""
-        images.validate(inputs, space="nasbench101", colors=self.colors, norm=self.norm)
 
 
 def cell(arch: Any, features: int, net: Net, x: Value) -> Value:

@@ -46,7 +46,13 @@ def nasbench201(
     )
     return image_space(
         "nasbench201",
-        NASBench201(normalization.checked_mode(norm), colors, channels, cells, classes),
+        NASBench201(
+            norm=normalization.checked_mode(norm),
+            colors=colors,
+            channels=channels,
+            classes=classes,
+            cells=cells,
+        ),
         cell.NUM_CHOICES,
         concrete=_concrete,
         to_string=cell.to_string,

@@ -31,6 +31,7 @@ __all__ = [
     "live_edges",
     "one",
     "pattern",
+    "pruned",
     "to_string",
 ]
 
@@ -117,6 +118,15 @@ def pattern(archs: ArrayLike) -> np.ndarray:
     """Return the architectures `int32[..., 6]` with nothing but their convolutions."""
     given = encoding.validate_archs(archs, NUM_CHOICES)
     return np.where(np.isin(given, (NOR_CONV_1X1, NOR_CONV_3X3)), given, NONE).astype(np.int32)
+
+
+def pruned(arch: ArrayLike) -> np.ndarray:
+    """Return the architecture `int32[6]` with nothing but the edges that have a say in the output.
+
+    It is the same function, of cells too in which an identity on an edge from the input is not one.
+    """
+    decisions = np.array(one(arch), np.int32)
+    return np.where(is_live(decisions), decisions, NONE).astype(np.int32)
 
 
 @functools.cache

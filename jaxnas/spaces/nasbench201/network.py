@@ -7,27 +7,22 @@ and 4C channels. Source: Dong and Yang, ICLR 2020, arXiv 2001.00326, figure 1.
 import functools
 from typing import Any
 
-from jaxnas.network import Net, Network, Value
+from jaxnas.network import Net, Value
 from jaxnas.network import operations as ops
-from jaxnas.spaces import images
-from jaxnas.spaces.nasbench201.cell import EDGES, NUM_NODES
-from jaxnas.types import Array
+from jaxnas.spaces.images import ImageNetwork
+from jaxnas.spaces.nasbench201.cell import EDGES, NUM_CHOICES, NUM_NODES
 
 
-class NASBench201(Network):
+class NASBench201(ImageNetwork):
     """Any NAS-Bench-201 network.
 
     Attributes:
-        norm: mode of the normalization layers.
-        colors: channels of the images.
-        channels: width of the stem, C.
+        norm, colors, channels, classes: see `ImageNetwork`.
         cells: number of cells in each of the three stages, N.
-        classes: number of logits, K.
     """
 
-    channels: int = 16
+    space, num_choices = "nasbench201", NUM_CHOICES
     cells: int = 5
-    classes: int = 10
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
@@ -39,14 +34,6 @@ class NASBench201(Network):
             x = net.repeat("cell", self.cells, this_cell, x)
         x = net.stage("norm", ops.norm_relu_pool(), x)
         return net.stage("classifier", ops.dense(features=self.classes), x)
-
-    def num_decisions(self) -> int:
-        """Return the number of edges of a cell."""
-        return len(EDGES)
-
-    def validate(self, inputs: Array) -> None:
-        """Raise `ValueError` unless the network can read the images."""
-        images.validate(inputs, space="nasbench201", colors=self.colors, norm=self.norm)
 
 
 def cell(arch: Any, net: Net, x: Value) -> Value:

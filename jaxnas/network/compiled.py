@@ -147,7 +147,8 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
     heavy = [number for number in every if describe(operations[number], shapes, norm).macs]
     light = [number for number in every if number not in heavy]
     position = jnp.array([light.index(number) if number in light else 0 for number in every])
-    branch = jnp.array([1 + heavy.index(number) if number in heavy else 0 for number in every])
+    before = 1 if light else 0
+    branch = jnp.array([before + heavy.index(number) if number in heavy else 0 for number in every])
 
     def any_light(*xs: Array) -> tuple[Array, list[Shown]]:
         inner = copy.copy(weights)
@@ -155,7 +156,7 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
         chosen = position[part.decision.each]
         return _switch([branches[number] for number in light], chosen, inner, xs), inner.shown
 
-    together: list[_Branch] = [any_light, *(branches[number] for number in heavy)]
+    together: list[_Branch] = [any_light] * before + [branches[number] for number in heavy]
     return _switch(together, branch[part.decision.shared], weights, xs)
 
 

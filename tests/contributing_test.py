@@ -1,0 +1,41 @@
+"""The space that CONTRIBUTING.md shows in full, run as it stands there."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnas
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+IMPORTS = """
+import functools
+import numpy as np
+from jaxnas.network import operations as ops
+from jaxnas.spaces.image_space import factory
+from jaxnas.spaces.images import ImageNetwork
+"""
+
+
+def test_the_space_shown_is_one(draw_batch):
+    (code,) = [own for own in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "forward" in own]
+    assert len(code.splitlines()) <= 25
+    shown = {}
+    exec(IMPORTS + code, shown)
+    with jax.enable_x64(True):
+        batch = draw_batch(0)
+        space = shown["residuals"](channels=2, norm="batch")
+        arch = space.from_string("2-0-1-1")
+        assert space.to_string(arch) == "2-0-1-1"
+        names = ["mgm", "grad_norm", "naswot", "expressivity", "synflow", "params", "flops"]
+        (eager,) = jaxnas.score_space(space, arch[None], batch, names, plan="eager")
+        (compiled,) = jaxnas.score_space(space, arch[None], batch, names[:2], plan="compiled")
+    assert set(eager.status.values()) == {"ok"}
+    for name, score in compiled.scores.items():
+        np.testing.assert_allclose(score, eager.scores[name], rtol=1e-9)
+    # Stem 3 x 9 x 2, blocks 4 x (25 + 1 + 9 + 9), norms 4 each, classifier 30: by hand.
+    assert eager.scores["params"] == 54 + 4 + 4 * 44 + 4 * 4 + 4 + 2 * 10 + 10
+    patterns = space.pattern(jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]]))
+    np.testing.assert_array_equal(patterns, [[0, 0, 0, 0], [0, 1, 0, 0]])

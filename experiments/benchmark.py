@@ -335,7 +335,8 @@ def gflop_of(arch: np.ndarray, setting: Setting, **sizes: Any) -> float:
     pruned = np.full_like(arch, cell.NONE)
     pruned[live] = arch[live]
     space = spaces.nasbench201(**sizes)
-    images = jax.ShapeDtypeStruct((1, setting.pixels, setting.pixels, 3), np.float32)
+    shape = (1, setting.pixels, setting.pixels, space.options["colors"])
+    images = jax.ShapeDtypeStruct(shape, np.float32)
     params = jax.eval_shape(space.init, jax.random.key(0), images)
     network, chosen = space.bind(pruned, params)
     assert isinstance(network, cost.CountsMacs)

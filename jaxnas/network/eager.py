@@ -100,8 +100,13 @@ def _weights(params: Tree, step: Step) -> Tree:
 
 
 def add(first: Array, *others: Array) -> Array:
-    """Return the sum of activations that meet."""
-    return _sum(first, *others) if others else first
+    """Return the sum of activations that meet, by programs of two and of three terms alone.
+
+    A program for each number of terms would be compiled late, in the middle of a pool.
+    """
+    for start in range(0, len(others), 2):
+        first = _sum(first, *others[start : start + 2])
+    return first
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -264,6 +265,13 @@ def pick(params: Params, spec: tensors.Tensors) -> Params:
         for name, own in spec.items()
         if isinstance(own, Tensor) and read[name].shape != own.shape
     }
+    for name, own in larger.items():
+        shape = read[name].shape
+        if len(shape) != len(own.shape) or not all(map(operator.ge, shape, own.shape)):
+            raise ValueError(
+                f"Parameters must be those of the space: got {name!r} {list(shape)} where "
+                f"{list(own.shape)} belongs; use the space's init."
+            )
     if larger:
         read |= _cut({name: read[name] for name in larger}, tuple(larger.items()))
     return read

@@ -111,7 +111,7 @@ def _drawn(case):
 class Plain(Weights):
     """Weights whose layers JAX differentiates, none of them with a backward pass of its own."""
 
-    def layer(self, rule, tensors, x):
+    def layer(self, rule, tensors, x, **names):
         if isinstance(rule, convolution.Convolution):
             return convolution.convolve(x, tensors["kernel"], rule.stride)
         return rule.forward(tensors, x)[0]

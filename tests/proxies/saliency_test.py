@@ -298,9 +298,9 @@ def test_scale_laws(name, factor):
             jnp.asarray(rng.normal(size=(2, 3))),
             jnp.asarray(rng.normal(size=(4, 2, 3))),
         )
-        reading = proxies.BY_NAME[name].measure.reading
-        own = examples if reading.per_example else examples.sum(0)
-        once, thrice = (np.ravel(reading.keep(tensor, scale * own))[0] for scale in (1, 3))
+        statistic = proxies.BY_NAME[name].measure.statistic
+        own = examples if statistic.per_example else examples.sum(0)
+        once, thrice = (np.ravel(statistic.keep(tensor, scale * own))[0] for scale in (1, 3))
         np.testing.assert_allclose(thrice, factor * once, rtol=1e-12)
 
 
@@ -335,7 +335,7 @@ def test_gradients_of_rounding_are_none():
     # The second weight's are a billionth of the first's, of any sign.
     tensor = jnp.ones((1, 2))
     per_example = jnp.array([[[1.0, 1e-9]], [[3.0, -2e-9]]])
-    zico, gradsign = (proxies.BY_NAME[name].measure.reading.keep for name in ("zico", "gradsign"))
+    zico, gradsign = (proxies.BY_NAME[name].measure.statistic.keep for name in ("zico", "gradsign"))
     np.testing.assert_allclose(zico(tensor, per_example), [2 / 1, 3], rtol=1e-6)
     np.testing.assert_allclose(gradsign(tensor, per_example), [2, 3], rtol=1e-6)
 

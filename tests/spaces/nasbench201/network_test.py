@@ -437,13 +437,20 @@ def _loop(arch):
     return jax.tree.map(lambda *own: jnp.stack(own), *alone)
 
 
+def _chosen(tree, names):
+    """Return what a tree has under the names of another."""
+    if not isinstance(names, dict):
+        return tree
+    return {name: _chosen(tree[name], below) for name, below in names.items()}
+
+
 @pytest.mark.parametrize("arch", ["every operation", "dead edges", "fed by a cut node"])
 def test_statistics_of_the_eager_plan_are_those_of_a_loop(arch):
     params, images = _drawn(INSTANCE)
     network, own = SPACES["instance"].bind(ARCHS[arch], params)
     assert isinstance(network, PerExampleDifferentiable)
     outputs, pullback = network.per_example_vjp(own, images, (KEEP,))
-    expected = SPACES["batch"].bind(ARCHS[arch], _loop(ARCHS[arch]))[1]
+    expected = _chosen(_loop(ARCHS[arch]), own)
     _assert_close(pullback(_cotangent(images), (KEEP,))[0], expected, 1e-10)
     _assert_close(outputs.logits, network(own, images).logits, 1e-12)
 
@@ -667,6 +674,12 @@ def test_params_without_normalization():
     space, arch = SPACES["none"], ARCHS["every operation"]
     own = space.bind(arch, _drawn(Setting("none"))[0])[1]
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == space.num_params(arch)
+
+
+def test_parameters_of_another_network_are_refused():
+    params = {"00_stem": {"kernel": jnp.zeros((3, 3, 3, 1))}}
+    with pytest.raises(ValueError, match=r"'kernel' .*\[3, 3, 3, 1\] where \[3, 3, 3, 2\]"):
+        SPACES["none"].bind(ARCHS["all cut"], params)
 
 
 def test_several_architectures_are_refused():

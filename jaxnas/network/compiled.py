@@ -46,9 +46,9 @@ def run(
                 outputs = (switch(step.part, weights, xs),)
             else:
                 outputs = (step.part(weights, *xs),)
-            for own in weights.shown:
-                has_a_say = own.alive & alive[position]
-                shown.append(dataclasses.replace(own, alive=has_a_say))
+            for value in weights.shown:
+                has_a_say = value.alive & alive[position]
+                shown.append(dataclasses.replace(value, alive=has_a_say))
         values.update(zip(step.outputs, outputs, strict=True))
     return tuple(value_of(value, values) for value in graph.outputs), shown
 
@@ -106,7 +106,7 @@ def at(tree: Tree, path: Path) -> Tree:
 
 def subtree(params: Tree, graph: Graph) -> Tree:
     """Return the parameters of the stages of a network."""
-    names = [own for step in graph.steps for own in getattr(step.part, "names", step.path[:1])]
+    names = [name for step in graph.steps for name in getattr(step.part, "names", step.path[:1])]
     return {name: params[name] for name in dict.fromkeys(names) if name in params}
 
 
@@ -134,9 +134,9 @@ def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
     A switch saves nothing for its backward pass but its inputs (`jax.checkpoint`): XLA would carry
     what each of its branches saves.
     """
-    operations = [own for _, own in part.operations]
+    operations = [operation for _, operation in part.operations]
     branches: list[_Branch] = [
-        functools.partial(_branch, own, weights, name) for name, own in part.operations
+        functools.partial(_branch, operation, weights, name) for name, operation in part.operations
     ]
     if not isinstance(part.decision, Decision):
         return _switch(branches, part.decision, weights, xs)
@@ -180,10 +180,10 @@ def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: 
         outputs, shown = branch(*xs)
         everything = []
         for kind, count in places.items():
-            of_kind = [own for own in shown if _kind(own) == kind]
+            of_kind = [value for value in shown if _kind(value) == kind]
             name, shape, dtype = kind
             nothing = Shown(name, (), jnp.zeros(shape, dtype), jnp.array(False))
-            alive = [Shown(name, (), own.value, jnp.asarray(own.alive)) for own in of_kind]
+            alive = [Shown(name, (), found.value, jnp.asarray(found.alive)) for found in of_kind]
             everything += alive + [nothing] * (count - len(alive))
         return outputs, everything
 
@@ -229,7 +229,7 @@ def _speaks(step: Step, given: Array, norm: Any) -> Array:
     decision = step.part.decision
     each = decision.each if isinstance(decision, Decision) else decision
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.inputs)
-    offered = [own for _, own in step.part.operations]
+    offered = [part for _, part in step.part.operations]
     present = jnp.array([not part.is_none for part in offered])[each]
-    by_itself = jnp.array([bool(describe(own, shapes, norm).tensors) for own in offered])[each]
+    by_itself = jnp.array([bool(describe(part, shapes, norm).tensors) for part in offered])[each]
     return present & (given | by_itself)

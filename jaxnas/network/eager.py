@@ -45,7 +45,7 @@ def run(
             program = _forward(step.part, context)
             own_running = at(running, step.path) if running else None
             outputs, seen = program(_weights(params, step), own_running or None, *xs)
-            shown += [own.under(step.path) for own in seen]
+            shown += [value.under(step.path) for value in seen]
         values[step.outputs[0]] = outputs
     return tuple(value_of(value, values) for value in graph.outputs), shown
 

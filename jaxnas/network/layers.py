@@ -105,9 +105,9 @@ def slots(statistics: Statistics, tensor: Array, examples: int) -> tuple[Any, ..
     """Return for each statistic zeros of what it keeps of the gradients of `tensor`."""
     return tuple(
         jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _kept_shape(own, tensor, examples)
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _kept_shape(statistic, tensor, examples)
         )
-        for own in statistics
+        for statistic in statistics
     )
 
 

@@ -257,20 +257,20 @@ def pick(params: Params, spec: tensors.Tensors) -> Params:
     but the last.
     """
     read = {
-        name: params[name] if isinstance(own, Tensor) else pick(params[name], own)
-        for name, own in spec.items()
+        name: params[name] if isinstance(wanted, Tensor) else pick(params[name], wanted)
+        for name, wanted in spec.items()
     }
     larger = {
-        name: own
-        for name, own in spec.items()
-        if isinstance(own, Tensor) and read[name].shape != own.shape
+        name: wanted
+        for name, wanted in spec.items()
+        if isinstance(wanted, Tensor) and read[name].shape != wanted.shape
     }
-    for name, own in larger.items():
+    for name, wanted in larger.items():
         shape = read[name].shape
-        if len(shape) != len(own.shape) or not all(map(operator.ge, shape, own.shape)):
+        if len(shape) != len(wanted.shape) or not all(map(operator.ge, shape, wanted.shape)):
             raise ValueError(
                 f"Parameters must be those of the space: got {name!r} {list(shape)} where "
-                f"{list(own.shape)} belongs; use the space's init."
+                f"{list(wanted.shape)} belongs; use the space's init."
             )
     if larger:
         read |= _cut({name: read[name] for name in larger}, tuple(larger.items()))
@@ -280,10 +280,10 @@ def pick(params: Params, spec: tensors.Tensors) -> Params:
 @functools.partial(jax.jit, static_argnames="wanted")
 def _cut(whole: dict[str, Array], wanted: tuple[tuple[str, Tensor], ...]) -> dict[str, Array]:
     found = {}
-    for name, own in wanted:
-        found[name] = whole[name][tuple(slice(size) for size in own.shape)]
-        if own.fan_in:
-            ratio = math.prod(whole[name].shape[:-1]) / math.prod(own.shape[:-1])
+    for name, tensor in wanted:
+        found[name] = whole[name][tuple(slice(size) for size in tensor.shape)]
+        if tensor.fan_in:
+            ratio = math.prod(whole[name].shape[:-1]) / math.prod(tensor.shape[:-1])
             found[name] *= ratio**0.5
     return found
 
@@ -302,11 +302,11 @@ def _run_stage(steps: Graph, context: Context, params: Params, inputs: tuple[Arr
 def _nested(shown: list[Shown]) -> dict[str, Any]:
     """Return the running statistics that were shown, nested by path."""
     found: dict[str, Any] = {}
-    for own in shown:
+    for value in shown:
         at = found
-        for name in own.path[:-1]:
+        for name in value.path[:-1]:
             at = at.setdefault(name, {})
-        at[own.path[-1]] = own.value
+        at[value.path[-1]] = value.value
     return found
 
 
@@ -323,11 +323,11 @@ def _fill(params: Params, kept: Any, nothing: Any) -> list[Any]:
 @functools.partial(jax.jit, static_argnames=("statistics", "examples"))
 def _of_nothing(tensor: Array, *, statistics: Statistics, examples: int) -> Any:
     return tuple(
-        own.keep(
+        statistic.keep(
             tensor,
-            jnp.zeros((examples,) * own.per_example + tensor.shape, tensor.dtype),
+            jnp.zeros((examples,) * statistic.per_example + tensor.shape, tensor.dtype),
         )
-        for own in statistics
+        for statistic in statistics
     )
 
 

@@ -109,8 +109,8 @@ def affine_backward(
     # What centring and rescaling take back are the means of these very sums.
     _, height, width, _ = cotangent.shape
     projection, mean = (
-        (own.mean(0, keepdims=True) if mode == "batch" else own)[:, None, None] / (height * width)
-        for own in (of_scale, of_bias)
+        (sums.mean(0, keepdims=True) if mode == "batch" else sums)[:, None, None] / (height * width)
+        for sums in (of_scale, of_bias)
     )
     # The barrier keeps XLA from computing the channel's numbers anew for every pixel.
     factor, projection, mean = lax.optimization_barrier(

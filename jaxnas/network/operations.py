@@ -360,7 +360,7 @@ def max_pool(weights: Weights, x: Array, *, size: int = 3, stride: int = 1) -> A
             for offset in range(size)
         ]
         # Shifted images instead of `lax.reduce_window`, whose gradient is a scatter.
-        x = functools.reduce(lambda best, own: jnp.where(own > best, own, best), windows)
+        x = functools.reduce(lambda best, window: jnp.where(window > best, window, best), windows)
     return x
 
 

@@ -110,17 +110,17 @@ def edge(net: Net, name: str, states: list[Value], state: Any, chosen: Any, laye
     if isinstance(state, int):
         return net.choose(name, offered[2 if state < INPUTS else 1], chosen, states[state])
     given, nodes = states[:INPUTS], states[INPUTS:]
-    read = [net.select(jax.tree.map(lambda own: jnp.minimum(own, INPUTS - 1), state), *given)]
+    read = [net.select(jax.tree.map(lambda number: jnp.minimum(number, INPUTS - 1), state), *given)]
     if nodes:
-        of_node = jax.tree.map(lambda own: jnp.maximum(own - INPUTS, 0), state)
+        of_node = jax.tree.map(lambda number: jnp.maximum(number - INPUTS, 0), state)
         read.append(net.select(of_node, *nodes))
     pairs = [
-        (part, ops.of_input(position=2 - stride, part=own))
+        (part, ops.of_input(position=2 - stride, part=chosen_part))
         for stride in (2, 1)[: len(read)]
-        for part, own in offered[stride].items()
+        for part, chosen_part in offered[stride].items()
     ]
     position = jax.tree.map(
-        lambda own, state: own + len(OPERATIONS) * (state >= INPUTS), chosen, state
+        lambda number, state: number + len(OPERATIONS) * (state >= INPUTS), chosen, state
     )
     return net.choose(name, pairs, position, *read)
 
@@ -143,9 +143,9 @@ def operations(width: int, stride: int) -> dict[str, Operation]:
 @operation
 def sep_conv(weights: Weights, x: Array, *, size: int, stride: int) -> Array:
     """Return ReLU - depthwise - 1x1 convolution - normalization, twice."""
-    for step, own in ((1, stride), (2, 1)):
+    for step, step_stride in ((1, stride), (2, 1)):
         depthwise, pointwise = weights[f"depthwise_{step}"], weights[f"pointwise_{step}"]
-        x = ops.depthwise(depthwise, ops.relu(depthwise, x), size, own)
+        x = ops.depthwise(depthwise, ops.relu(depthwise, x), size, step_stride)
         x = ops.norm(pointwise, ops.conv(pointwise, x, x.shape[-1], 1))
     return x
 

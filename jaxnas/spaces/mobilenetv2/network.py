@@ -62,7 +62,10 @@ class SearchedNetwork(Network):
 
     def _layer(self, layer: Layer, decision: Any, net: Net, x: Value) -> Value:
         """Write down the chosen block and what runs beside it."""
-        offered = {own.name: own.operation(layer, self._activate) for own in layer.candidates}
+        offered = {
+            candidate.name: candidate.operation(layer, self._activate)
+            for candidate in layer.candidates
+        }
         outputs = net.choose("", offered, decision, x)
         if not (self.layout.residual and layer.is_plain):
             return outputs
@@ -137,11 +140,17 @@ def costs(network: SearchedNetwork) -> Costs:
     """Return what the networks of a layout cost, at its size of images."""
     size = network.layout.image_size
     images = jax.ShapeDtypeStruct((1, size, size, network.colors), np.float32)
-    shape = (network.num_decisions(), max(len(own.candidates) for own in layers(network.layout)))
+    shape = (
+        network.num_decisions(),
+        max(len(layer.candidates) for layer in layers(network.layout)),
+    )
     fixed, table, position = np.zeros(2, int), np.zeros((2, *shape), np.int64), 0
     for step in module.whole(network, images).steps:
-        described = [own for _, own in graph.described(step, network.norm)]
-        each = np.array([[tensors.count(own.tensors), own.macs] for own in described], int)
+        described = [description for _, description in graph.described(step, network.norm)]
+        each = np.array(
+            [[tensors.count(description.tensors), description.macs] for description in described],
+            int,
+        )
         if isinstance(step.part, graph.Switch):
             table[:, position, : len(each)] = each.T
             position += 1

@@ -85,7 +85,7 @@ def cell(arch: Any, features: int, net: Net, x: Value) -> Value:
         chosen = decisions[len(EDGES) + vertex - 1]
         vertices[vertex] = operate(net, name(vertex), chosen, widths[vertex], total)
     to_output = [
-        first(net, own, live[vertex, output] * widths[vertex]) for vertex, own in vertices.items()
+        first(net, x, live[vertex, output] * widths[vertex]) for vertex, x in vertices.items()
     ]
     return net.add(project(output), join(net, to_output, starts[1:output]))
 
@@ -140,7 +140,7 @@ def join(net: Net, xs: list[Value], starts: list[Any]) -> Value:
 
 
 def _operations(conv: Callable[..., Operation], pool: Operation) -> dict[str, Operation]:
-    return {own: conv(size=size) if size else pool for own, size in _SIZES.items()}
+    return {operation: conv(size=size) if size else pool for operation, size in _SIZES.items()}
 
 
 def _macs(x: Value, size: Any, inputs: Any, outputs: Any) -> Any:

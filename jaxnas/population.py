@@ -85,6 +85,10 @@ def score_space(
     numbers = np.atleast_1d(np.asarray(seeds))
     if not numbers.size or numbers.dtype.kind not in "iu":
         raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
+    if numbers.min() < 0 or numbers.max() >= 2**32:
+        raise ValueError(
+            f"A seed is from 0 to 2**32 - 1: got {numbers.tolist()}; JAX would wrap another one."
+        )
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"A shard (i, n) has 0 <= i < n: got {shard}; the first of two is (0, 2).")
     runner = runners.eager if resolve_plan(plan) == "eager" else runners.compiled

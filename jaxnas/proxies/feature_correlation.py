@@ -35,13 +35,15 @@ def _keep(inputs: Any, passed: Passed, position: int) -> list[Array]:
 @jax.jit
 def _least_eigenvalue(preactivation: Array, alive: Any) -> Array:
     channels = preactivation[0].reshape(-1, preactivation.shape[-1]).T
+    # Half precision has no eigenvalues.
+    channels = channels.astype(jnp.promote_types(channels.dtype, jnp.float32))
     if channels.shape[0] >= channels.shape[1]:  # as many rows as the centred pixels' dimensions
         return jnp.where(jnp.isfinite(channels).all(), 0.0, jnp.nan)
     centred = channels - channels.mean(1, keepdims=True)
     norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
     rows = centred / jnp.where(norms > 0, norms, 1)
     least = jnp.linalg.eigvalsh(rows @ rows.T).min()
-    return jnp.maximum(least, 0) * alive
+    return jnp.where(alive, jnp.maximum(least, 0), 0)
 
 
 def _collect(kept: list[list[Array]]) -> Array:

@@ -82,7 +82,8 @@ def _combined(combine: Callable[[Array, Array], Array], kept: list[Array | None]
 def _agree(preactivation: Array, alive: Any) -> Array:
     """Return in how many ReLUs each pair of examples agrees, `[B, B]`."""
     signs = jnp.where(preactivation > 0, 1.0, -1.0).reshape(preactivation.shape[0], -1)
-    return (signs @ signs.T + signs.shape[1]) / 2 * alive + _nan_unless_finite(preactivation)
+    agreement = (signs @ signs.T + signs.shape[1]) / 2
+    return jnp.where(alive, agreement, 0) + _nan_unless_finite(preactivation)
 
 
 @jax.jit
@@ -91,9 +92,9 @@ def _patterns(preactivation: Array, alive: Any) -> Array:
     size = min(_SWAP_EXAMPLES, preactivation.shape[0])
     groups = preactivation.shape[0] // size
     bits = (preactivation > 0)[: groups * size].reshape(groups, size, -1)
-    numbers = (bits << jnp.arange(size)[None, :, None]).sum(1)
+    numbers = (bits.astype(jnp.int32) << jnp.arange(size, dtype=jnp.int32)[None, :, None]).sum(1)
     seen = jnp.zeros((groups, 2**size)).at[jnp.arange(groups)[:, None], numbers].set(1)
-    return seen * alive + _nan_unless_finite(preactivation)
+    return jnp.where(alive, seen, 0) + _nan_unless_finite(preactivation)
 
 
 def _nan_unless_finite(preactivation: Array) -> Array:
@@ -118,5 +119,6 @@ def _log_determinant(agreement: Array) -> Array:
 
 def _distinct(agreement: Array) -> Array:
     same = agreement == jnp.diag(agreement)[:, None]
-    number = (same.argmax(1) == jnp.arange(same.shape[0])).sum()
+    first = same.argmax(1) == jnp.arange(same.shape[0])
+    number = first.sum(dtype=agreement.dtype)
     return jnp.where(jnp.isnan(agreement).any(), jnp.nan, jnp.where(number > 1, number, -jnp.inf))

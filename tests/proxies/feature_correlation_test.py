@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,3 +40,19 @@ def test_nan_and_none():
     batch = Batch(jnp.ones((2, 3)), jnp.zeros(2, int))
     with pytest.raises(ValueError, match="got a network without"):
         MECO(lambda params, inputs: jnp.maximum(inputs, 0), {}, batch)
+
+
+@pytest.mark.parametrize("name", ["meco", "naswot", "swap", "linear_regions"])
+def test_half_precision_and_strict_promotion(name):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 3)), jnp.float32)
+
+    def network(params, inputs):
+        return jnp.maximum(inputs, jnp.zeros((), inputs.dtype)).mean((1, 2))
+
+    def score(images):
+        return float(proxies.BY_NAME[name](network, {}, Batch(images, jnp.zeros(4, jnp.int32))))
+
+    expected = score(images)
+    with jax.numpy_dtype_promotion("strict"):
+        assert score(images) == expected
+    np.testing.assert_allclose(score(images.astype(jnp.bfloat16)), expected, rtol=0.05)

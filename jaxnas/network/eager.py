@@ -96,6 +96,8 @@ def differentiate(
 def _weights(params: Tree, step: Step) -> Tree:
     """Return the tensors of a step, and none of those that others have at its path."""
     there = at(params, step.path)
+    if len(there) == len(step.reads):
+        return there
     return {name: there[name] for name in step.reads}
 
 

@@ -197,7 +197,25 @@ def describe(
 def relu(weights: Weights, x: Array) -> Array:
     """Return the positive part of `x`."""
     weights.show("preactivation", lambda: x)
-    return jax.nn.relu(x)
+    return _positive_part(x)
+
+
+@jax.custom_vjp
+def _positive_part(x: Array) -> Array:
+    """Return the larger of `x` and 0; what it saves is its output, which the next layer saves too."""
+    return jnp.maximum(x, 0)
+
+
+def _positive_part_forward(x: Array) -> tuple[Array, Array]:
+    outputs = jnp.maximum(x, 0)
+    return outputs, outputs
+
+
+def _positive_part_backward(outputs: Array, cotangent: Array) -> tuple[Array]:
+    return (cotangent * (outputs > 0),)
+
+
+_positive_part.defvjp(_positive_part_forward, _positive_part_backward)
 
 
 def relu6(weights: Weights, x: Array) -> Array:

@@ -202,7 +202,7 @@ def relu(weights: Weights, x: Array) -> Array:
 
 @jax.custom_vjp
 def _positive_part(x: Array) -> Array:
-    """Return the larger of `x` and 0; what it saves is its output, which the next layer saves too."""
+    """Return the larger of `x` and 0; it saves its output, as the next layer does too."""
     return jnp.maximum(x, 0)
 
 

@@ -16,8 +16,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.typing import ArrayLike
 
 from jaxnas.types import Array
 
@@ -69,17 +67,9 @@ def is_traced(arch: Any) -> bool:
     return isinstance(arch, jax.core.Tracer | Bucket)
 
 
-def decisions(arch: Arch) -> ArrayLike:
-    """Return the decisions of an architecture `int32[D]`, whichever form it has.
-
-    Raises:
-        ValueError: a supernet, whose decisions are still open.
-    """
-    if isinstance(arch, SuperArch):
-        raise ValueError(f"A supernet has no decisions: got {arch}; choose an operation each.")
-    if isinstance(arch, StaticArch):
-        return np.array(arch)
-    return arch.decisions if isinstance(arch, Bucket) else arch
+def each(decision: Any) -> Array:
+    """Return a traced decision as that of each architecture, also one in a bucket."""
+    return decision.each if isinstance(decision, Decision) else decision
 
 
 def validate_traced(arch: Array, num_decisions: int) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.network import layers
+from jaxnas.network import architectures, layers
 from jaxnas.network.architectures import Decision
 from jaxnas.network.graph import Graph, Path, Repeat, Step, Switch, Value
 from jaxnas.network.operations import Context, Operation, Weights, describe
@@ -226,8 +226,7 @@ def _speaks(step: Step, given: Array, norm: Any) -> Array:
     if not isinstance(step.part, Switch):
         is_none = isinstance(step.part, Operation) and step.part.is_none
         return jnp.array(False) if is_none else given
-    decision = step.part.decision
-    each = decision.each if isinstance(decision, Decision) else decision
+    each = architectures.each(step.part.decision)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in step.inputs)
     offered = [part for _, part in step.part.operations]
     present = jnp.array([not part.is_none for part in offered])[each]

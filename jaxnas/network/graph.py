@@ -206,9 +206,7 @@ def _costs(step: Step, norm: Mode, of: Callable[[Description], int]) -> list[Any
         return len(step.part.names) * step.part.body.costs(of)
     each = [of(description) for _, description in described(step, norm)]
     if isinstance(step.part, Switch):
-        decision = step.part.decision
-        chosen = decision.each if isinstance(decision, architectures.Decision) else decision
-        return [jnp.array(each)[chosen]]
+        return [jnp.array(each)[architectures.each(step.part.decision)]]
     return each
 
 

@@ -15,8 +15,9 @@ from flax import traverse_util
 
 import jaxnas
 from jaxnas.network import Bucket, Network, module, operation
+from jaxnas.network import operations as ops
 from jaxnas.spaces.darts import cell, darts
-from jaxnas.spaces.darts.network import Layer, dil_conv, factorized_reduction, sep_conv
+from jaxnas.spaces.darts.network import Layer, dil_conv, sep_conv
 from jaxnas.spaces.darts.network import cell as write_cell
 from jaxnas.types import Batch, PerExampleDifferentiable, Statistic
 
@@ -375,7 +376,7 @@ def test_the_compiled_plan_of_a_cell_is_the_eager_one(name):
 OPERATIONS = {
     "sep_conv": sep_conv(size=3, stride=2),
     "dil_conv": dil_conv(size=3, stride=2),
-    "factorized": factorized_reduction(features=4),
+    "factorized": ops.factorized_reduction(features=4),
 }
 
 

@@ -57,8 +57,8 @@ _CONDITION = "ntk_condition"
 def main() -> None:
     """Score, search, train and compare."""
     own = common.setting(_space)
-    panel = list(aggregate.RECIPES["panel"])
-    names = list(dict.fromkeys([_METRIC.value, _CONDITION, *panel]))
+    panel = aggregate.RECIPES["panel"]
+    names = list(dict.fromkeys([_METRIC.value, _CONDITION, *panel.parts]))
     key = jax.random.key(common.seed())
     with common.run_folder("hnas_darts") as (folder, meter):
         archs = np.asarray(
@@ -74,7 +74,7 @@ def main() -> None:
         count = len(steps)
         by_name = {
             "HNAS": np.array([step.candidate for step in steps]),
-            "panel": np.argsort(-aggregate.of_recipe("panel", scores), kind="stable")[:count],
+            "panel": np.argsort(-panel(scores), kind="stable")[:count],
             "#params": np.argsort(-params, kind="stable")[:count],
             "random": np.random.default_rng(common.seed()).permutation(len(archs))[:count],
         }

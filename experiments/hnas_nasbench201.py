@@ -105,7 +105,7 @@ def _needed() -> list[str]:
         raise ValueError(
             f"Unknown aggregate {unknown.pop()!r}: use {', '.join(aggregate.RECIPES)}."
         )
-    parts = [name for recipe in _AGGREGATES.value for name in aggregate.RECIPES[recipe]]
+    parts = [name for recipe in _AGGREGATES.value for name in aggregate.RECIPES[recipe].parts]
     condition = [_CONDITION] if _METRICS.value else []
     return list(dict.fromkeys([*_METRICS.value, *condition, *parts]))
 
@@ -151,7 +151,7 @@ def _hybrid_runs(
         yield run(f"HNAS {metric}", ours, HybridOptions())
         yield run(f"HNAS published {metric}", published, _PUBLISHED)
     for recipe in _AGGREGATES.value:
-        parts = aggregate.RECIPES[recipe]
+        parts = aggregate.RECIPES[recipe].parts
         each = np.stack([aggregate.log_rank(scores[name][None]) for name in parts])
 
         def weighed(*weights: float, each: np.ndarray = each) -> np.ndarray:
@@ -166,7 +166,7 @@ def _hybrid_runs(
 
 
 def _ordered_runs(found: common.Findings, scores: dict[str, np.ndarray]) -> Iterator[Run]:
-    by_name = {recipe: aggregate.of_recipe(recipe, scores) for recipe in _AGGREGATES.value}
+    by_name = {recipe: aggregate.RECIPES[recipe](scores) for recipe in _AGGREGATES.value}
     by_name |= scores | {"#params": found.params, "#live": found.live_params}
     for name, own in by_name.items():
         yield Run(f"top {name}", found.archs[np.argsort(-own, kind="stable")])

@@ -115,11 +115,9 @@ def _ranked(known: Known, scored: PoolScores, rng: np.random.Generator) -> dict[
         "random": rng.random((1, len(known.archs))),
     }
     ranked |= scored.scores
-    for recipe, names in aggregate.RECIPES.items():
-        if set(names) <= set(scored.scores):
-            draws = range(len(scored.scores[names[0]]))
-            each = [{name: scored.scores[name][draw] for name in names} for draw in draws]
-            ranked[recipe] = np.array([aggregate.of_recipe(recipe, own) for own in each])
+    for recipe, own in aggregate.RECIPES.items():
+        if set(own.parts) <= set(scored.scores):
+            ranked[recipe] = own(scored.scores)
     return ranked
 
 

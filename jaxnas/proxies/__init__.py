@@ -1,6 +1,11 @@
 """Training-free scores; larger is better, always."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from jaxnas.proxies import (
     aggregate,
@@ -76,9 +81,11 @@ BY_NAME: dict[str, Proxy] = {
 
 __all__ = [
     "BY_NAME",
+    "Chosen",
     "aggregate",
     "az_nas",
     "cost",
+    "expand",
     "feature_correlation",
     "gradient_statistics",
     "input_jacobian",
@@ -108,12 +115,87 @@ def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
             proxy = BY_NAME[name]
             if restricted:
                 proxy = restriction.restrict(proxy, pattern)
+        if recipe := aggregate.RECIPES.get(_name(proxy)):
+            raise ValueError(
+                f"{_name(proxy)} ranks the networks of a pool and is not measured of one: use "
+                f"proxies.expand, or its parts {', '.join(recipe.parts)}."
+            )
         if not isinstance(proxy, Proxy):
             raise ValueError(
-                f"Unknown proxy {proxy!r}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}."
+                f"Unknown proxy {proxy!r}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}; "
+                f"of a pool also {', '.join(aggregate.RECIPES)}."
             )
         resolved.append(proxy)
     names = [proxy.name for proxy in resolved]
     if not resolved or len(set(names)) < len(names):
         raise ValueError(f"Name at least one proxy, each once: got {names}; for example ['mgm'].")
     return tuple(resolved)
+
+
+class Chosen(NamedTuple):
+    """Scores that were asked for by name; some may be aggregates of a pool.
+
+    Attributes:
+        names: in the order in which they were asked for.
+        proxies: what has to be measured for them, each once.
+    """
+
+    names: tuple[str, ...]
+    proxies: tuple[Proxy, ...]
+
+    def scores(self, measured: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+        """Return the scores `float64[..., A]` of a pool, by the names that were asked for.
+
+        Aggregates rank along the last axis: each draw of weights by itself.
+
+        Args:
+            measured: `[..., A]` by the name of the proxy.
+        """
+        found = {}
+        for name in self.names:
+            recipe = aggregate.RECIPES.get(name)
+            found[name] = recipe(measured) if recipe else np.asarray(measured[name], np.float64)
+        return found
+
+    def status(self, measured: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return what became of each score, `[..., A]`; "ok" of an aggregate if all parts are.
+
+        Args:
+            measured: `[..., A]` by the name of the proxy.
+        """
+        found = {}
+        for name in self.names:
+            first, *others = aggregate.RECIPES[name].parts if name in aggregate.RECIPES else (name,)
+            own = measured[first]
+            for part in others:
+                own = np.where(own == "ok", measured[part], own)
+            found[name] = own
+        return found
+
+
+def expand(chosen: str | Iterable[str | Proxy]) -> Chosen:
+    """Return what has to be measured for scores of a pool, and how they follow from that.
+
+    Besides proxies, as in `resolve`, the names of `aggregate.RECIPES` are scores: `panel`, `pair`,
+    `az_nas` and others, made of the ranks that several proxies give to the networks of a pool.
+
+    Raises:
+        ValueError: no score, an unknown one, or one name twice.
+    """
+    asked = [chosen] if isinstance(chosen, str) else list(chosen)
+    names = tuple(map(_name, asked))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Name at least one score, each once: got {list(names)}; for example ['panel']."
+        )
+    needed: dict[str, str | Proxy] = {}
+    for name, own in zip(names, asked, strict=True):
+        if own in aggregate.RECIPES:
+            needed = {**{part: part for part in aggregate.RECIPES[name].parts}, **needed}
+        else:
+            needed[name] = own
+    return Chosen(names, resolve(needed.values()))
+
+
+def _name(proxy: str | Proxy) -> str:
+    return proxy.name if isinstance(proxy, Proxy) else str(proxy)

@@ -10,24 +10,13 @@ negative. One whose `M` or `kappa` is not finite or not positive is excluded: it
 its bound `inf`. How many those are is the caller's to count and to report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are used
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-
-RECIPES: Mapping[str, tuple[str, ...]] = {
-    "az_nas": ("expressivity", "progressivity", "trainability", "flops"),
-    "panel": ("layer_balance", "expressivity", "meco", "swap"),
-    "pair": ("layer_balance", "meco"),
-}
-"""Scores whose `log_rank` is a score of its own. `az_nas` is Lee and Ham's. `panel` is ours: how
-evenly the layers get gradient, the entropy of the features, how independent the channels are, and
-how many codes the ReLUs have; nothing that counts parameters. Chosen among the scores here by the
-12-epoch validation accuracies of NAS-Bench-201 and the accuracies of NAS-Bench-101. `pair` is ours
-too, for the head of a pool: what has even gradients and independent channels at once. Two of its
-draws on all of NAS-Bench-201 chose it, others confirmed it; elsewhere `panel` ranks better."""
 
 
 def hybrid_score(
@@ -139,21 +128,21 @@ def non_realizable_bound(
 
 
 def mean_rank(scores: ArrayLike) -> NDArray[np.float64]:
-    """Return the mean over scores of the rank of each architecture, `float64[A]`.
+    """Return the mean over scores of the rank of each architecture, `float64[..., A]`.
 
     Rank `A` is the best and 1 the worst; ties share the mean of their ranks.
 
     Args:
-        scores: `[S, A]`, larger is better; `-inf` and `nan` are equal and worst.
+        scores: `[..., P, A]` of P scores, larger is better; `-inf` and `nan` are equal and worst.
 
     Raises:
         ValueError: If the shape is another, or there is no score.
     """
-    return _ranks(scores).mean(axis=0)
+    return _ranks(scores).mean(axis=-2)
 
 
 def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
-    """Return `sum_s log(rank_s / A)`, `float64[A]` in nats; 0 is the best of every score.
+    """Return `sum_p log(rank_p / A)`, `float64[..., A]` in nats; 0 is the best of every score.
 
     One bad rank costs more than several good ones gain. Ranks as in `mean_rank`; the value depends
     on the pool.
@@ -161,34 +150,60 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
     Source: AZ-NAS, the non-linear ranking aggregation.
 
     Args:
-        scores: `[S, A]`, larger is better; `-inf` and `nan` are equal and worst.
+        scores: `[..., P, A]` of P scores, larger is better; `-inf` and `nan` are equal and worst.
 
     Raises:
         ValueError: If the shape is another, or there is no score.
     """
     ranks = _ranks(scores)
-    return np.log(ranks / ranks.shape[1]).sum(axis=0)
+    return np.log(ranks / ranks.shape[-1]).sum(axis=-2)
 
 
-def of_recipe(recipe: str, scores: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
-    """Return the `log_rank` of the scores that a recipe names, `float64[A]`.
+class Recipe(NamedTuple):
+    """A score of a pool that is made of the ranks of others.
 
-    Args:
-        recipe: a name in `RECIPES`.
-        scores: `[A]` by name; others may be among them.
+    Attributes:
+        parts: names of the proxies.
+        combine: `combine(scores [..., P, A]) -> float64[..., A]`, such as `log_rank`.
     """
-    return log_rank(np.stack([np.asarray(scores[name]) for name in RECIPES[recipe]]))
+
+    parts: tuple[str, ...]
+    combine: Callable[[ArrayLike], NDArray[np.float64]]
+
+    def __call__(self, scores: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Return the score, `float64[..., A]`; each draw is ranked by itself.
+
+        Args:
+            scores: of the parts, `[..., A]` by name; others may be among them.
+        """
+        return self.combine(np.stack([np.asarray(scores[name]) for name in self.parts], axis=-2))
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "az_nas": Recipe(("expressivity", "progressivity", "trainability", "flops"), log_rank),
+    "panel": Recipe(("layer_balance", "expressivity", "meco", "swap"), log_rank),
+    "pair": Recipe(("layer_balance", "meco"), log_rank),
+}
+"""Aggregates that are scores by name, see `proxies.expand`. `az_nas` is Lee and Ham's.
+
+`panel` is ours: how evenly the layers get gradient, the entropy of the features, how independent
+the channels are, and how many codes the ReLUs have; nothing that counts parameters. It was chosen
+among the scores here by the 12-epoch validation accuracies of NAS-Bench-201 and the accuracies of
+NAS-Bench-101. `pair` is ours too, for the head of a pool: what has even gradients and independent
+channels at once. Two of its draws on all of NAS-Bench-201 chose it, others confirmed it; elsewhere
+`panel` ranks better.
+"""
 
 
 def _ranks(scores: ArrayLike) -> NDArray[np.float64]:
     matrix = np.asarray(scores, np.float64)
-    if matrix.ndim != 2 or not matrix.size:
+    if matrix.ndim < 2 or not matrix.size:
         raise ValueError(
-            "scores must be [S, A], with one score and one architecture at least: got shape "
+            "scores must be [..., P, A], with one score and one architecture at least: got shape "
             f"{list(matrix.shape)}; stack the scores of the same architectures."
         )
     ordered = np.where(np.isnan(matrix), -np.inf, matrix)
-    return np.asarray(scipy.stats.rankdata(ordered, axis=1), np.float64)
+    return np.asarray(scipy.stats.rankdata(ordered, axis=-1), np.float64)
 
 
 def _checked_pool(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from jaxnas import Proxy, proxies
 from jaxnas.proxies import aggregate
 
 METRIC = np.array([1.0, 2.0, 4.0])
@@ -139,6 +140,49 @@ def test_ranks_agree_with_scipy_and_ignore_scales():
     np.testing.assert_array_equal(aggregate.log_rank(np.exp(scores)), aggregate.log_rank(scores))
 
 
+def test_draws_are_ranked_one_by_one():
+    scores = np.random.default_rng(2).normal(size=(3, 2, 7))
+    for rank in (aggregate.mean_rank, aggregate.log_rank):
+        np.testing.assert_array_equal(rank(scores), [rank(own) for own in scores])
+
+
+@pytest.mark.parametrize("recipe", aggregate.RECIPES)
+def test_an_aggregate_expands_to_what_is_measured_once(recipe):
+    parts = aggregate.RECIPES[recipe].parts
+    chosen = proxies.expand([parts[1], recipe, "params", "mgm@head"])
+    assert chosen.names == (parts[1], recipe, "params", "mgm@head")
+    needed = [own.name for own in chosen.proxies]
+    assert sorted(needed) == sorted([*parts, "params", "mgm@head"])
+    rng = np.random.default_rng(0)
+    measured = {name: rng.normal(size=(2, 9)) for name in needed}
+    scores = chosen.scores(measured)
+    assert tuple(scores) == chosen.names
+    np.testing.assert_array_equal(scores["params"], measured["params"])
+    by_hand = aggregate.RECIPES[recipe].combine(np.array([measured[part][1] for part in parts]))
+    np.testing.assert_array_equal(scores[recipe][1], by_hand)
+
+
+def test_the_status_of_an_aggregate_is_that_of_its_parts():
+    chosen = proxies.expand(["pair", "params"])
+    first, second = aggregate.RECIPES["pair"].parts
+    status = chosen.status(
+        {
+            first: np.array(["ok", "disconnected", "ok"], object),
+            second: np.array(["ok", "no gradient", "not finite"], object),
+            "params": np.array(["ok"] * 3, object),
+        }
+    )
+    assert status["pair"].tolist() == ["ok", "disconnected", "not finite"]
+    assert status["params"].tolist() == ["ok"] * 3
+
+
+def test_a_proxy_of_ones_own_expands_to_itself():
+    own = proxies.BY_NAME["mgm"]._replace(name="layer_balance")
+    assert proxies.expand([own]).proxies == (own,)
+    # It stands for the part that it is named as.
+    assert own in proxies.expand([own, "pair"]).proxies
+
+
 def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():
     assert aggregate.log_rank([[1, 2, 3], [5, 6, 7]])[2] == 0
     # Ranks (3, 1) and (2, 2) have one mean, but log 3 < log 4.
@@ -163,6 +207,11 @@ def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():
         ),
         (lambda: aggregate.mean_rank([1.0, 2.0]), r"got shape \[2\]"),
         (lambda: aggregate.log_rank(np.zeros((0, 3))), r"got shape \[0, 3\]"),
+        (lambda: proxies.expand([]), "at least one score"),
+        (lambda: proxies.expand(["pair", "pair"]), "each once"),
+        (lambda: proxies.expand("nothing"), "of a pool also .*panel"),
+        (lambda: proxies.resolve("pair"), "ranks the networks of a pool"),
+        (lambda: proxies.expand(Proxy("pair", len, len)), "each once|ranks the networks"),
     ],
 )
 def test_bad_inputs_get_a_sentence(call, sentence):

@@ -36,12 +36,11 @@ from flax import traverse_util
 from experiments import common
 from experiments.benchmark_report import CELLS_OF_A_TURN, MATRIX, machine, make_report
 from experiments.workers import Side, Worker, serve
-from jaxnas import Batch, allocator, datasets, proxies, runners, spaces
+from jaxnas import Batch, allocator, datasets, engine, proxies, spaces
 from jaxnas.launch import launch
 from jaxnas.proxies import cost
 from jaxnas.runs import track
 from jaxnas.runs.files import write_whole
-from jaxnas.scoring import measures_of, reduce_scores
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
 
@@ -296,17 +295,14 @@ class OwnWorker:
     def score(self, name: str, archs: list[list[int]]) -> dict[str, Any]:
         """Return the scores of some architectures and the seconds that they took together."""
         chosen = proxies.resolve(name)
-        measures = measures_of(chosen)
-        setting = runners.Setting(
-            self._space, self._params, self._batch, jax.random.key(0), measures
-        )
+        draw = engine.Draw(self._space, self._params, self._batch, jax.random.key(0))
         self._compiled.clear()
         cpu, wall = time.process_time(), time.perf_counter()
-        measured = [own for _, own in runners.eager(setting, np.array(archs, np.int32))]
-        for own in measured:
-            if isinstance(own, str):
-                raise RuntimeError(own)
-        values = [float(reduce_scores(chosen, own)[0]) for own in measured]
+        scores = [own[name] for _, own in engine.eager(draw, chosen, np.array(archs, np.int32))]
+        for score in scores:
+            if score.status.startswith("failed"):
+                raise RuntimeError(score.status)
+        values = [score.value for score in scores]
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         return {"values": values, "cpu": cpu, "wall": wall, "compiled": bool(self._compiled)}
 

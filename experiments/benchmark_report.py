@@ -133,8 +133,8 @@ whole process. On all cores, a turn is {CELLS_OF_A_TURN["all"]} cells, and each 
 threads: what counts is the time until all are scored. That needs an idle machine; turns.csv has the
 CPU seconds of these turns, too.
 
-jaxnas: the eager plan of score_space, each cell by itself (cells that are the same function are not
-scored once for all, as score_space would). lean_torch: a PyTorch program for this purpose, eager,
+jaxnas: the eager plan, each cell by itself (cells that are the same function are not
+scored once for all, as a Scorer would). lean_torch: a PyTorch program for this purpose, eager,
 with the same weights and images; only the chosen operations of live edges, channels last. In
 lean_torch_tuned it does two things that jaxnas does: it tells glibc to keep freed memory
 (jaxnas.allocator.keep_memory), and on all cores it gives each thread a cell of its own. All other

@@ -13,12 +13,13 @@ import pandas as pd
 from absl import flags
 from jax.typing import ArrayLike
 
-from jaxnas import correlation, datasets, pool, processes, proxies, spaces
+from jaxnas import correlation, datasets, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.launch import say
 from jaxnas.network import normalization
-from jaxnas.runs import Meter, Plot, Report, ScoreStore, figures, save, to_text, write_summary
+from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
+from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, SearchSpace
 
@@ -158,7 +159,7 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
         norm=_NORM.value,
     )
     image_size = _IMAGE_SIZE.value or dataset.x_train.shape[1]
-    context = pool.run_context(
+    context = run_context(
         data=datasets.digest(dataset),
         batch_size=_BATCH_SIZE.value,
         class_balanced=_CLASS_BALANCED.value,
@@ -183,20 +184,18 @@ def _batches(dataset: datasets.Dataset, size: int, image_size: int) -> Callable[
     )
 
 
-def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> pool.PoolScores:
+def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> Scores:
     """Return the scores of `archs`, from the store of the run where it holds them."""
-    with ScoreStore(folder / "scores.sqlite") as store:
-        return pool.score_pool(
-            own.space,
-            archs,
-            own.batch,
-            names,
-            store=store,
-            context=own.context,
-            seeds=own.seeds,
-            plan=_PLAN.value,
-            deduplicate=_DEDUPLICATE.value,
-        )
+    scorer = Scorer(
+        *(own.space, own.batch, names),
+        seeds=own.seeds,
+        store=folder / "scores.sqlite",
+        context=own.context,
+        plan=_PLAN.value,
+        deduplicate=_DEDUPLICATE.value,
+    )
+    with scorer:
+        return scorer(archs)
 
 
 def describe(own: Setting) -> str:
@@ -231,7 +230,7 @@ class Findings(NamedTuple):
 
     benchmark: TabularBenchmark
     archs: np.ndarray
-    scored: pool.PoolScores
+    scored: Scores
 
     @property
     def params(self) -> np.ndarray:
@@ -307,7 +306,7 @@ CORRELATIONS_NOTE = (
 )
 
 
-def failures(scored: pool.PoolScores) -> str:
+def failures(scored: Scores) -> str:
     """Return how many scores are missing and why, in a sentence."""
     by_reason: dict[str, list[str]] = {}
     for name in scored.scores:

@@ -43,10 +43,11 @@ from absl import flags
 
 from experiments import common
 from experiments.descent_runs import Descent, Problem, speeds
-from jaxnas import connectivity, correlation, datasets, encoding, pool, wiring
+from jaxnas import connectivity, correlation, datasets, encoding, wiring
 from jaxnas.connectivity.recursion import Order, Stem
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.scorer import run_context
 from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
 
 NAMED = {"DAG#1 sequential": "2_02_002", "DAG#2 parallel": "1_01_222", "DAG#3 mixed": "2_21_112"}
@@ -165,7 +166,7 @@ def _measure(
     order, stem = _order()
     module = DagMLP(width=_WIDTH.value, classes=problem.targets.shape[1], order=order, stem=stem)
     space = dag_mlp(module, features=problem.inputs.shape[1])
-    context = pool.run_context(
+    context = run_context(
         network=space.options,
         data=datasets.digest(own.dataset),
         image_size=own.image_size,

@@ -36,7 +36,7 @@ from absl import flags
 
 from experiments import common, pruning_runs
 from experiments.fine_step import from_table
-from jaxnas import connectivity, encoding, processes, score_space, search
+from jaxnas import Scorer, connectivity, encoding, processes, search
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.connectivity import filter as filters
@@ -226,12 +226,8 @@ def _costs(own: common.Setting, archs: np.ndarray, masks: dict[str, np.ndarray])
     seconds = {}
     for name in ("naswot", "mgm"):
         for _ in range(2):  # the first time compiles
-            results = score_space(
-                own.space, drawn, own.batch, [name], plan="eager", deduplicate=False
-            )
-            seconds[name] = np.array(
-                [each.seconds for each in sorted(results, key=lambda each: each.position)]
-            )
+            scorer = Scorer(own.space, own.batch, name, plan="eager", deduplicate=False)
+            seconds[name] = scorer(drawn).seconds[0]
     return pd.DataFrame(
         {
             "filter": name,

@@ -33,11 +33,12 @@ import scipy.stats
 from absl import flags
 
 from experiments import common
-from jaxnas import pool, proxies
+from jaxnas import proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.scorer import Scores
 from jaxnas.search import HalvingResult, Rung, sample_distinct, successive_halving
 from jaxnas.spaces.nasbench201 import cell
 
@@ -90,8 +91,8 @@ class Race(NamedTuple):
     archs: np.ndarray
     ladder: list[Fidelity]
     result: HalvingResult
-    scored: list[pool.PoolScores]
-    full: pool.PoolScores | None
+    scored: list[Scores]
+    full: Scores | None
 
     @property
     def params(self) -> np.ndarray:
@@ -144,7 +145,7 @@ def _parsed(rung: str) -> tuple[int, int, int | float]:
 
 
 def _race(archs: np.ndarray, ladder: list[Fidelity], name: str, folder: Path) -> Race:
-    scored: list[pool.PoolScores] = []
+    scored: list[Scores] = []
 
     def rung(fidelity: Fidelity) -> Rung:
         def score_fn(archs: np.ndarray) -> np.ndarray:
@@ -158,7 +159,7 @@ def _race(archs: np.ndarray, ladder: list[Fidelity], name: str, folder: Path) ->
     return Race(name, archs, ladder, result, scored, full)
 
 
-def _score(own: common.Setting, archs: np.ndarray, name: str, folder: Path) -> pool.PoolScores:
+def _score(own: common.Setting, archs: np.ndarray, name: str, folder: Path) -> Scores:
     """Return the scores of `archs`, kept apart from all others: the store knows their own cost."""
     digest = hashlib.sha256(archs.tobytes()).hexdigest()[:16]
     context = own.context | {"pool": digest, "pool_proxy": name, "pool_seeds": list(own.seeds)}

@@ -26,11 +26,12 @@ from absl import flags
 
 from experiments import common, text_report
 from experiments.text_runs import Data, Run, Tuner, run
-from jaxnas import pool, pretrained, proxies
+from jaxnas import pretrained, proxies
 from jaxnas.datasets import text, tokens
 from jaxnas.datasets.text import Texts
 from jaxnas.launch import launch
-from jaxnas.runs import Report, ScoreStore, Text
+from jaxnas.runs import Report, Text
+from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers, wiring
 from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.types import Batch, SearchSpace
@@ -162,20 +163,21 @@ def _chosen(examples: Texts, places: np.ndarray) -> Texts:
 
 def _scores(
     space: SearchSpace, archs: np.ndarray, data: Data, names: list[str], folder: Path
-) -> pool.PoolScores:
+) -> Scores:
     """Return the scores of the wirings, from the store of the run where it holds them."""
 
     def batch(seed: int) -> Batch:
         return tokens.draw(data.train, _SCORED.value, seed=seed, lengths=_lengths())
 
     drawn = {flag.name: flag.value for flag in (*_OF_DATA, _MAX_LENGTH, _SCORED)}
-    with ScoreStore(folder / "scores.sqlite") as store:
-        return pool.score_pool(
-            *(space, archs, batch, names),
-            store=store,
-            context=pool.run_context(**drawn, seed=common.seed()),
-            seeds=tuple(range(_SCORE_SEEDS.value)),
-        )
+    scorer = Scorer(
+        *(space, batch, names),
+        store=folder / "scores.sqlite",
+        context=run_context(**drawn, seed=common.seed()),
+        seeds=range(_SCORE_SEEDS.value),
+    )
+    with scorer:
+        return scorer(archs)
 
 
 def _context(space: SearchSpace) -> dict[str, Any]:

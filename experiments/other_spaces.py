@@ -17,9 +17,9 @@ from absl import flags
 from experiments import common
 from jaxnas import benchmarks, proxies, spaces
 from jaxnas.launch import launch
-from jaxnas.pool import PoolScores
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.scorer import Scores
 from jaxnas.types import SearchSpace
 
 _SPACE = flags.DEFINE_enum("space", "nasbench101", ("nasbench101", "nasbench_macro"), "Which.")
@@ -108,7 +108,7 @@ def _space(*, channels: int, cells: int, **options: Any) -> SearchSpace:
     return spaces.nasbench_macro(channels=channels, **options)
 
 
-def _ranked(known: Known, scored: PoolScores, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _ranked(known: Known, scored: Scores, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return all scores and aggregates `[S, A]` by name, the controls first."""
     ranked = {
         "#params": known.params[None].astype(float),

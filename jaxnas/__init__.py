@@ -1,23 +1,57 @@
-"""jaxnas: training-free neural architecture search in JAX."""
+"""jaxnas: training-free neural architecture search in JAX.
 
-from jaxnas.network.linen import linen_network
-from jaxnas.population import score_fn, score_space
-from jaxnas.scoring import score
-from jaxnas.spaces import nasbench201
-from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
+Names and modules are imported when they are first used, so that `import jaxnas` costs little.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxnas.network.linen import linen_network
+    from jaxnas.scorer import Scorer, Scores
+    from jaxnas.scoring import score
+    from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
 
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Batch": "types",
+    "Outputs": "types",
+    "Proxy": "types",
+    "Scorer": "scorer",
+    "Scores": "scorer",
+    "SearchSpace": "types",
+    "SearchStrategy": "types",
+    "linen_network": "network.linen",
+    "score": "scoring",
+}
+_MODULES = (
+    *("activations", "benchmarks", "connectivity", "correlation", "datasets", "encoding"),
+    *("gradients", "gram", "isometry", "kernels", "network", "pretrained", "processes"),
+    *("proxies", "runs", "search", "spaces", "supernet", "training", "types", "wiring"),
+)
 
 __all__ = [
     "Batch",
     "Outputs",
     "Proxy",
+    "Scorer",
+    "Scores",
     "SearchSpace",
     "SearchStrategy",
     "__version__",
     "linen_network",
-    "nasbench201",
     "score",
-    "score_fn",
-    "score_space",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"jaxnas.{_MODULE_OF[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"jaxnas.{name}")
+    raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from jaxnas import correlation, datasets, score_space, spaces
+from jaxnas import correlation, datasets, spaces
 from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
 from jaxnas.runs import Report, Table, Text, to_text
+from jaxnas.scorer import Scorer
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
 
@@ -30,8 +31,8 @@ def demo(num_archs: int, batch_size: int, seed: int) -> Report:
     space = spaces.nasbench201(norm="instance")
     batch = datasets.batch(datasets.bundled_cifar10(), batch_size, seed=seed)
     archs = np.asarray(sample_distinct(jax.random.key(seed), space.num_choices, num_archs))
-    scored = list(score_space(space, archs, batch, _NAMES, seeds=[seed]))
-    scores = {name: np.array([own.scores[name] for own in scored]) for name in _NAMES}
+    scored = Scorer(space, batch, _NAMES, seeds=[seed])(archs)
+    scores = {name: scored.mean(name) for name in _NAMES}
     accuracy = nasbench201().accuracy(archs, "cifar10")
     order = np.argsort(-scores["mgm"], kind="stable")
     ranking = pd.DataFrame(

@@ -2,24 +2,22 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import gradients
+from jaxnas import engine, gradients
 from jaxnas.proxies import resolve
-from jaxnas.proxies.measures import measure_all
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
 
 
 def score(
     apply_fn: ApplyFn,
     params: Params,
     batch: Batch | tuple[ArrayLike, ArrayLike],
-    proxies: str | Iterable[str | Proxy],
+    proxies: str | Proxy | Iterable[str | Proxy],
     *,
     key: Array | None = None,
 ) -> dict[str, float]:
@@ -44,8 +42,7 @@ def score(
     batch = validate_batch(batch)
     validate_network(apply_fn, params, batch)
     key = jax.random.key(0) if key is None else key
-    measured = measure_all(measures_of(resolved), apply_fn, params, batch, key)
-    values = reduce_scores(resolved, jax.device_get(measured))
+    values = engine.values(resolved, apply_fn, params, batch, key)
     return dict(zip((proxy.name for proxy in resolved), values.tolist(), strict=True))
 
 
@@ -112,37 +109,3 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
             f"Labels must be below the {classes} logits: got {int(batch.labels.max())}; "
             "match the number of classes."
         )
-
-
-def measures_of(chosen: Iterable[Proxy]) -> tuple[Measure, ...]:
-    """Return the measures, each once."""
-    return tuple(dict.fromkeys(proxy.measure for proxy in chosen))
-
-
-def reduce_scores(chosen: tuple[Proxy, ...], measured: Any) -> np.ndarray:
-    """Return the scores in float64: differences and small eigenvalues are lost in float32.
-
-    Runs on the CPU, where float64 is at home; the measurements are small and on the host.
-    """
-    with jax.enable_x64(True), jax.default_device(_host()):
-        wide = jax.tree.map(
-            lambda leaf: (
-                leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-            ),
-            measured,
-        )
-        return np.asarray(_reduce_wide(chosen, wide))
-
-
-def _host() -> jax.Device | None:
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to start without it
-        return None
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _reduce_wide(chosen: tuple[Proxy, ...], measured: Any) -> Array:
-    by_measure = dict(zip(measures_of(chosen), measured, strict=True))
-    scores = [proxy.reduce(by_measure[proxy.measure]) for proxy in chosen]
-    return jnp.stack([jnp.asarray(own, jnp.float64) for own in scores])

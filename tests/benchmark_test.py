@@ -15,8 +15,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import benchmark, benchmark_report, workers
-from jaxnas import nasbench201, proxies, runners
-from jaxnas.scoring import measures_of, reduce_scores
+from jaxnas import engine, proxies
+from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.types import Batch
 
@@ -331,9 +331,10 @@ def test_lean_torch_agrees(lean_torch, problem):
     chosen = proxies.resolve(names)
     with jax.enable_x64(True):
         own = jax.tree.map(jax.numpy.asarray, (params, batch))
-        setting = runners.Setting(space, *own, jax.random.key(0), measures_of(chosen))
-        for arch, (_, measured) in zip(ARCHS, runners.eager(setting, np.array(ARCHS)), strict=True):
-            expected = reduce_scores(chosen, measured)
+        draw = engine.Draw(space, *own, jax.random.key(0))
+        for position, values in engine.eager(draw, chosen, np.array(ARCHS)):
+            arch = ARCHS[position]
+            expected = [values[name].value for name in names]
             found = [scores[name](arch) for name in names]
             np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=str(arch))
             in_float32 = [_single(lean_torch, path)[name](arch) for name in names]

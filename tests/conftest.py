@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import Batch, SearchSpace, nasbench201
+from jaxnas import Batch, SearchSpace
+from jaxnas.spaces import nasbench201
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

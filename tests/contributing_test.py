@@ -30,9 +30,9 @@ def test_the_space_shown_is_one(draw_batch):
         arch = space.from_string("2-0-1-1")
         assert space.to_string(arch) == "2-0-1-1"
         names = ["mgm", "grad_norm", "naswot", "expressivity", "synflow", "params", "flops"]
-        (eager,) = jaxnas.score_space(space, arch[None], batch, names, plan="eager")
-        (compiled,) = jaxnas.score_space(space, arch[None], batch, names[:2], plan="compiled")
-    assert set(eager.status.values()) == {"ok"}
+        eager = jaxnas.Scorer(space, batch, names, plan="eager")(arch[None])
+        compiled = jaxnas.Scorer(space, batch, names[:2], plan="compiled")(arch[None])
+    assert {status[0, 0] for status in eager.status.values()} == {"ok"}
     for name, score in compiled.scores.items():
         np.testing.assert_allclose(score, eager.scores[name], rtol=1e-9)
     # Stem 3 x 9 x 2, blocks 4 x (25 + 1 + 9 + 9), norms 4 each, classifier 30: by hand.

@@ -3,8 +3,9 @@ import pytest
 
 from experiments.common import Setting
 from experiments.fine_step import Trainer, _held_out, from_table, nasbench201_like
-from jaxnas import datasets, nasbench201
+from jaxnas import datasets
 from jaxnas.benchmarks import nasbench201 as table
+from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.training import TrainingOptions
 

@@ -10,8 +10,8 @@ import pytest
 from experiments.common import Setting
 from experiments.halving import Fidelity, Race, _parsed, _recall, _rungs, _winners
 from jaxnas.benchmarks import nasbench201
-from jaxnas.pool import PoolScores
 from jaxnas.runs import ScoreStore
+from jaxnas.scorer import Scores
 from jaxnas.search import Rung, successive_halving
 
 SMALL = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_archs=12"]
@@ -52,11 +52,11 @@ def _raced(cheap, full, keep, *, check=True):
     setting = Setting(None, None, None, (0, 1), 8, {})
     ladder = [Fidelity(name, setting, 1.0) for name in ("2@8", "4@8")]
     scored = [
-        PoolScores({"own": rung.scores[None]}, {}, seconds)
+        Scores(None, None, (0,), {"own": rung.scores[None]}, {}, None, seconds)
         for rung, seconds in zip(result.rungs, (3.0, 1.0), strict=True)
     ]
-    everything = PoolScores({"own": tables[1][None]}, {}, 16.0) if check else None
-    return Race("own", archs, ladder, result, scored, everything)
+    everything = Scores(None, None, (0,), {"own": tables[1][None]}, {}, None, 16.0)
+    return Race("own", archs, ladder, result, scored, everything if check else None)
 
 
 def test_recall_by_hand():

@@ -26,7 +26,7 @@ FLOORS = {
     4: ("supernet",),
     # Join the wings; see everything.
     5: (
-        *("scoring", "runners", "population", "processes", "pool"),
+        *("engine", "scorer", "scoring", "processes"),
         *("launch", "__init__", "__main__"),
     ),
 }

@@ -100,7 +100,7 @@ __all__ = [
 ]
 
 
-def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
+def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
     """Return proxies, given by name or as they are; a single name will do.
 
     `mgm@head` is `mgm` of the tensors with `head` in their path; see `restriction.restrict`.
@@ -109,7 +109,7 @@ def resolve(chosen: str | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
         ValueError: no proxy, an unknown one, or one name twice.
     """
     resolved = []
-    for proxy in [chosen] if isinstance(chosen, str) else chosen:
+    for proxy in [chosen] if isinstance(chosen, str | Proxy) else chosen:
         if isinstance(proxy, str) and proxy.partition("@")[0] in BY_NAME:
             name, restricted, pattern = proxy.partition("@")
             proxy = BY_NAME[name]
@@ -173,7 +173,7 @@ class Chosen(NamedTuple):
         return found
 
 
-def expand(chosen: str | Iterable[str | Proxy]) -> Chosen:
+def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
     """Return what has to be measured for scores of a pool, and how they follow from that.
 
     Besides proxies, as in `resolve`, the names of `aggregate.RECIPES` are scores: `panel`, `pair`,
@@ -182,7 +182,7 @@ def expand(chosen: str | Iterable[str | Proxy]) -> Chosen:
     Raises:
         ValueError: no score, an unknown one, or one name twice.
     """
-    asked = [chosen] if isinstance(chosen, str) else list(chosen)
+    asked = [chosen] if isinstance(chosen, str | Proxy) else list(chosen)
     names = tuple(map(_name, asked))
     if not names or len(set(names)) < len(names):
         raise ValueError(

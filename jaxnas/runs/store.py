@@ -55,11 +55,14 @@ class ScoreRow(NamedTuple):
 class ScoreStore:
     """A file of scores; a context manager that closes it."""
 
+    IN_MEMORY = ":memory:"
+    """The path of a store that lasts as long as the process."""
+
     def __init__(self, path: str | os.PathLike[str], *, timeout_seconds: float = 10.0):
         """Open the store at `path`, made new where there is none.
 
         Args:
-            path: of the SQLite file; its folder is made where needed.
+            path: of the SQLite file, whose folder is made where needed; or `IN_MEMORY`.
             timeout_seconds: how long to wait for another process that is writing.
 
         Raises:
@@ -75,7 +78,8 @@ class ScoreStore:
                 f"The score store must be a file: got the folder {self._path}; "
                 "name a file in it, such as scores.sqlite."
             )
-        output_folder(self._path.parent)
+        if str(path) != self.IN_MEMORY:
+            output_folder(self._path.parent)
         with plain_errors(self._path):
             self._connection = sqlite3.connect(
                 self._path, timeout=timeout_seconds, isolation_level=None
@@ -158,6 +162,8 @@ class ScoreStore:
 
     def absorb_parts(self) -> None:
         """Take over what other processes have written into their parts, and delete those."""
+        if str(self._path) == self.IN_MEMORY:
+            return
         name = re.compile(
             rf"{re.escape(self._path.stem)}\.process[1-9][0-9]*{re.escape(self._path.suffix)}"
         )
@@ -182,6 +188,19 @@ class ScoreStore:
         query = "SELECT arch, proxy, seed FROM scores WHERE run = ? AND status NOT LIKE 'failed:%'"
         with plain_errors(self._path):
             return set(self._connection.execute(query, (self._require(run),)))
+
+    def rows(self, run: int, archs: Iterable[str]) -> dict[tuple[str, str, int], tuple[float, str]]:
+        """Return score and status of some architectures by `(arch, proxy, seed)`, of one run."""
+        query = (
+            "SELECT arch, proxy, seed, score, status FROM scores "
+            "WHERE run = ? AND arch IN (SELECT value FROM json_each(?))"
+        )
+        with plain_errors(self._path):
+            rows = self._connection.execute(query, (self._require(run), json.dumps(list(archs))))
+            return {
+                (arch, proxy, seed): (math.nan if score is None else score, status)
+                for arch, proxy, seed, score, status in rows
+            }
 
     def frame(self, run: int | None = None) -> pd.DataFrame:
         """Return the scores as a table whose order depends on its content alone.

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxnas import Batch, gradients, nasbench201, proxies, score
+from jaxnas import Batch, gradients, proxies, score
 from jaxnas.kernels import empirical
 from jaxnas.network.linen import linen_network
 from jaxnas.proxies import measures, ntk
 from jaxnas.proxies.ntk import Kernel
+from jaxnas.spaces import nasbench201
 
 ARCH = np.array([0, 0, 0, 2, 0, 0])  # one convolution a cell: the fewest kernels to compile
 EPS32, EPS64 = np.finfo(np.float32).eps, np.finfo(np.float64).eps

@@ -8,8 +8,9 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jaxnas import Batch, gradients, linen_network, nasbench201, proxies
+from jaxnas import Batch, gradients, linen_network, proxies
 from jaxnas.proxies import gradient_statistics, measures, saliency
+from jaxnas.spaces import nasbench201
 
 OF_ONE_PASS = [
     *("grad_norm", "grad_norm_global", "snip", "snip_total", "plain", "fisher", "l2_norm"),

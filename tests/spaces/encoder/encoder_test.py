@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import Batch, gradients, pretrained, score_space
+from jaxnas import Batch, Scorer, gradients, pretrained
 from jaxnas.kernels import empirical
 from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers
 
@@ -202,38 +202,37 @@ def _is_grams(leaf):
     return not isinstance(leaf, dict)
 
 
-def test_score_space(space, batch):
+def test_scores(space, batch):
     notations = ["pretrained", "1>3", "-2", "1>3 relu"]
     archs = np.stack([space.from_string(own) for own in notations])
     proxies = ["mgm", "params"]
-    eager = [own.scores for own in score_space(space, archs, batch, proxies)]
-    assert len({own["mgm"] for own in eager}) == 4
+    eager = Scorer(space, batch, proxies)(archs)
+    assert len(set(eager.mean("mgm"))) == 4
     params = space.init(jax.random.key(0), batch.inputs)
     everything = sum(leaf.size for leaf in jax.tree.leaves(params))
     layer = sum(leaf.size for leaf in jax.tree.leaves(params["layers"]["layer_01"]))
     # The only gate is there where 1>3 is.
-    assert [own["params"] for own in eager] == [
+    assert eager.mean("params").tolist() == [
         *(everything - 1, everything, everything - 1 - layer, everything)
     ]
     # What stands under the padding does not matter.
     hidden = batch._replace(inputs=_other_padding(batch))
-    (same,) = score_space(space, archs[1:2], hidden, proxies)
-    assert same.scores == eager[1]
+    same = Scorer(space, hidden, proxies)(archs[1:2])
+    assert same.mean("mgm") == eager.mean("mgm")[1]
 
 
 @pytest.mark.slow
-def test_score_space_is_the_same_traced_or_padded(space, batch):
+def test_scores_are_the_same_compiled_or_padded(space, batch):
     archs = np.stack([space.from_string(own) for own in ("pretrained", "1>3", "-2", "1>3 relu")])
     proxies = ["mgm", "gradient_values", "ntk_trace"]
-    eager, traced = (
-        [own.scores for own in score_space(space, archs, batch, proxies, plan=plan)]
-        for plan in ("eager", "compiled")
+    eager, compiled = (
+        Scorer(space, batch, proxies, plan=plan)(archs) for plan in ("eager", "compiled")
     )
     wider = jnp.pad(batch.inputs, ((0, 0), (0, 0), (0, 3)), constant_values=-1)
-    padded = score_space(space, archs, batch._replace(inputs=wider.at[:, 0, 9:].set(3)), proxies)
-    for own, other, third in zip(eager, traced, padded, strict=True):
-        assert own == pytest.approx(other, rel=1e-4)
-        assert own == pytest.approx(third.scores, rel=1e-5)
+    padded = Scorer(space, batch._replace(inputs=wider.at[:, 0, 9:].set(3)), proxies)(archs)
+    for name in proxies:
+        np.testing.assert_allclose(eager.mean(name), compiled.mean(name), rtol=1e-4)
+        np.testing.assert_allclose(eager.mean(name), padded.mean(name), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

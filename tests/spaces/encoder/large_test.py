@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import Batch, pretrained, score_space
+from jaxnas import Batch, Scorer, pretrained
 from jaxnas.spaces.encoder import encoder
 
 config = pretrained.EncoderConfig(
@@ -24,11 +24,11 @@ rng = np.random.default_rng(0)
 inputs = np.stack([rng.integers(4, config.vocabulary, (8, 128)), np.zeros((8, 128))], 1)
 batch = Batch(jnp.asarray(inputs, jnp.int32), jnp.arange(8) % 2)
 arch = space.from_string("3>9 20>24")
-(scored,) = score_space(space, arch[None], batch, sys.argv[1].split(","))
+scored = Scorer(space, batch, sys.argv[1].split(","))(arch[None])
 assert space.num_params(arch) > 354e6
-assert all(np.isfinite(own) for own in scored.scores.values()), scored
+assert all(np.isfinite(own).all() for own in scored.scores.values()), scored.status
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(f"{scored.scores} {scored.seconds:.0f} CPU seconds", file=sys.stderr)
+print(f"{scored.scores} {scored.cpu_seconds:.0f} CPU seconds", file=sys.stderr)
 print(peak / 1e9)
 """
 

@@ -468,13 +468,14 @@ def test_proxies_read_it():
         *("grad_norm", "mgm", "layer_balance", "naswot", "expressivity", "trainability"),
         *("synflow", "params", "flops"),
     ]
-    first, second = jaxnas.score_space(drawn, archs, batch, names, plan="eager")
-    assert set(first.status.values()) == {"ok"}
-    assert first.scores["params"] == space.num_params(archs[0])
-    assert set(second.status.values()) == {"disconnected", "ok"}
+    found = jaxnas.Scorer(drawn, batch, names, plan="eager")(archs)
+    first, second = ({status[0, at] for status in found.status.values()} for at in (0, 1))
+    assert first == {"ok"}
+    assert second == {"disconnected", "ok"}
+    assert found.scores["params"][0, 0] == space.num_params(archs[0])
     network, own = space.bind(space.representative(archs[0]), params)
     assert isinstance(network, Staged)
-    assert first.scores["flops"] == network.num_macs(own, images)
+    assert found.scores["flops"][0, 0] == network.num_macs(own, images)
 
 
 def test_units_of_a_compiled_cell_are_not_counted():

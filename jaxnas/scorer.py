@@ -1,0 +1,465 @@
+"""From architectures to scores: each different function once, stored, resumed and shared."""
+
+import collections
+import functools
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from jaxnas import datasets, encoding, engine, processes
+from jaxnas.engine import Score
+from jaxnas.proxies import cost, expand
+from jaxnas.proxies.measures import measure_all
+from jaxnas.runs import ScoreRow, ScoreStore, track
+from jaxnas.scoring import validate_batch, validate_network
+from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace
+
+_FLUSH_SECONDS = 2.0
+_KEPT_DRAWS = 2
+_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "numpy")
+_SWITCHES = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+
+
+class _Scored(NamedTuple):
+    """The scores of one architecture with one draw; `seconds` since the one before, of the CPU."""
+
+    position: int
+    seed: int
+    scores: dict[str, Score]
+    seconds: float
+
+
+class Scores(NamedTuple):
+    """The scores of some architectures.
+
+    Attributes:
+        space: the search space.
+        archs: `int32[A, D]`.
+        seeds: of the draws of weights and examples, `S` of them.
+        scores: by name, `float64[S, A]`; larger is better, `-inf` where `status` is not "ok". What
+            was asked for comes first, and the first of these is what `ranked` and `top` go by; then
+            come the parts of aggregates.
+        status: by name, `object[S, A]`: "ok", "disconnected", "no gradient", "not finite" or
+            "failed: reason".
+        seconds: process CPU seconds, compilation included, that each took now, `[S, A]`; nan where
+            the score was known.
+        cpu_seconds: what scores of this kind have cost so far in the store, shown here or not.
+    """
+
+    space: SearchSpace
+    archs: np.ndarray
+    seeds: tuple[int, ...]
+    scores: dict[str, NDArray[np.float64]]
+    status: dict[str, NDArray[np.object_]]
+    seconds: NDArray[np.float64]
+    cpu_seconds: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores({len(self.archs)} {self.space.name} architectures, {len(self.seeds)} seed(s): "
+            f"{', '.join(self.scores)})"
+        )
+
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """Return the mean over seeds, `[A]`; `-inf` if one seed has no score."""
+        return self.scores[name].mean(0)
+
+    def sd(self, name: str) -> NDArray[np.float64]:
+        """Return the standard deviation over seeds (`ddof=1`), `[A]`; nan where undefined."""
+        scores = self.scores[name]
+        defined = np.isfinite(scores).all(0) & (len(scores) > 1)
+        return np.where(
+            defined, np.where(defined, scores, 0).std(0, ddof=min(1, len(scores) - 1)), np.nan
+        )
+
+    def unscored(self, name: str) -> dict[str, int]:
+        """Return how many of the `S x A` scores are missing, by reason."""
+        reasons, counts = np.unique(self.status[name].astype(str), return_counts=True)
+        return {r: int(c) for r, c in zip(reasons, counts, strict=True) if r != "ok"}
+
+    def order(self) -> NDArray[np.int64]:
+        """Return the positions from the best to the worst by the first score; equals as given."""
+        return np.argsort(-self.mean(next(iter(self.scores))), kind="stable")
+
+    def top(self, k: int) -> np.ndarray:
+        """Return the best `k` architectures by the first score, best first, `int32[k, D]`."""
+        return self.archs[self.order()[:k]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each architecture: means over seeds, and what is missing.
+
+        Returns:
+            Columns `arch` (the notation of the space), `#params`, one for each score, and `missing`
+            with the reasons, "" where there are none.
+        """
+        frame = pd.DataFrame(
+            {
+                "arch": [self.space.to_string(arch) for arch in self.archs],
+                "#params": [self.space.num_params(arch) for arch in self.archs],
+                **{name: self.mean(name) for name in self.scores},
+            }
+        )
+        missing = []
+        for position in range(len(self.archs)):
+            names: dict[str, list[str]] = {}
+            for name, status in self.status.items():
+                for reason in dict.fromkeys(status[:, position]):
+                    names.setdefault(reason, []).append(name)
+            names.pop("ok", None)
+            missing.append("; ".join(f"{why} ({', '.join(of)})" for why, of in names.items()))
+        return frame.assign(missing=missing)
+
+    def ranked(self) -> pd.DataFrame:
+        """Return `to_frame` from the best to the worst by the first score."""
+        return self.to_frame().iloc[self.order()].reset_index(drop=True)
+
+
+class Scorer:
+    """Scores the architectures of a space; call it with `archs`, `int32[A, D]`, for `Scores`.
+
+    All architectures of a seed share the weights of the operations that they have in common. Each
+    different function is scored once for all architectures that are that function, and what is in
+    the store is not scored again. Scores are written every two seconds, so that a killed run loses
+    no more than that; a run that is started again goes on where it stood, with the same numbers.
+    Several processes that were joined (see `processes.join`), each with the same store, share the
+    work. A disconnected architecture is not run: all its scores but counts are `-inf`.
+
+    Example:
+        >>> import jaxnas
+        >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
+        >>> data = jaxnas.datasets.load("cifar10-sample")
+        >>> scorer = jaxnas.Scorer(space, data, by=["naswot", "params"], batch_size=8)
+        >>> scores = scorer([[1, 2, 3, 4, 2, 1], [0, 0, 0, 0, 0, 0]])
+        >>> scores
+        Scores(2 nasbench201 architectures, 1 seed(s): naswot, params)
+        >>> scores.status["naswot"].tolist()
+        [['ok', 'disconnected']]
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: datasets.Dataset | Batch | tuple[ArrayLike, ArrayLike] | Callable[[int], Batch],
+        by: str | Proxy | Iterable[str | Proxy],
+        *,
+        batch_size: int = 64,
+        seeds: Sequence[int] = (0,),
+        store: ScoreStore | str | Path | None = None,
+        context: Mapping[str, Any] | None = None,
+        plan: str = "auto",
+        deduplicate: bool = True,
+        progress: bool = True,
+    ):
+        """Prepare the scorer; nothing is scored yet.
+
+        Args:
+            space: the search space.
+            data: a data set, from which each seed draws a batch; one batch `(inputs, labels)` for
+                all seeds; or `data(seed)`, a batch.
+            by: names of scores or of aggregates, or `Proxy` values. A store knows scores by name,
+                so a proxy of yours that has changed needs another name.
+            batch_size: examples of a batch that is drawn from a data set.
+            seeds: one draw of weights and examples each.
+            store: an open `runs.ScoreStore`, or the file of one; None keeps scores in memory.
+            context: what determines a score besides the space and the seed, for the store; see
+                `run_context`, which is the default with the digest of the first seed's batch.
+            plan: `eager` runs architecture by architecture over small shared programs (best on a
+                CPU), `compiled` compiles one program for all (best on GPU and TPU), `auto` chooses.
+            deduplicate: False scores each architecture by itself: those that are the same function
+                then differ by their draws of weights.
+            progress: show a progress bar where more than one architecture is to be scored.
+
+        Raises:
+            ValueError: an unknown proxy or plan, no seed, a seed that JAX would wrap, data of no
+                known kind, or several processes without a store; and when called, architectures, a
+                batch or networks that do not fit (see `score`).
+        """
+        self.space = space
+        self.by = expand(by)
+        self.seeds = _checked_seeds(seeds)
+        self._plan = resolve_plan(plan)
+        self._deduplicate = deduplicate
+        self._progress = progress
+        self._batch = _batches(data, batch_size)
+        self._draws: dict[int, engine.Draw] = {}
+        self._met: dict[tuple[bytes, int], dict[str, Score]] = {}
+        if store is None and processes.shard()[1] > 1:
+            raise ValueError(
+                "Several processes share their scores by a store: got none; name a file that all "
+                "of them reach."
+            )
+        self._store = (
+            store if isinstance(store, ScoreStore) else ScoreStore(store or ScoreStore.IN_MEMORY)
+        )
+        self._context = {
+            "space": space.name,
+            **space.options,
+            "plan": self._plan,
+            "deduplicate": deduplicate,
+            **(run_context(batch=self._digest()) if context is None else context),
+        }
+
+    def _digest(self) -> str:
+        return datasets.digest(validate_batch(self._batch(self.seeds[0])))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store; what is scored is on disk already."""
+        self._store.close()
+
+    def __call__(self, archs: ArrayLike) -> Scores:
+        """Return the scores of the architectures `int32[A, D]`, computing those not known yet."""
+        archs = encoding.validate_archs(archs, self.space.num_choices)
+        if archs.ndim != 2 or not len(archs):
+            raise ValueError(
+                f"Nothing to score: got shape {archs.shape}; pass int32[A, D] with A > 0."
+            )
+        strings = [self.space.to_string(arch) for arch in archs]
+
+        # What is not known yet: positions by seed and by the names that they lack.
+        _collect_parts(self._store)
+        run = self._store.open_run(self._context)
+        known = self._store.rows(run, strings)
+        done = {key for key, (_, status) in known.items() if not _failed(status)}
+        lacking: dict[tuple[int, tuple[Proxy, ...]], list[int]] = {}
+        for seed in self.seeds:
+            for arch, position in {arch: at for at, arch in enumerate(strings)}.items():
+                proxies = tuple(p for p in self.by.proxies if (arch, p.name, seed) not in done)
+                if proxies:
+                    lacking.setdefault((seed, proxies), []).append(position)
+
+        # Score it, this process its share, and write it as it comes.
+        index, count = processes.shard()
+        results: Iterable[_Scored] = self._score(archs, lacking)
+        todo, total = sum(map(len, lacking.values())), len(self.seeds) * len(strings)
+        if index > 0:
+            with self._store.part(index) as part:
+                taken = _write(part, part.open_run(self._context), strings, results)
+        else:
+            if self._progress and todo > 1:
+                others = total - todo + todo * (count - 1) // count
+                results = track(results, total, "scoring", done=others)
+            taken = _write(self._store, run, strings, results)
+        _collect_parts(self._store)
+
+        # Everything by name, seed and position.
+        known = self._store.rows(run, strings)
+        values, status = {}, {}
+        for proxy in self.by.proxies:
+            rows = [known[arch, proxy.name, seed] for seed in self.seeds for arch in strings]
+            shape = len(self.seeds), len(strings)
+            values[proxy.name] = np.array([value for value, _ in rows]).reshape(shape)
+            status[proxy.name] = np.array([status for _, status in rows], object).reshape(shape)
+        seconds = [[taken.get((arch, seed), np.nan) for arch in strings] for seed in self.seeds]
+        return Scores(
+            space=self.space,
+            archs=archs,
+            seeds=self.seeds,
+            scores=self.by.scores(values) | values,
+            status=self.by.status(status) | status,
+            seconds=np.array(seconds),
+            cpu_seconds=self._store.cpu_seconds(run),
+        )
+
+    def traceable(self) -> ScoreFn:
+        """Return `score_fn(archs)`, float32 `[A]`, for a search that is one compiled program.
+
+        JAX can trace it; weights and examples travel as arguments. It is that of the first seed,
+        runs every architecture that it is given, and knows no store. `Scorer` itself is faster
+        wherever a program need not be one: see `search.run`.
+
+        Raises:
+            ValueError: several scores, an aggregate, or `params`, which a space counts by itself.
+        """
+        (proxy, *others), (name, *_) = self.by.proxies, self.by.names
+        if others or proxy.name != name:
+            raise ValueError(
+                f"One score, measured of one network: got {', '.join(self.by.names)}; make a "
+                "Scorer for it."
+            )
+        if proxy.measure is cost.num_params:
+            raise ValueError("params is not measured in a space: use space.num_params.")
+        batch, key = validate_batch(self._batch(self.seeds[0])), jax.random.key(self.seeds[0])
+        params = self.space.init(jax.random.fold_in(key, 0), batch.inputs)
+        score = functools.partial(_score_traced, self.space, proxy)
+        return jax.tree_util.Partial(score, params, batch, key)
+
+    def _score(
+        self, archs: np.ndarray, lacking: Mapping[tuple[int, tuple[Proxy, ...]], list[int]]
+    ) -> Iterator[_Scored]:
+        """Yield what is lacking as it comes; the first of a seed pays for what is compiled."""
+        start = time.process_time()
+        plan = engine.eager if self._plan == "eager" else engine.compiled
+        for (seed, proxies), positions in lacking.items():
+            # The different functions, with the positions that each stands for: our share of them.
+            functions: dict[bytes, list[int]] = {}
+            for position in positions:
+                arch = archs[position]
+                stands = self.space.representative(arch) if self._deduplicate else arch
+                functions.setdefault(stands.tobytes(), []).append(position)
+            index, count = processes.shard()
+            jobs = [np.frombuffer(function, np.int32) for function in functions][index::count]
+            if not jobs:
+                continue
+            draw = self._draw(seed, jobs[0])
+
+            # What needs no run: the disconnected, and functions that an earlier call has met.
+            networked = tuple(proxy for proxy in proxies if proxy.measure not in cost.COUNTS)
+            names = [proxy.name for proxy in networked]
+            idle: list[tuple[bytes, dict[str, Score]]] = []
+            running: list[np.ndarray] = []
+            for arch in jobs:
+                met = self._met.get((arch.tobytes(), seed), {})
+                if not self.space.is_connected(arch):
+                    met = dict.fromkeys(names, Score(-np.inf, "disconnected"))
+                if met.keys() >= set(names):
+                    idle.append((arch.tobytes(), {name: met[name] for name in names}))
+                else:
+                    running.append(arch)
+
+            # Run the others. Counts are exact for each architecture of a function.
+            ran = plan(draw, networked, np.array(running)) if running else ()
+            found = ((running[at].tobytes(), scores) for at, scores in ran)
+            for function, scores in itertools.chain(idle, found):
+                if self._deduplicate:
+                    ok = {n: score for n, score in scores.items() if not _failed(score.status)}
+                    self._met.setdefault((function, seed), {}).update(ok)
+                for position in functions[function]:
+                    counts = self._counts(draw, proxies, archs[position])
+                    seconds, start = time.process_time() - start, time.process_time()
+                    yield _Scored(position, seed, scores | counts, seconds)
+
+    def _counts(
+        self, draw: engine.Draw, proxies: tuple[Proxy, ...], arch: np.ndarray
+    ) -> dict[str, Score]:
+        """Return the scores that are counted, without a run; `params` is exact in a space."""
+
+        def run(chosen: tuple[Proxy, ...]) -> list[np.ndarray]:
+            (proxy,) = chosen
+            if proxy.measure is cost.num_params:
+                return [engine.reduce(chosen, [np.float64(self.space.num_params(arch))])]
+            bound = self.space.bind(arch, draw.params)
+            return [engine.values(chosen, *bound, draw.batch, draw.key)]
+
+        counted = [(proxy,) for proxy in proxies if proxy.measure in cost.COUNTS]
+        return {
+            name: score
+            for chosen in counted
+            for name, score in engine.score_each(chosen, 1, run)[0].items()
+        }
+
+    def _draw(self, seed: int, arch: np.ndarray) -> engine.Draw:
+        """Return the weights and examples of a seed; the last few are kept."""
+        if seed not in self._draws:
+            batch = validate_batch(self._batch(seed))
+            key = jax.random.key(seed)
+            params = self.space.init(jax.random.fold_in(key, 0), batch.inputs)
+            validate_network(*self.space.bind(arch, params), batch)
+            self._draws[seed] = engine.Draw(self.space, params, batch, key)
+            while len(self._draws) > _KEPT_DRAWS:
+                del self._draws[next(iter(self._draws))]
+        return self._draws[seed]
+
+
+def _score_traced(
+    space: SearchSpace, proxy: Proxy, params: Params, batch: Batch, key: Array, archs: Array
+) -> Array:
+    def one(arch: Array) -> Array:
+        measured = measure_all((proxy.measure,), *space.bind(arch, params), batch, key)
+        return jnp.where(space.is_connected(arch), proxy.reduce(measured[0]), -jnp.inf)
+
+    return jax.lax.map(one, archs)
+
+
+def resolve_plan(plan: str) -> str:
+    """Return `eager` or `compiled`; `auto` is what suits the default backend.
+
+    Raises:
+        ValueError: an unknown plan.
+    """
+    if plan == "auto":
+        return "eager" if jax.default_backend() == "cpu" else "compiled"
+    if plan not in ("eager", "compiled"):
+        raise ValueError(f"Unknown plan {plan!r}: use auto, eager or compiled.")
+    return plan
+
+
+def run_context(**determining: Any) -> dict[str, Any]:
+    """Return `determining` with what else decides the last bits: versions, switches, device."""
+    device = jax.devices()[0]
+    return {
+        **determining,
+        **{f"version_{name}": importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: str(getattr(jax.config, name)) for name in _SWITCHES},
+        "backend": jax.default_backend(),
+        "device_kind": device.device_kind,
+    }
+
+
+def _batches(data: Any, batch_size: int) -> Callable[[int], Any]:
+    """Return `batch(seed)`, whatever kind the data are."""
+    if isinstance(data, datasets.Dataset):
+        return lambda seed: datasets.batch(data, batch_size, seed=seed)
+    if callable(data):
+        return data
+    batch = validate_batch(data)
+    return lambda seed: batch
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    numbers = np.atleast_1d(np.asarray(seeds))
+    if not numbers.size or numbers.dtype.kind not in "iu":
+        raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
+    if numbers.min() < 0 or numbers.max() >= 2**32:
+        raise ValueError(
+            f"A seed is from 0 to 2**32 - 1: got {numbers.tolist()}; JAX would wrap another one."
+        )
+    return tuple(numbers.tolist())
+
+
+def _collect_parts(store: ScoreStore) -> None:
+    """Wait for all processes, and let the first take over what the others have written."""
+    processes.wait("scored")
+    if processes.shard()[0] == 0:
+        store.absorb_parts()
+    processes.wait("collected")
+
+
+def _failed(status: str) -> bool:
+    return status.startswith("failed: ")
+
+
+def _write(
+    store: ScoreStore, run: int, strings: list[str], results: Iterable[_Scored]
+) -> dict[tuple[str, int], float]:
+    """Write results as they come, in batches; return the seconds by architecture and seed."""
+    rows: list[ScoreRow] = []
+    taken: dict[tuple[str, int], float] = collections.defaultdict(float)
+    seconds, written = 0.0, time.monotonic()
+    try:
+        for result in results:
+            arch = strings[result.position]
+            rows += [ScoreRow(arch, name, result.seed, *own) for name, own in result.scores.items()]
+            taken[arch, result.seed] += result.seconds
+            seconds += result.seconds
+            if time.monotonic() - written > _FLUSH_SECONDS:
+                store.add(run, rows, cpu_seconds=seconds)
+                rows, seconds, written = [], 0.0, time.monotonic()
+    finally:  # also of a run that is broken off
+        store.add(run, rows, cpu_seconds=seconds)
+    return taken

@@ -311,7 +311,8 @@ class Scorer:
             for position in positions:
                 arch = archs[position]
                 stands = self.space.representative(arch) if self._deduplicate else arch
-                functions.setdefault(stands.tobytes(), []).append(position)
+                function = np.asarray(stands, np.int32).tobytes()
+                functions.setdefault(function, []).append(position)
             index, count = processes.shard()
             jobs = [np.frombuffer(function, np.int32) for function in functions][index::count]
             if not jobs:

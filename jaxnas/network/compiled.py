@@ -32,11 +32,11 @@ def run(
         slots: as `params`, `layers.slots` of each tensor; None if there are no statistics.
         inputs: one for each of the graph's.
     """
-    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    values = graph.start(inputs)
     shown: list[Shown] = []
     alive = liveness(graph) if context.watched else {}
     for position, step in enumerate(graph.live):
-        xs = tuple(value_of(value, values) for value in step.inputs)
+        xs = tuple(values[value] for value in step.inputs)
         if isinstance(step.part, Repeat):
             outputs = repeat(step.part, context, params, slots, xs)
         else:
@@ -50,7 +50,7 @@ def run(
                 has_a_say = value.alive & alive[position]
                 shown.append(dataclasses.replace(value, alive=has_a_say))
         values.update(zip(step.outputs, outputs, strict=True))
-    return tuple(value_of(value, values) for value in graph.outputs), shown
+    return tuple(values[value] for value in graph.outputs), shown
 
 
 def differentiate(
@@ -83,18 +83,6 @@ def only(kept: Any, positions: tuple[int, ...]) -> Any:
         kept,
         is_leaf=lambda node: isinstance(node, tuple),
     )
-
-
-def value_of(value: Value, values: Mapping[Value, Array]) -> Array:
-    """Return the activations of a value; those that nothing leads to are zeros."""
-    if value.given is not None:
-        return value.given
-    return _zeros(value.shape, value.dtype) if value.is_zero else values[value]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    return jnp.zeros(shape, dtype)
 
 
 def at(tree: Tree, path: Path) -> Tree:

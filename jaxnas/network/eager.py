@@ -7,13 +7,14 @@ backward pass is one loop over it.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from jaxnas.network import layers
-from jaxnas.network.compiled import Tree, at, only, value_of
+from jaxnas.network.compiled import Tree, at, only
 from jaxnas.network.graph import ADD, Graph, Step, Value
 from jaxnas.network.operations import Context, Operation, Weights
 from jaxnas.types import Array, Passed, Shown, Statistics
@@ -35,10 +36,10 @@ def run(
         inputs: one for each of the graph's.
         running: statistics of its normalization layers by path, for the mode `eval`.
     """
-    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    values = graph.start(inputs)
     shown: list[Shown] = []
     for step in graph.live:
-        xs = [value_of(value, values) for value in step.inputs]
+        xs = [values[value] for value in step.inputs]
         if step.part is ADD:
             outputs = add(*xs)
         else:
@@ -47,19 +48,19 @@ def run(
             outputs, seen = program(_weights(params, step), own_running or None, *xs)
             shown += [value.under(step.path) for value in seen]
         values[step.outputs[0]] = outputs
-    return tuple(value_of(value, values) for value in graph.outputs), shown
+    return tuple(values[value] for value in graph.outputs), shown
 
 
 def differentiate(
     graph: Graph, context: Context, params: Tree, inputs: tuple[Array, ...]
 ) -> Passed:
     """Return what a network gives, with its pullback: the tape of its steps, and a loop over it."""
-    values: dict[Value, Array] = dict(zip(graph.inputs, inputs, strict=True))
+    values = graph.start(inputs)
     tape: list[tuple[Step, Any]] = []
     shown: list[Shown] = []
     # Forwards: each step leaves the pullback to its slots and inputs; a sum needs none.
     for step in graph.live:
-        xs = [value_of(value, values) for value in step.inputs]
+        xs = [values[value] for value in step.inputs]
         if step.part is ADD:
             outputs, pull = add(*xs), None
         else:
@@ -89,16 +90,16 @@ def differentiate(
         of_graph = [arrived.get(value) for value in graph.inputs]
         return tuple(None if parts is None else add(*parts) for parts in of_graph), kept
 
-    given = tuple(value_of(value, values) for value in graph.outputs)
+    given = tuple(values[value] for value in graph.outputs)
     return Passed(given, shown, pullback)
 
 
 def _weights(params: Tree, step: Step) -> Tree:
     """Return the tensors of a step, and none of those that others have at its path."""
-    there = at(params, step.path)
-    if len(there) == len(step.reads):
-        return there
-    return {name: there[name] for name in step.reads}
+    if not step.reads:
+        return {}
+    there = functools.reduce(operator.getitem, step.path, params)
+    return there if len(there) == len(step.reads) else {name: there[name] for name in step.reads}
 
 
 def add(first: Array, *others: Array) -> Array:

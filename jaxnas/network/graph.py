@@ -23,6 +23,7 @@ from jaxnas.network import architectures
 from jaxnas.network.normalization import Mode
 from jaxnas.network.operations import (
     IDENTITY,
+    NONE,
     Description,
     Operation,
     Weights,
@@ -138,6 +139,20 @@ class Graph:
                 needed.update(step.inputs)
                 found.append(step)
         return tuple(found[::-1])
+
+    def start(self, inputs: tuple[Array, ...]) -> dict[Value, Array]:
+        """Return the activations that are there before the first step, of `run` and the like."""
+        values = dict(zip(self.inputs, inputs, strict=True))
+        for value in self._constants:
+            values[value] = _zeros(value.shape, value.dtype) if value.given is None else value.given
+        return values
+
+    @functools.cached_property
+    def _constants(self) -> tuple[Value, ...]:
+        """The values that no step gives: zeros, and numbers that follow from an architecture."""
+        read = (*self.outputs, *(value for step in self.live for value in step.inputs))
+        constant = (value for value in read if value.is_zero or value.given is not None)
+        return tuple(dict.fromkeys(constant))
 
     @functools.cached_property
     def with_features(self) -> "Graph":
@@ -279,7 +294,7 @@ class Net:
             given = describe(pairs[-1][1], shapes, self.norm).output
             return self._step(Switch(pairs, decision), self._at(name), xs, given)
         of_weights, chosen = pairs[decision]
-        if chosen.is_none:
+        if chosen.function is NONE.function:
             shapes = tuple(Shape(x.shape, x.dtype) for x in xs)
             return self.zeros(describe(chosen, shapes, self.norm).output)
         if chosen == IDENTITY:
@@ -359,6 +374,11 @@ class Net:
         output = Value(given.shape, given.dtype)
         self.steps.append(Step(part, path, inputs, (output,), self._stage, reads))
         return output
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.zeros(shape, dtype)
 
 
 Forward = Callable[[Net, Value, Any], Value]

@@ -26,7 +26,8 @@ _SPACE = flags.DEFINE_enum("space", "nasbench101", ("nasbench101", "nasbench_mac
 _PROXIES = common.define_proxies(
     [
         *("grad_norm", "snip", "mgm", "gradient_diversity", "layer_balance", "naswot", "swap"),
-        *("meco", "jacob_cov", "zen", "synflow", "expressivity", "progressivity", "trainability"),
+        *("meco", "channel_independence", "jacob_cov", "zen", "synflow"),
+        *("expressivity", "progressivity", "trainability"),
     ]
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)

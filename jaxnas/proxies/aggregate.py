@@ -181,8 +181,8 @@ class Recipe(NamedTuple):
 
 RECIPES: Mapping[str, Recipe] = {
     "az_nas": Recipe(("expressivity", "progressivity", "trainability", "flops"), log_rank),
-    "panel": Recipe(("layer_balance", "expressivity", "meco", "swap"), log_rank),
-    "pair": Recipe(("layer_balance", "meco"), log_rank),
+    "panel": Recipe(("layer_balance", "expressivity", "channel_independence", "swap"), log_rank),
+    "pair": Recipe(("layer_balance", "channel_independence"), log_rank),
 }
 """Aggregates that are scores by name, see `proxies.expand`. `az_nas` is Lee and Ham's.
 

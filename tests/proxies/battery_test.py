@@ -9,10 +9,12 @@ from jaxnas import Batch, proxies, score_space
 from jaxnas.proxies import measures
 
 NAMES = list(proxies.BY_NAME)
-ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"}
+ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"} | {
+    "channel_independence"
+}
 # They compare the blocks of a network, which a plain one does not show.
 OF_BLOCKS = {"expressivity", "progressivity", "trainability"}
-OF_MAPS = {"meco"}
+OF_MAPS = {"meco", "channel_independence"}
 ON_A_PLAIN_NETWORK = [name for name in NAMES if name not in OF_BLOCKS | OF_MAPS]
 # The last see a ReLU whether it is chosen or not.
 OF_RELUS = {"naswot", "linear_regions", "swap", "zen"}

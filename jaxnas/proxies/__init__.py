@@ -65,6 +65,7 @@ BY_NAME: dict[str, Proxy] = {
         ntk.ntk_condition(),
         ntk.ntk_condition(logit="sum"),
         ntk.ntk_condition(mode="exact"),
+        ntk.ntk_condition(logit="sum", mode="exact", biases=False),
         ntk.ntk_mean(),
         ntk.kernel_alignment(),
         naswot.naswot(),

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxnas.proxies import relu_codes
+from jaxnas.proxies import measures, relu_codes
 from jaxnas.types import Array, Proxy
 
 
@@ -23,4 +23,5 @@ def naswot() -> Proxy:
 
 
 def _log_determinant(agreement: Array) -> Array:
+    measures.compared(len(agreement), "naswot")
     return jnp.linalg.slogdet(agreement)[1]

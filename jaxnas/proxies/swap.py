@@ -17,7 +17,10 @@ def swap() -> Proxy:
     Source: Peng et al., "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-Fast NAS", ICLR 2024,
     arXiv 2403.04161. At most 65,536. One forward pass. The examples of a batch are taken in groups
     of 16 (a rest is left out; a smaller batch is one group), and the score is the mean over them.
-    Differs from the published code: given weights and images, not normal ones.
+    `aggregate.regularized_swap` is its product with a factor of the number of parameters.
+
+    Differs from the released code: given weights and images, not normal ones; dead edges do not
+    count (see `relu_codes`): of one cell 963 patterns here, 1,419 there.
     """
     return Proxy("swap", _PATTERNS, jnp.asarray)
 
@@ -25,6 +28,7 @@ def swap() -> Proxy:
 @jax.jit
 def _patterns(preactivation: Array, alive: Any) -> Array:
     """Return 1 for each pattern that a ReLU has and 0 for others, `[groups, 2 ** size]`."""
+    measures.compared(len(preactivation), "swap")
     size = min(_SWAP_EXAMPLES, preactivation.shape[0])
     groups = preactivation.shape[0] // size
     bits = (preactivation > 0)[: groups * size].reshape(groups, size, -1)

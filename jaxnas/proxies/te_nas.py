@@ -6,7 +6,7 @@ arXiv 2102.11535. Its score is `te_nas` of `aggregate.RECIPES`, the mean of two 
 
 import jax.numpy as jnp
 
-from jaxnas.proxies import relu_codes
+from jaxnas.proxies import measures, relu_codes
 from jaxnas.types import Array, Proxy
 
 
@@ -24,6 +24,7 @@ def linear_regions() -> Proxy:
 
 
 def _distinct(agreement: Array) -> Array:
+    measures.compared(len(agreement), "linear_regions")
     same = agreement == jnp.diag(agreement)[:, None]
     first = same.argmax(1) == jnp.arange(same.shape[0])
     number = first.sum(dtype=agreement.dtype)

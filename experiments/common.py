@@ -239,10 +239,14 @@ class Findings(NamedTuple):
         return self.benchmark.params[self.benchmark.index(self.archs)]
 
     @property
+    def functions(self) -> np.ndarray:
+        """The cell that stands for all that are the same function, `int32[A, 6]`."""
+        return np.array([equivalence.representative(arch) for arch in self.archs])
+
+    @property
     def live_params(self) -> np.ndarray:
         """The number of parameters that have a say in the output, `[A]`."""
-        count = spaces.nasbench201().num_params
-        return np.array([count(equivalence.representative(arch)) for arch in self.archs], float)
+        return np.array([spaces.nasbench201().num_params(own) for own in self.functions], float)
 
     @property
     def ranked(self) -> dict[str, np.ndarray]:
@@ -254,13 +258,18 @@ class Findings(NamedTuple):
 
 def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
     """Return how well each score orders the test accuracies on `data`; see `correlate`."""
-    table = correlate(found.ranked, found.benchmark.accuracy(found.archs, data), found.params, k)
+    accuracies = found.benchmark.accuracy(found.archs, data)
+    table = correlate(found.ranked, accuracies, found.params, found.functions, k)
     table.insert(1, "accuracy", data)
     return table
 
 
 def correlate(
-    ranked: Mapping[str, np.ndarray], accuracies: np.ndarray, params: np.ndarray, k: int
+    ranked: Mapping[str, np.ndarray],
+    accuracies: np.ndarray,
+    params: np.ndarray,
+    functions: np.ndarray,
+    k: int,
 ) -> pd.DataFrame:
     """Return how well each score orders the accuracies, a row for each.
 
@@ -268,12 +277,15 @@ def correlate(
         ranked: scores `[S, A]` by name; `spearman` to `ties` are of the mean over seeds.
         accuracies: `[A]`.
         params: `[A]`, for the partial correlation.
+        functions: `[A, D]`, the representative of each architecture; intervals are over these.
         k: that of the top-k recall.
     """
     rows = []
     for name, scores in ranked.items():
         mean = scores.mean(0)
-        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
+        low, high = correlation.bootstrap_interval(
+            correlation.spearman, mean, accuracies, groups=functions
+        )
         row = {
             "score": name,
             "spearman": correlation.spearman(mean, accuracies),
@@ -301,9 +313,10 @@ def correlate(
 
 CORRELATIONS_NOTE = (
     "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
-    "cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two seeds. #live: "
-    "parameters of the cell without what has no say in its output. "
-    "partial: Spearman given log #params. ties: cells that share their score."
+    "functions, for which networks that are the same one are drawn together; sd of seeds: of that "
+    "of single seeds; seed to seed: Spearman between two seeds. #live: parameters of the cell "
+    "without what has no say in its output. partial: Spearman given log #params. ties: cells that "
+    "share their score."
 )
 
 

@@ -85,7 +85,9 @@ def main() -> None:
     with common.run_folder(f"other_spaces_{_SPACE.value}") as (folder, meter):
         scored = common.score(own, known.archs, names, folder)
     ranked = _ranked(known, scored, rng)
-    table = common.correlate(ranked, known.accuracies, known.params, max(1, _NUM_ARCHS.value // 10))
+    functions = np.array([own.space.representative(arch) for arch in known.archs])
+    k = max(1, _NUM_ARCHS.value // 10)
+    table = common.correlate(ranked, known.accuracies, known.params, functions, k)
     parts: list[Text | Table | Plot] = [
         Text("The pool", f"{len(known.archs)} networks, {known.what}. {common.failures(scored)}"),
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),

@@ -114,7 +114,7 @@ def _rectified(params, inputs):
 def test_one_example_has_a_score_unless_it_compares(name):
     batch = Batch(jnp.ones((1, 8), jnp.float32), jnp.array([1]))
     if name in COMPARES:
-        with pytest.raises(ValueError, match=r"^\w+ (compares|needs an) example.*\.$"):
+        with pytest.raises(ValueError, match=r"^\w+ (compares|needs an) example"):
             score(_rectified, SMALL, batch, [name])
     else:
         assert np.isfinite(score(_rectified, SMALL, batch, [name])[name])

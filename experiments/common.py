@@ -75,6 +75,8 @@ SCORES = (*BATCHES, "channels", "cells", "norm", "plan", "deduplicate")
 """The flags of `score`."""
 PROCESSES = ("coordinator", "num_processes", "process_id")
 """The flags of experiments whose processes share the work."""
+SCORE_NAMES = (*proxies.BY_NAME, *proxies.aggregate.RECIPES)
+"""What may be named where a pool is scored."""
 _ALWAYS = ("seed", "output_dir", "track_energy", "compilation_cache")
 
 
@@ -117,8 +119,8 @@ def _refuse_unread() -> None:
 
 
 def define_proxies(default: list[str]) -> flags.FlagHolder[list[str]]:
-    """Define the flag that names the scores of an experiment."""
-    return flags.DEFINE_list("proxies", default, f"Scores, of {', '.join(proxies.BY_NAME)}.")
+    """Define the flag that names the scores of an experiment, aggregates among them."""
+    return flags.DEFINE_list("proxies", default, f"Scores, of {', '.join(SCORE_NAMES)}.")
 
 
 class Setting(NamedTuple):
@@ -184,19 +186,27 @@ def _batches(dataset: datasets.Dataset, size: int, image_size: int) -> Callable[
 
 
 def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> pool.PoolScores:
-    """Return the scores of `archs`, from the store of the run where it holds them."""
+    """Return the scores of `archs`, from the store of the run where it holds their parts."""
+    chosen = proxies.expand(names)
     with ScoreStore(folder / "scores.sqlite") as store:
-        return pool.score_pool(
+        scored = pool.score_pool(
             own.space,
             archs,
             own.batch,
-            names,
+            chosen.proxies,
             store=store,
             context=own.context,
             seeds=own.seeds,
             plan=_PLAN.value,
             deduplicate=_DEDUPLICATE.value,
         )
+    return aggregated(chosen, scored)
+
+
+def aggregated(chosen: proxies.Chosen, scored: pool.PoolScores) -> pool.PoolScores:
+    """Return the scores that were asked for, given those that were measured for them."""
+    scores, status = chosen.scores(scored.scores), chosen.status(scored.status)
+    return scored._replace(scores=scores, status=status)
 
 
 def describe(own: Setting) -> str:

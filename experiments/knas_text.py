@@ -85,7 +85,7 @@ def main() -> None:
             f"k must be at most the number of candidates: got k={_K.value} with "
             f"{_NUM_CANDIDATES.value} candidates; sample more or lower k."
         )
-    names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
+    names = list(proxies.expand(_PROXIES.value).names)
     with common.run_folder("knas_text") as (folder, meter):
         archs = wiring.sample(
             space.num_choices, _NUM_CANDIDATES.value, changes=_CHANGES.value, seed=common.seed()
@@ -169,13 +169,15 @@ def _scores(
         return tokens.draw(data.train, _SCORED.value, seed=seed, lengths=_lengths())
 
     drawn = {flag.name: flag.value for flag in (*_OF_DATA, _MAX_LENGTH, _SCORED)}
+    chosen = proxies.expand(names)
     with ScoreStore(folder / "scores.sqlite") as store:
-        return pool.score_pool(
-            *(space, archs, batch, names),
+        scored = pool.score_pool(
+            *(space, archs, batch, chosen.proxies),
             store=store,
             context=pool.run_context(**drawn, seed=common.seed()),
             seeds=tuple(range(_SCORE_SEEDS.value)),
         )
+    return common.aggregated(chosen, scored)
 
 
 def _context(space: SearchSpace) -> dict[str, Any]:

@@ -3,9 +3,9 @@ r"""The same scores on spaces that they were not found on: NAS-Bench-101 and NAS
     python -m experiments.other_spaces --space=nasbench101 --num_archs=500 --channels=12 --cells=3
     python -m experiments.other_spaces --space=nasbench_macro --num_archs=150 --channels=16
 
-Scores networks of which the package holds the accuracies, and prints for each score and each rank
-aggregate Spearman's and Kendall's correlation with its interval, beside #params, FLOPs and a random
-score.
+Scores networks of which the package holds the accuracies, and prints Spearman's and Kendall's
+correlation with its interval for each score, aggregates among them, beside #params, FLOPs and a
+random score.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from experiments import common
 from jaxnas import benchmarks, proxies, spaces
 from jaxnas.launch import launch
 from jaxnas.pool import PoolScores
-from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.types import SearchSpace
 
@@ -27,7 +26,7 @@ _PROXIES = common.define_proxies(
     [
         *("grad_norm", "snip", "mgm", "gradient_diversity", "layer_balance", "naswot", "swap"),
         *("meco", "channel_independence", "jacob_cov", "zen", "synflow"),
-        *("expressivity", "progressivity", "trainability"),
+        *("expressivity", "progressivity", "trainability", "az_nas", "panel", "pair"),
     ]
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)
@@ -77,7 +76,7 @@ def main() -> None:
         common.refuse("cells", because="networks of NAS-Bench-Macro have eight layers")
     own = common.setting(_space)
     names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
-    proxies.resolve(names)
+    proxies.expand(names)
     rng = np.random.default_rng(common.seed())
     known = KNOWN[_SPACE.value](
         lambda size: rng.choice(size, min(_NUM_ARCHS.value, size), replace=False)
@@ -112,16 +111,9 @@ def _space(*, channels: int, cells: int, **options: Any) -> SearchSpace:
 
 
 def _ranked(known: Known, scored: PoolScores, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return all scores and aggregates `[S, A]` by name, the controls first."""
-    ranked = {
-        "#params": known.params[None].astype(float),
-        "random": rng.random((1, len(known.archs))),
-    }
-    ranked |= scored.scores
-    for recipe, own in aggregate.RECIPES.items():
-        if set(own.parts) <= set(scored.scores):
-            ranked[recipe] = own(scored.scores)
-    return ranked
+    """Return all scores `[S, A]` by name, the controls first."""
+    counted = {"#params": known.params[None].astype(float)}
+    return counted | {"random": rng.random((1, len(known.archs)))} | scored.scores
 
 
 if __name__ == "__main__":

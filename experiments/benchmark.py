@@ -44,7 +44,11 @@ from jaxnas.runs.files import write_whole
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import cell
 
-_PROXIES = common.define_proxies(["grad_norm", "snip", "mgm", "gradient_values"])
+_PROXIES = flags.DEFINE_list(
+    "proxies",
+    ["grad_norm", "snip", "mgm", "gradient_values"],
+    f"Scores, of {', '.join(proxies.BY_NAME)}.",
+)
 _SETTINGS = flags.DEFINE_list(
     "settings", ["8@16", "16@32", "64@32"], "Numbers of images @ their side in pixels."
 )

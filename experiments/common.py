@@ -76,6 +76,8 @@ SCORES = (*BATCHES, "channels", "cells", "norm", "plan", "deduplicate")
 """The flags of `score`."""
 PROCESSES = ("coordinator", "num_processes", "process_id")
 """The flags of experiments whose processes share the work."""
+SCORE_NAMES = (*proxies.BY_NAME, *proxies.aggregate.RECIPES)
+"""What may be named where a pool is scored."""
 _ALWAYS = ("seed", "output_dir", "track_energy", "compilation_cache")
 
 
@@ -118,8 +120,8 @@ def _refuse_unread() -> None:
 
 
 def define_proxies(default: list[str]) -> flags.FlagHolder[list[str]]:
-    """Define the flag that names the scores of an experiment."""
-    return flags.DEFINE_list("proxies", default, f"Scores, of {', '.join(proxies.BY_NAME)}.")
+    """Define the flag that names the scores of an experiment, aggregates among them."""
+    return flags.DEFINE_list("proxies", default, f"Scores, of {', '.join(SCORE_NAMES)}.")
 
 
 class Setting(NamedTuple):
@@ -238,10 +240,14 @@ class Findings(NamedTuple):
         return self.benchmark.params[self.benchmark.index(self.archs)]
 
     @property
+    def functions(self) -> np.ndarray:
+        """The cell that stands for all that are the same function, `int32[A, 6]`."""
+        return np.array([equivalence.representative(arch) for arch in self.archs])
+
+    @property
     def live_params(self) -> np.ndarray:
         """The number of parameters that have a say in the output, `[A]`."""
-        count = spaces.nasbench201().num_params
-        return np.array([count(equivalence.representative(arch)) for arch in self.archs], float)
+        return np.array([spaces.nasbench201().num_params(own) for own in self.functions], float)
 
     @property
     def ranked(self) -> dict[str, np.ndarray]:
@@ -253,13 +259,18 @@ class Findings(NamedTuple):
 
 def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
     """Return how well each score orders the test accuracies on `data`; see `correlate`."""
-    table = correlate(found.ranked, found.benchmark.accuracy(found.archs, data), found.params, k)
+    accuracies = found.benchmark.accuracy(found.archs, data)
+    table = correlate(found.ranked, accuracies, found.params, found.functions, k)
     table.insert(1, "accuracy", data)
     return table
 
 
 def correlate(
-    ranked: Mapping[str, np.ndarray], accuracies: np.ndarray, params: np.ndarray, k: int
+    ranked: Mapping[str, np.ndarray],
+    accuracies: np.ndarray,
+    params: np.ndarray,
+    functions: np.ndarray,
+    k: int,
 ) -> pd.DataFrame:
     """Return how well each score orders the accuracies, a row for each.
 
@@ -267,12 +278,15 @@ def correlate(
         ranked: scores `[S, A]` by name; `spearman` to `ties` are of the mean over seeds.
         accuracies: `[A]`.
         params: `[A]`, for the partial correlation.
+        functions: `[A, D]`, the representative of each architecture; intervals are over these.
         k: that of the top-k recall.
     """
     rows = []
     for name, scores in ranked.items():
         mean = scores.mean(0)
-        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracies)
+        low, high = correlation.bootstrap_interval(
+            correlation.spearman, mean, accuracies, groups=functions
+        )
         row = {
             "score": name,
             "spearman": correlation.spearman(mean, accuracies),
@@ -300,9 +314,10 @@ def correlate(
 
 CORRELATIONS_NOTE = (
     "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
-    "cells; sd of seeds: of that of single seeds; seed to seed: Spearman between two seeds. #live: "
-    "parameters of the cell without what has no say in its output. "
-    "partial: Spearman given log #params. ties: cells that share their score."
+    "functions, for which networks that are the same one are drawn together; sd of seeds: of that "
+    "of single seeds; seed to seed: Spearman between two seeds. #live: parameters of the cell "
+    "without what has no say in its output. partial: Spearman given log #params. ties: cells that "
+    "share their score."
 )
 
 

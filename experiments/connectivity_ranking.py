@@ -208,9 +208,12 @@ _left_out = jax.jit(connectivity.leave_one_out_loss)
 
 def _correlations(ranked: dict[str, np.ndarray], archs: np.ndarray, data: str) -> pd.DataFrame:
     accuracies = nasbench201().accuracy(archs, data)
+    functions = np.array([equivalence.representative(arch) for arch in archs])
     rows = []
     for name, values in ranked.items():
-        low, high = correlation.bootstrap_interval(correlation.spearman, values, accuracies)
+        low, high = correlation.bootstrap_interval(
+            correlation.spearman, values, accuracies, groups=functions
+        )
         row = {
             "score": name,
             "spearman": correlation.spearman(values, accuracies),

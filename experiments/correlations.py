@@ -50,7 +50,7 @@ common.reads(*common.SCORES, *common.PROCESSES)
 def main() -> None:
     """Score and correlate."""
     own = common.setting()
-    proxies.resolve(_PROXIES.value)
+    proxies.expand(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
         key = jax.random.key(common.seed())
         archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))

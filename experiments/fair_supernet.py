@@ -23,6 +23,7 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from absl import flags
 from experiments import common, supernet_report, supernet_runs
 from experiments.supernet_report import Outcome
 from experiments.supernet_runs import Images, Run
-from jaxnas import search
+from jaxnas import proxies, search
 from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
 from jaxnas.benchmarks.macro import NUM_CHOICES
 from jaxnas.launch import launch
@@ -71,15 +72,9 @@ def main() -> None:
         )
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
         first = own._replace(seeds=own.seeds[:1])  # one draw: untrained scores hardly depend on it
-        scored = common.score(first, benchmark.archs[rows], _PROXIES.value, folder)
-        untrained = {}
-        for name in _PROXIES.value:
-
-            def by_name(archs: np.ndarray, name: str = name) -> np.ndarray:
-                return common.score(first, archs, [name], folder).mean(name)
-
-            found = _evolve(by_name, benchmark, cap, common.seed())
-            untrained[name] = supernet_report.Untrained(scored.mean(name), found)
+        untrained = {
+            name: _untrained(first, name, benchmark, rows, cap, folder) for name in _PROXIES.value
+        }
         module, images = _module(own, recipe), supernet_runs.images(own)
         outcomes = []
         for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):
@@ -111,6 +106,34 @@ def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
     return SearchedNetwork(
         "batch", options["colors"], own_layout, options["classes"], recipe.bypass
     )
+
+
+def _untrained(
+    own: common.Setting,
+    name: str,
+    benchmark: MacroBenchmark,
+    rows: np.ndarray,
+    cap: float,
+    folder: Path,
+) -> supernet_report.Untrained:
+    """Return what a score says untrained; of an aggregate, beside the networks that are compared.
+
+    So networks of all generations have one measure: the ranks that they would have among these.
+    """
+    chosen = proxies.expand(name)
+    parts = [proxy.name for proxy in chosen.proxies]
+    compared = common.score(own, benchmark.archs[rows], parts, folder).scores
+
+    def beside(archs: np.ndarray) -> np.ndarray:
+        scored = common.score(own, archs, parts, folder).scores
+        each = (
+            {part: np.append(compared[part], scored[part][:, [at]], axis=1) for part in parts}
+            for at in range(len(archs))
+        )
+        return np.array([chosen.scores(pool)[name][:, -1].mean() for pool in each])
+
+    scores = chosen.scores(compared)[name].mean(0)
+    return supernet_report.Untrained(scores, _evolve(beside, benchmark, cap, common.seed()))
 
 
 def _outcome(run: Run, benchmark: MacroBenchmark, rows: np.ndarray, cap: float) -> Outcome:

@@ -42,7 +42,9 @@ from jaxnas.scorer import Scores
 from jaxnas.search import HalvingResult, Rung, sample_distinct, successive_halving
 from jaxnas.spaces.nasbench201 import cell
 
-_PROXY = flags.DEFINE_string("proxy", "grad_norm", f"The score, of {', '.join(proxies.BY_NAME)}.")
+_PROXY = flags.DEFINE_string(
+    "proxy", "grad_norm", f"The score, of {', '.join(common.SCORE_NAMES)}."
+)
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Cells to race.", 2, 15625)
 _RUNGS = flags.DEFINE_list(
     "rungs", ["8@16:4%"], "Rungs below the full score: IMAGES@PIXELS:KEPT, a count or a percentage."
@@ -107,13 +109,13 @@ class Race(NamedTuple):
 
 def main() -> None:
     """Race and report."""
-    (proxy,) = proxies.resolve(_PROXY.value)
+    (proxy,) = proxies.expand(_PROXY.value).names
     full = common.setting()
     ladder = _ladder(full)
     with common.run_folder("halving") as (folder, meter):
         key = jax.random.key(common.seed())
         archs = np.asarray(sample_distinct(key, full.space.num_choices, _NUM_ARCHS.value))
-        race = _race(archs, ladder, proxy.name, folder)
+        race = _race(archs, ladder, proxy, folder)
     report, summary = _report(race)
     common.finish(folder, meter, report._replace(subtitle=common.describe(full)), summary)
 

@@ -40,7 +40,7 @@ _METRICS = flags.DEFINE_list(
     "metrics", ["grad_norm", "snip", "grasp", "ntk_trace"], "Scores to be the M of HNAS."
 )
 _AGGREGATES = flags.DEFINE_list(
-    "aggregates", list(aggregate.RECIPES), "Rank aggregates to search by, beside each metric."
+    "aggregates", ["az_nas", "panel", "pair"], "Rank aggregates to search by, beside each metric."
 )
 _NUM_SEARCHES = flags.DEFINE_integer(
     "num_searches", 20, "Searches of each kind; they take the draws of scores in turn.", 2

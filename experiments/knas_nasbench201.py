@@ -53,7 +53,7 @@ def main() -> None:
     if _FINE_STEP.value != "train":
         common.refuse("epochs", "flip", because="it belongs to --fine_step=train")
     own = common.setting()
-    names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
+    names = list(proxies.expand(_PROXIES.value).names)
     if _K.value > _NUM_CANDIDATES.value:
         raise ValueError(
             f"k must be at most the number of candidates: got k={_K.value} with "

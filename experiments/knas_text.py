@@ -86,7 +86,7 @@ def main() -> None:
             f"k must be at most the number of candidates: got k={_K.value} with "
             f"{_NUM_CANDIDATES.value} candidates; sample more or lower k."
         )
-    names = [proxy.name for proxy in proxies.resolve(_PROXIES.value)]
+    names = list(proxies.expand(_PROXIES.value).names)
     with common.run_folder("knas_text") as (folder, meter):
         archs = wiring.sample(
             space.num_choices, _NUM_CANDIDATES.value, changes=_CHANGES.value, seed=common.seed()

@@ -3,9 +3,9 @@ r"""The same scores on spaces that they were not found on: NAS-Bench-101 and NAS
     python -m experiments.other_spaces --space=nasbench101 --num_archs=500 --channels=12 --cells=3
     python -m experiments.other_spaces --space=nasbench_macro --num_archs=150 --channels=16
 
-Scores networks of which the package holds the accuracies, and prints for each score and each rank
-aggregate Spearman's and Kendall's correlation with its interval, beside #params, FLOPs and a random
-score.
+Scores networks of which the package holds the accuracies, and prints Spearman's and Kendall's
+correlation with its interval for each score, aggregates among them, beside #params, FLOPs and a
+random score.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from absl import flags
 from experiments import common
 from jaxnas import benchmarks, proxies, spaces
 from jaxnas.launch import launch
-from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.scorer import Scores
 from jaxnas.types import SearchSpace
@@ -26,7 +25,8 @@ _SPACE = flags.DEFINE_enum("space", "nasbench101", ("nasbench101", "nasbench_mac
 _PROXIES = common.define_proxies(
     [
         *("grad_norm", "snip", "mgm", "gradient_diversity", "layer_balance", "naswot", "swap"),
-        *("meco", "jacob_cov", "zen", "synflow", "expressivity", "progressivity", "trainability"),
+        *("meco", "channel_independence", "jacob_cov", "zen", "synflow"),
+        *("expressivity", "progressivity", "trainability", "az_nas", "panel", "pair"),
     ]
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)
@@ -76,7 +76,7 @@ def main() -> None:
         common.refuse("cells", because="networks of NAS-Bench-Macro have eight layers")
     own = common.setting(_space)
     names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
-    proxies.resolve(names)
+    proxies.expand(names)
     rng = np.random.default_rng(common.seed())
     known = KNOWN[_SPACE.value](
         lambda size: rng.choice(size, min(_NUM_ARCHS.value, size), replace=False)
@@ -84,7 +84,9 @@ def main() -> None:
     with common.run_folder(f"other_spaces_{_SPACE.value}") as (folder, meter):
         scored = common.score(own, known.archs, names, folder)
     ranked = _ranked(known, scored, rng)
-    table = common.correlate(ranked, known.accuracies, known.params, max(1, _NUM_ARCHS.value // 10))
+    functions = np.array([own.space.representative(arch) for arch in known.archs])
+    k = max(1, _NUM_ARCHS.value // 10)
+    table = common.correlate(ranked, known.accuracies, known.params, functions, k)
     parts: list[Text | Table | Plot] = [
         Text("The pool", f"{len(known.archs)} networks, {known.what}. {common.failures(scored)}"),
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),
@@ -109,16 +111,9 @@ def _space(*, channels: int, cells: int, **options: Any) -> SearchSpace:
 
 
 def _ranked(known: Known, scored: Scores, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return all scores and aggregates `[S, A]` by name, the controls first."""
-    ranked = {
-        "#params": known.params[None].astype(float),
-        "random": rng.random((1, len(known.archs))),
-    }
-    ranked |= scored.scores
-    for recipe, own in aggregate.RECIPES.items():
-        if set(own.parts) <= set(scored.scores):
-            ranked[recipe] = own(scored.scores)
-    return ranked
+    """Return all scores `[S, A]` by name, the controls first."""
+    counted = {"#params": known.params[None].astype(float)}
+    return counted | {"random": rng.random((1, len(known.archs)))} | scored.scores
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jaxnas import correlation
 from jaxnas.benchmarks import MacroBenchmark
 from jaxnas.runs import Plot, Table, Text, figures
 from jaxnas.search import History
+from jaxnas.spaces.nasbench_macro import representative
 from jaxnas.supernet import indicators
 from jaxnas.supernet.recipes import Recipe
 
@@ -107,6 +108,7 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
     rows = own.rows[at]
     accuracy = own.benchmark.columns["accuracy"][rows]
     flops = own.benchmark.flops[rows].astype(float)
+    functions = np.array([representative(arch) for arch in own.benchmark.archs[rows]])
     signals = {
         signal: np.stack([outcome.signals[signal][at] for outcome in own.outcomes])
         for signal in own.outcomes[0].signals
@@ -121,7 +123,9 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
     for signal, scores in signals.items():
         mean = scores.mean(0)
         each = [correlation.spearman(one, accuracy) for one in scores]
-        low, high = correlation.bootstrap_interval(correlation.spearman, mean, accuracy)
+        low, high = correlation.bootstrap_interval(
+            correlation.spearman, mean, accuracy, groups=functions
+        )
         row: dict[str, Any] = {
             "half": name,
             "signal": signal + (" *" if signal == own.recipe.signal else ""),

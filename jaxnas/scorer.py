@@ -46,11 +46,11 @@ class Scores(NamedTuple):
         space: the search space.
         archs: `int32[A, D]`.
         seeds: of the draws of weights and examples, `S` of them.
-        scores: by name, `float64[S, A]`; larger is better, `-inf` where `status` is not "ok". What
-            was asked for comes first, and the first of these is what `ranked` and `top` go by; then
-            come the parts of aggregates.
+        scores: by the names that were asked for, `float64[S, A]`; larger is better, `-inf` where
+            `status` is not "ok". The first is what `ranked` and `top` go by.
         status: by name, `object[S, A]`: "ok", "disconnected", "no gradient", "not finite" or
             "failed: reason".
+        measured: the parts of aggregates, and all else that was measured, as `scores`.
         seconds: process CPU seconds, compilation included, that each took now, `[S, A]`; nan where
             the score was known.
         cpu_seconds: what scores of this kind have cost so far in the store, shown here or not.
@@ -61,6 +61,7 @@ class Scores(NamedTuple):
     seeds: tuple[int, ...]
     scores: dict[str, NDArray[np.float64]]
     status: dict[str, NDArray[np.object_]]
+    measured: dict[str, NDArray[np.float64]]
     seconds: NDArray[np.float64]
     cpu_seconds: float
 
@@ -106,7 +107,7 @@ class Scores(NamedTuple):
             {
                 "arch": [self.space.to_string(arch) for arch in self.archs],
                 "#params": [self.space.num_params(arch) for arch in self.archs],
-                **{name: self.mean(name) for name in self.scores},
+                **{name: own.mean(0) for name, own in (self.scores | self.measured).items()},
             }
         )
         missing = []
@@ -270,8 +271,9 @@ class Scorer:
             space=self.space,
             archs=archs,
             seeds=self.seeds,
-            scores=self.by.scores(values) | values,
-            status=self.by.status(status) | status,
+            scores=self.by.scores(values),
+            status=self.by.status(status),
+            measured=values,
             seconds=np.array(seconds),
             cpu_seconds=self._store.cpu_seconds(run),
         )

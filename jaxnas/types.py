@@ -98,8 +98,8 @@ class Shown:
     """A value inside a network that somebody wanted to see.
 
     Attributes:
-        kind: `preactivation`, the input `[B, ...]` of a ReLU; `variance` `[C]`, what a
-            normalization takes out; or `running`, the statistics of a batch.
+        kind: `preactivation`, the input `[B, ...]` of a ReLU; `map`, what a layer gives; `variance`
+            `[C]`, what a normalization takes out; or `running`, the statistics of a batch.
         path: of the weights beside it.
         value: an array, or a pytree of arrays.
         alive: `bool[]`; False if the architecture does not have the operation. A compiled program

@@ -167,6 +167,31 @@ def test_bootstrap_of_spearman_equals_ranking_every_resample_anew(scored):
     assert quick.low < correlation.spearman(*scored) < quick.high
 
 
+@pytest.mark.parametrize("statistic", [correlation.spearman, correlation.kendall])
+def test_groups_are_drawn_as_a_whole(statistic, scored):
+    # Each function four times says no more than once: two columns tell one from the other.
+    functions = np.random.default_rng(0).integers(5, size=(40, 2)) * 7
+    functions[:, 1] = np.arange(40)
+    once = [side[:40] for side in scored]
+    alone = correlation.bootstrap_interval(statistic, *once, num_resamples=200)
+    copies = [np.tile(side, 4) for side in once]
+    grouped = correlation.bootstrap_interval(
+        statistic, *copies, groups=np.tile(functions, (4, 1)), num_resamples=200
+    )
+    naive = correlation.bootstrap_interval(statistic, *copies, num_resamples=200)
+    assert np.ptp(grouped) == pytest.approx(np.ptp(alone), rel=0.25)
+    assert np.ptp(naive) < 0.65 * np.ptp(grouped)
+
+
+def test_groups_of_different_sizes_equal_ranking_anew(scored):
+    groups = np.random.default_rng(1).integers(30, size=200)
+    quick, plain = (
+        correlation.bootstrap_interval(statistic, *scored, groups=groups, num_resamples=60)
+        for statistic in (correlation.spearman, lambda *sides: correlation.spearman(*sides))
+    )
+    assert quick == pytest.approx(plain, abs=1e-12)
+
+
 def test_bootstrap_agrees_with_scipy(scored):
     seed = "rng" if scipy.__version__ >= "1.15" else "random_state"
     oracle = scipy.stats.bootstrap(
@@ -207,6 +232,8 @@ def test_bootstrap_leaves_undefined_resamples_out():
         ({"num_resamples": 0}, "num_resamples must be at least 1: got 0"),
         ({"confidence": 1.0}, "confidence must lie between 0 and 1: got 1.0"),
         ({"confidence": 0.0}, "confidence must lie between 0 and 1"),
+        ({"groups": [0, 1]}, r"one row for each of the 3 scores: got shape \(2,\)"),
+        ({"groups": 0}, r"got shape \(\)"),
     ],
 )
 def test_bad_bootstrap(options, message):

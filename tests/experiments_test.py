@@ -101,6 +101,20 @@ def test_training_as_the_fine_step(tmp_path, experiment):
     assert list((tmp_path / "training").iterdir())
 
 
+def test_aggregates_are_scores_wherever_a_score_is_named(tmp_path, experiment):
+    named = ["--proxies=pair,swap_regularized", "--num_seeds=1", "--num_archs=6"]
+    run = experiment("correlations", tmp_path, *SMALL, *named)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {"spearman_pair_cifar10", "spearman_swap_regularized_cifar100"} <= summary.keys()
+    measured = {"layer_balance", "channel_independence", "swap", "params"}
+    assert set(_table(tmp_path)["proxy"]) == measured
+    race = ["--proxy=pair", "--num_archs=6", "--rungs=2@8:50%", *SMALL[:4]]
+    run = experiment("halving", tmp_path / "race", *race, "--num_seeds=1")
+    assert run.returncode == 0, run.stderr
+    assert "pair" in run.stdout
+
+
 def test_killed_three_times(tmp_path, experiment, experiment_command):
     arguments = [*SMALL, "--num_archs=60", "--num_seeds=3"]
     undisturbed = experiment("correlations", tmp_path / "undisturbed", *arguments)

@@ -52,10 +52,10 @@ def _raced(cheap, full, keep, *, check=True):
     setting = Setting(None, None, None, (0, 1), 8, {})
     ladder = [Fidelity(name, setting, 1.0) for name in ("2@8", "4@8")]
     scored = [
-        Scores(None, None, (0,), {"own": rung.scores[None]}, {}, None, seconds)
+        Scores(None, None, (0,), {"own": rung.scores[None]}, {}, {}, None, seconds)
         for rung, seconds in zip(result.rungs, (3.0, 1.0), strict=True)
     ]
-    everything = Scores(None, None, (0,), {"own": tables[1][None]}, {}, None, 16.0)
+    everything = Scores(None, None, (0,), {"own": tables[1][None]}, {}, {}, None, 16.0)
     return Race("own", archs, ladder, result, scored, everything if check else None)
 
 

@@ -443,13 +443,13 @@ def test_scores_by_seed_and_cell(pool):
 def test_aggregates_and_tables(pool, small_space):
     scored = pool(["pair", "params"])
     first, second = proxies.aggregate.RECIPES["pair"].parts
-    assert list(scored.scores) == ["pair", "params", first, second]
-    ranks = [scored.scores[part].argsort(1).argsort(1) + 1 for part in (first, second)]
+    assert list(scored.scores) == list(scored.status) == ["pair", "params"]
+    ranks = [scored.measured[part].argsort(1).argsort(1) + 1 for part in (first, second)]
     np.testing.assert_allclose(scored.scores["pair"], sum(np.log(own / 3) for own in ranks))
     table = scored.ranked()
-    assert list(table.columns) == ["arch", "#params", *scored.scores, "missing"]
+    assert list(table.columns) == ["arch", "#params", "pair", "params", first, second, "missing"]
     assert table["arch"].iloc[-1] == small_space.to_string(DISCONNECTED)
-    assert table["missing"].tolist() == ["", "", f"disconnected (pair, {first}, {second})"]
+    assert table["missing"].tolist() == ["", "", "disconnected (pair)"]
     assert table["pair"].is_monotonic_decreasing
     np.testing.assert_array_equal(scored.top(3)[2], DISCONNECTED)
     assert repr(scored).startswith("Scores(3 nasbench201 architectures, 2 seed(s): pair, params")

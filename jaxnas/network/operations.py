@@ -119,7 +119,9 @@ class Weights:
             for name in tensors
         }
         statistics = () if self._slots is None else self.context.statistics
-        return layers.apply(rule, statistics, tensors, slots, x)
+        outputs = layers.apply(rule, statistics, tensors, slots, x)
+        self.show("map", lambda: outputs)
+        return outputs
 
     def show(self, kind: str, value: Callable[[], Any]) -> None:
         """Show a value to those who watch values of its kind; others do not compute it."""
@@ -197,7 +199,9 @@ def describe(
 def relu(weights: Weights, x: Array) -> Array:
     """Return the positive part of `x`."""
     weights.show("preactivation", lambda: x)
-    return _positive_part(x)
+    outputs = _positive_part(x)
+    weights.show("map", lambda: outputs)
+    return outputs
 
 
 @jax.custom_vjp
@@ -221,7 +225,9 @@ _positive_part.defvjp(_positive_part_forward, _positive_part_backward)
 def relu6(weights: Weights, x: Array) -> Array:
     """Return `x` clipped to [0, 6]."""
     weights.show("preactivation", lambda: x)
-    return jax.nn.relu6(x)
+    outputs = jax.nn.relu6(x)
+    weights.show("map", lambda: outputs)
+    return outputs
 
 
 def conv(
@@ -351,7 +357,9 @@ def average_pool(weights: Weights, x: Array, *, stride: int = 1) -> Array:
     """Return 3x3 average pooling; the padding is not counted."""
     counts = window_sum(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
     # The barrier keeps XLA from dividing anew for each of the nine neighbors.
-    return (window_sum(x) * lax.optimization_barrier(1 / counts))[:, ::stride, ::stride]
+    pooled = (window_sum(x) * lax.optimization_barrier(1 / counts))[:, ::stride, ::stride]
+    weights.show("map", lambda: pooled)
+    return pooled
 
 
 @operation
@@ -359,6 +367,7 @@ def average_pool_conv(weights: Weights, x: Array, *, features: int) -> Array:
     """Return 2x2 average pooling with stride 2 - 1x1 convolution."""
     batch, height, width, channels = x.shape
     pooled = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    weights.show("map", lambda: pooled)
     return conv(weights, pooled, features, 1)
 
 
@@ -379,6 +388,7 @@ def max_pool(weights: Weights, x: Array, *, size: int = 3, stride: int = 1) -> A
         ]
         # Shifted images instead of `lax.reduce_window`, whose gradient is a scatter.
         x = functools.reduce(lambda best, window: jnp.where(window > best, window, best), windows)
+    weights.show("map", lambda: x)
     return x
 
 

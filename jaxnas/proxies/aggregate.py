@@ -159,8 +159,40 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
     return np.log(ranks / ranks.shape[-1]).sum(axis=-2)
 
 
+def regularized_swap(
+    scores: ArrayLike, *, mu: float | None = None, sigma: float | None = None
+) -> NDArray[np.float64]:
+    """Return the regularized SWAP score, `SWAP exp(-(P - mu)^2 / sigma)`, `float64[..., A]`.
+
+    Source: Peng et al., "SWAP-NAS", ICLR 2024, arXiv 2403.04161. Differs from the paper, where both
+    constants are chosen by hand for a size that is wanted: without them `mu` is the largest `P` of
+    the pool and `sigma` the variance of `P` in it.
+
+    Args:
+        scores: `[..., 2, A]`: SWAP, and `P`, the number of parameters.
+        mu: the `P` that is aimed at.
+        sigma: the width, in squares of `P`.
+
+    Raises:
+        ValueError: If the shape is another, or `sigma` is not positive.
+    """
+    matrix = np.asarray(scores, np.float64)
+    if matrix.ndim < 2 or matrix.shape[-2] != 2 or not matrix.size:
+        raise ValueError(
+            f"scores must be [..., 2, A], SWAP and #params: got shape {list(matrix.shape)}; stack "
+            "the two."
+        )
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma must be positive: got {sigma}; it is in squares of #params.")
+    swap, sizes = matrix[..., 0, :], matrix[..., 1, :]
+    aim = sizes.max(-1, keepdims=True) if mu is None else mu
+    spread = sizes.var(-1, keepdims=True) if sigma is None else sigma
+    factor = np.exp(-((sizes - aim) ** 2) / np.where(spread > 0, spread, 1))
+    return np.where(np.isfinite(swap), np.where(np.isfinite(swap), swap, 0) * factor, swap)
+
+
 class Recipe(NamedTuple):
-    """A score of a pool that is made of the ranks of others.
+    """A score of a pool that is made of others, mostly of their ranks.
 
     Attributes:
         parts: names of the proxies.
@@ -181,10 +213,14 @@ class Recipe(NamedTuple):
 
 RECIPES: Mapping[str, Recipe] = {
     "az_nas": Recipe(("expressivity", "progressivity", "trainability", "flops"), log_rank),
-    "panel": Recipe(("layer_balance", "expressivity", "meco", "swap"), log_rank),
-    "pair": Recipe(("layer_balance", "meco"), log_rank),
+    "te_nas": Recipe(("ntk_condition_sum_exact_weights", "linear_regions"), mean_rank),
+    "swap_regularized": Recipe(("swap", "params"), regularized_swap),
+    "panel": Recipe(("layer_balance", "expressivity", "channel_independence", "swap"), log_rank),
+    "pair": Recipe(("layer_balance", "channel_independence"), log_rank),
 }
 """Aggregates that are scores by name, see `proxies.expand`. `az_nas` is Lee and Ham's.
+`te_nas` is the sum of two ranks of Chen, Gong and Wang (arXiv 2102.11535), here their mean; they
+count regions of thinner networks, of thousands of images (see `te_nas.linear_regions`).
 
 `panel` is ours: how evenly the layers get gradient, the entropy of the features, how independent
 the channels are, and how many codes the ReLUs have; nothing that counts parameters. It was chosen

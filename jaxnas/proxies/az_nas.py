@@ -25,6 +25,8 @@ def expressivity() -> Proxy:
     `sum_l h_l`, `h_l = - sum_c p_c log p_c` in nats, `p` the eigenvalues of the `C x C` covariance
     of `f_l` over examples and pixels, divided by their sum (equation 3). `-inf` where features are
     constant.
+
+    Differs from the released code, which adds 1e-8 inside the logarithm (1e-7 of the score).
     """
     return Proxy("expressivity", _measure, lambda measured: measured["entropies"].sum())
 
@@ -42,8 +44,11 @@ def trainability() -> Proxy:
 
     Equation 7: `s` is the largest singular value of `v^T u / (B H W)`, `u` a draw of signs in place
     of the gradient of `f_l`, and `v` what the block makes of it at its inputs, `f_{l-1}`. Where the
-    block halves the image, pixels that go together are channels of `v`. `-inf` where a block is the
-    identity, for which `v = u`.
+    block halves the image, pixels that go together are channels of `v`.
+
+    Differs from the paper: a block that is the identity, `v = u`, has nothing to train and counts
+    as one that passes nothing, `s = 0`. Differs from the released code, where it makes the whole
+    score `-inf`: the order is the same, but there is a score.
     """
     return Proxy("trainability", _measure, _mean_distance)
 
@@ -127,5 +132,5 @@ def _smallest_step(measured: dict[str, Array]) -> Array:
 
 def _mean_distance(measured: dict[str, Array]) -> Array:
     norms, unchanged = measured["norms"].T
-    distances = 2 - norms - 1 / (norms + 1e-6)
-    return jnp.where(unchanged > 0, -jnp.inf, distances).mean()
+    passed = jnp.where(unchanged > 0, 0, norms)
+    return (2 - passed - 1 / (passed + 1e-6)).mean()

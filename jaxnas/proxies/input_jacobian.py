@@ -19,10 +19,10 @@ def jacob_cov() -> Proxy:
     """Return the Jacobian covariance score, `-sum_i log(v_i + k) + 1 / (v_i + k)`.
 
     `v` are the eigenvalues of the correlation matrix `[B, B]` of the rows, `k = 1e-5`: largest, at
-    about `-B`, where no two rows are correlated. No labels. `-inf` where no gradient reaches an
-    image. Source: Mellor et al., "Neural Architecture Search without Training", arXiv 2006.04647,
-    version 1; Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`jacob_cov`). The size of the batch
-    sets the scale: compare batches of one size only.
+    about `-B`, where no two rows are correlated. No labels, two examples. `-inf` where no gradient
+    reaches an image. Source: Mellor et al., "Neural Architecture Search without Training", arXiv
+    2006.04647, version 1; Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`jacob_cov`). The size
+    of the batch sets the scale: compare batches of one size only.
     """
     return Proxy("jacob_cov", _measure, _eigenvalue_score)
 
@@ -34,6 +34,9 @@ def epe_nas() -> Proxy:
     more than 100 classes the sum of `|E_c / n_c - E_d / n_d|` over pairs of classes, divided by the
     number of classes. Needs labels, several examples of each class. Source: Lopes, Alirezazadeh and
     Alexandre, "EPE-NAS", ICANN 2021, arXiv 2102.08099, as in its code.
+
+    Differs from the released code: its search script never passes the number of classes on, so that
+    it takes the first form for any number (109.7 where this is 9.29, of 120 classes).
     """
     return Proxy("epe_nas", _measure, _class_score)
 
@@ -82,12 +85,14 @@ def _correlation(factor: Array) -> tuple[Array, Array]:
 
 
 def _eigenvalue_score(measured: dict[str, Array]) -> Array:
+    measures.compared(len(measured["factor"]), "jacob_cov")
     correlation, alive = _correlation(measured["factor"])
     shifted = jnp.maximum(jnp.linalg.eigvalsh(correlation), 0) + _EPSILON
     return measures.or_nothing(-(jnp.log(shifted) + 1 / shifted).sum(), alive)
 
 
 def _class_score(measured: dict[str, Array]) -> Array:
+    measures.compared(len(measured["factor"]), "epe_nas")
     correlation, alive = _correlation(measured["factor"])
     classes = measured["classes"]
     logs = jnp.log(jnp.abs(correlation) + _EPSILON)

@@ -60,7 +60,9 @@ def offdiagonal(*, aggregate: Literal["sum", "mean"] = "sum") -> Proxy:
 
     Unbiased for `|| E g ||^2`, unlike MGM; may be negative, so `log_sum` is refused.
     """
-    return _per_tensor("offdiagonal", gram.offdiagonal_mean, aggregate, signed=True)
+    return _per_tensor(
+        "offdiagonal", gram.offdiagonal_mean, _signed("offdiagonal", aggregate), compares=True
+    )
 
 
 def split_half(*, aggregate: Literal["sum", "mean"] = "sum") -> Proxy:
@@ -68,7 +70,9 @@ def split_half(*, aggregate: Literal["sum", "mean"] = "sum") -> Proxy:
 
     Unbiased for `|| E g ||^2`: what the published code would be without its centring.
     """
-    return _per_tensor("split_half", gram.split_half_mean, aggregate, signed=True)
+    return _per_tensor(
+        "split_half", gram.split_half_mean, _signed("split_half", aggregate), compares=True
+    )
 
 
 def gradient_correlation(*, similarity: Similarity = "cosine", per_tensor: bool = True) -> Proxy:
@@ -81,8 +85,10 @@ def gradient_correlation(*, similarity: Similarity = "cosine", per_tensor: bool 
     if similarity not in ("cosine", "pearson"):
         raise ValueError(f"Unknown similarity {similarity!r}: use cosine or pearson.")
     name = "gradient_correlation" + ("" if similarity == "cosine" else "_pearson")
-    reduce = functools.partial(_correlation, pearson=similarity == "pearson", per_tensor=per_tensor)
-    return Proxy(name + ("" if per_tensor else "_global"), measures.tensor_grams, reduce)
+    name += "" if per_tensor else "_global"
+    pearson = similarity == "pearson"
+    reduce = functools.partial(_correlation, name, pearson=pearson, per_tensor=per_tensor)
+    return Proxy(name, measures.tensor_grams, reduce)
 
 
 def unified_kernel(*, aggregate: Aggregate = "sum") -> Proxy:
@@ -91,7 +97,7 @@ def unified_kernel(*, aggregate: Aggregate = "sum") -> Proxy:
     A reading: the submission's formula is not public in full. Pair by pair the product value x
     value x correlation is `<g_i, g_j>` itself and its mean is MGM; this is the product of means.
     """
-    return _per_tensor("unified_kernel", _values_times_correlation, aggregate)
+    return _per_tensor("unified_kernel", _values_times_correlation, aggregate, compares=True)
 
 
 def gradient_diversity() -> Proxy:
@@ -134,16 +140,14 @@ def decomposition(grams: TensorGrams) -> Decomposition:
 
 
 def _per_tensor(
-    name: str, statistic: Callable[[Array], Array], aggregate: Aggregate, *, signed: bool = False
+    name: str, statistic: Callable[[Array], Array], aggregate: Aggregate, *, compares: bool = False
 ) -> Proxy:
     """Return the proxy that aggregates a statistic of each tensor's Gram matrix."""
     _checked(aggregate)
-    if signed and aggregate == "log_sum":
-        raise ValueError(f"{name} can be negative and has no logarithm: use sum or mean.")
 
     def reduce(grams: TensorGrams) -> Array:
-        if signed and grams.gram.shape[-1] < 2:
-            raise ValueError(f"{name} compares examples: got a batch of 1; use 2 or more.")
+        if compares:
+            measures.compared(grams.gram.shape[-1], name)
         alive = _alive(jax.vmap(jnp.trace)(grams.gram))
         return _combine(jax.vmap(statistic)(grams.gram), alive, aggregate)
 
@@ -164,7 +168,8 @@ def _combine(values: Array, alive: Array, how: Aggregate) -> Array:
     return or_nothing(combined, alive)
 
 
-def _correlation(grams: TensorGrams, *, pearson: bool, per_tensor: bool) -> Array:
+def _correlation(name: str, grams: TensorGrams, *, pearson: bool, per_tensor: bool) -> Array:
+    measures.compared(grams.gram.shape[-1], name)
     alive = _alive(jax.vmap(jnp.trace)(grams.gram))
     products, sums, sizes = grams.gram, grams.coordinate_sum, jnp.where(alive, grams.size, 0)
     if not per_tensor:
@@ -185,6 +190,7 @@ def _values_times_correlation(product: Array) -> Array:
 
 
 def _diversity(grams: TensorGrams) -> Array:
+    measures.compared(grams.gram.shape[-1], "gradient_diversity")
     alive = _alive(jax.vmap(jnp.trace)(grams.gram)) & grams.is_weight
     entropies = jax.vmap(lambda own: gram.spectral_entropy(gram.correlation_matrix(own)))(
         grams.gram
@@ -207,6 +213,12 @@ def _alive(traces: Array) -> Array:
     """
     finite = jnp.isfinite(traces)
     return ~finite | (traces > _NEGLIGIBLE * jnp.where(finite, traces, 0).max())
+
+
+def _signed(name: str, aggregate: Aggregate) -> Aggregate:
+    if aggregate == "log_sum":
+        raise ValueError(f"{name} can be negative and has no logarithm: use sum or mean.")
+    return aggregate
 
 
 def _checked(aggregate: Aggregate) -> Aggregate:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnas import gradients
 from jaxnas.kernels import empirical
+from jaxnas.proxies import measures
 from jaxnas.proxies.measures import GradientMeasure, or_nothing
 from jaxnas.types import Array, Batch, Params, Proxy, Statistic
 
@@ -35,8 +36,7 @@ def knas_published(*, aliased: bool = False) -> Proxy:
 
 def _leading_coordinates(kept: Params, params: Params, batch: Batch) -> Array:
     """Collect the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
-    if batch.labels.size < 2:
-        raise ValueError("knas_published compares two halves of a batch: got 1 example; use 50.")
+    measures.compared(batch.labels.size, "knas_published")
     by_path = jax.tree_util.tree_leaves_with_path(kept)
     long = [leaf for path, leaf in sorted(by_path, key=_registration) if leaf.shape[1] == 50]
     if not long:

@@ -121,6 +121,16 @@ batch_gradient_squares = GradientMeasure(
 """The squared norm of each tensor's gradient of the mean loss, `[L]`."""
 
 
+def compared(count: int, name: str) -> None:
+    """Refuse a score that compares examples where there are fewer than two.
+
+    Raises:
+        ValueError: there is one example.
+    """
+    if count < 2:
+        raise ValueError(f"{name} compares examples: got a batch of {count}; use 2 or more.")
+
+
 def or_nothing(value: Array, alive: Array) -> Array:
     """Return `value`, but -inf where nothing is alive; nan stays nan."""
     return jnp.where(alive.any() | jnp.isnan(value), value, -jnp.inf)

@@ -3,20 +3,25 @@
 The kernel of a scalar output f is `Theta = J J^T` `[B, B]`, row i of J `[B, P]` the gradient of
 `f(x_i)` by all parameters. Of the K logits, f is one of these, by `logit`:
 
-- `label`: the logit of the example's own label (what HNAS computes).
-- `sum`: the sum of the logits (what TE-NAS computes); blind to the labels.
+- `label`: the logit of the label of the example (as HNAS).
+- `sum`: the sum of the logits (as TE-NAS); blind to the labels.
 - `random`: one fixed direction, Gaussian and of length 1, the same for all examples. Over all
   directions Theta is then on average that of one logit, `empirical.ntk`; blind to the labels.
 
 Where a normalisation by the statistics of the batch couples the examples, `mode` decides:
 
 - `split`: row i is what example i contributes to the gradient of the sum over the batch, input
-  times back-propagated error layer by layer (what HNAS computes). One backward pass.
+  times back-propagated error layer by layer (as HNAS). One backward pass.
 - `exact`: row i is the gradient of `f(x_i)`, also through what it does to the statistics that the
-  others are normalised by (what TE-NAS computes). B backward passes.
+  others are normalised by (as TE-NAS). B backward passes.
 
 Both are the same where examples are on their own. In `split` a network that does not bring its own
 backward pass is read one example at a time; in `exact` always as a whole batch.
+
+Differs from the released code of HNAS: its hooks read the tensors of convolutions and linear layers
+only; here scales and biases of normalization are parameters too (.3 % of trace and condition
+number). That of TE-NAS reads what PyTorch calls a weight, filters, matrices and scales of
+normalization, but no bias: `biases=False` of `ntk_condition`.
 """
 
 import dataclasses
@@ -30,7 +35,7 @@ import numpy as np
 
 from jaxnas import gradients, gram
 from jaxnas.kernels import empirical
-from jaxnas.proxies.measures import GradientMeasure, or_nothing
+from jaxnas.proxies.measures import GradientMeasure, compared, or_nothing
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, PerExampleDifferentiable, Proxy
 
 Logit = Literal["label", "sum", "random"]
@@ -66,21 +71,34 @@ def ntk_trace(*, logit: Logit = "label", mode: Mode = "split") -> Proxy:
     return Proxy(_named("ntk_trace", logit, mode), _measure(logit, mode), _trace)
 
 
-def ntk_condition(*, logit: Logit = "label", mode: Mode = "split") -> Proxy:
+def ntk_condition(*, logit: Logit = "label", mode: Mode = "split", biases: bool = True) -> Proxy:
     """Return `-kappa = -lambda_max / lambda_min` of Theta.
 
     Sources: Chen, Gong and Wang, "Neural Architecture Search on ImageNet in Four GPU Hours"
-    (TE-NAS), ICLR 2021, arXiv 2102.11535 (by `logit="sum"`, `mode="exact"`, and of weights alone);
-    HNAS (see `ntk_trace`) by the defaults. The papers rank kappa ascending: training is slowest
-    along the smallest eigenvalue.
+    (TE-NAS), ICLR 2021, arXiv 2102.11535, by `logit="sum"`, `mode="exact"` and `biases=False`; HNAS
+    (see `ntk_trace`) by the defaults. The papers rank kappa ascending: training is slowest along
+    the smallest eigenvalue.
 
     `-inf` where Theta is singular to the precision that it was measured in: equal examples, fewer
-    parameters than examples, or a network that passes no gradient. Differs from the code of HNAS,
-    which ranks such a kernel by what rounding leaves of `lambda_min`, first where that is negative.
+    parameters than examples, or a network that passes no gradient.
+
+    Differs from the released code of HNAS, which ranks such a kernel by what rounding leaves of
+    `lambda_min`, first where that is negative; see the module for the tensors that both codes read.
+    That of TE-NAS takes the mean of three draws of a network of one cell a stage.
 
     Needs labels only for `logit="label"`, and two examples. Passes as of `ntk_trace`.
+
+    Args:
+        logit: see the module.
+        mode: see the module.
+        biases: False leaves out tensors that are called `bias`, in the mode `exact`.
     """
-    return Proxy(_named("ntk_condition", logit, mode), _measure(logit, mode), _condition)
+    if not (biases or mode == "exact"):
+        raise ValueError(
+            "A kernel without biases is measured exactly: got split; use mode='exact'."
+        )
+    name = _named("ntk_condition", logit, mode) + ("" if biases else "_weights")
+    return Proxy(name, _measure(logit, mode, biases), _condition)
 
 
 def ntk_mean(*, logit: Logit = "label", mode: Mode = "split") -> Proxy:
@@ -104,8 +122,9 @@ def kernel_alignment(*, mode: Mode = "split") -> Proxy:
     of the logits: by the logit of the label, the bias of the classifier alone would add L to Theta.
     Larger is better, at most 1.
 
-    Needs labels of more than one class: nan if there is one. `-inf` if nothing is left of Theta but
-    its mean, as of a network that passes no gradient. Passes as of `ntk_trace`.
+    Needs labels of more than one class, and two examples. `-inf` if there is one class, or nothing
+    is left of Theta but its mean, as of a network that passes no gradient. Passes as of
+    `ntk_trace`.
     """
     return Proxy(_named("kernel_alignment", "label", mode), _measure("sum", mode), _alignment)
 
@@ -129,42 +148,49 @@ class CoupledKernel:
     """
 
     of: gradients.Cotangent
+    biases: bool = True
 
     def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Kernel:
         """Return the kernel of one network."""
         if not isinstance(apply_fn, PerExampleDifferentiable):
-            return _kernel_of_any(gradients.hashable(apply_fn), self.of, params, batch)
+            return _kernel_of_any(gradients.hashable(apply_fn), self, params, batch)
         only = (gradients.GRADIENT,)
         outputs, pullback = apply_fn.per_example_vjp(params, batch.inputs, only)
 
         def pull(cotangent: Array) -> Params:
             return pullback(cotangent, only)[0]
 
-        return _coupled(pull, self.of(outputs.logits, batch.labels), params, batch)
+        return self.coupled(pull, outputs.logits, params, batch)
+
+    def coupled(
+        self, pull: Callable[[Array], Params], logits: Array, params: Params, batch: Batch
+    ) -> Kernel:
+        """Return the kernel, given the logits and the pullback to the gradient of the batch."""
+        cotangent = self.of(logits, batch.labels)
+        count = batch.labels.size
+        alone = jnp.eye(count, dtype=cotangent.dtype)[:, :, None] * cotangent[None]
+        paths = jax.tree_util.tree_leaves_with_path(params)
+        read = [
+            position
+            for position, (path, _) in enumerate(paths)
+            if self.biases or getattr(path[-1], "key", None) != "bias"
+        ]
+        sizes = [paths[position][1].nbytes * count for position in read]
+        total = jnp.zeros((count, count), cotangent.dtype)
+        for group in gradients.groups(sizes, gradients.MAX_BYTES):
+            total = total + _gram_of(pull, tuple(read[own] for own in group), alone)
+        return _kernel(total, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "of"))
+@functools.partial(jax.jit, static_argnames=("apply_fn", "measure"))
 def _kernel_of_any(
-    apply_fn: ApplyFn, of: gradients.Cotangent, params: Params, batch: Batch
+    apply_fn: ApplyFn, measure: CoupledKernel, params: Params, batch: Batch
 ) -> Kernel:
     def logits(params: Params) -> Array:
         return gradients.outputs(apply_fn, params, batch.inputs).logits
 
     found, pullback = jax.vjp(logits, params)
-    return _coupled(lambda own: pullback(own)[0], of(found, batch.labels), params, batch)
-
-
-def _coupled(
-    pull: Callable[[Array], Params], cotangent: Array, params: Params, batch: Batch
-) -> Kernel:
-    """Return the kernel, given the pullback to the gradient of the whole batch."""
-    count = batch.labels.size
-    alone = jnp.eye(count, dtype=cotangent.dtype)[:, :, None] * cotangent[None]
-    leaves = jax.tree.leaves(params)
-    total = jnp.zeros((count, count), cotangent.dtype)
-    for group in gradients.groups([leaf.nbytes * count for leaf in leaves], gradients.MAX_BYTES):
-        total = total + _gram_of(pull, group, alone)
-    return _kernel(total, batch)
+    return measure.coupled(lambda own: pullback(own)[0], found, params, batch)
 
 
 def _gram_of(pull: Callable[[Array], Params], positions: tuple[int, ...], alone: Array) -> Array:
@@ -189,13 +215,15 @@ _COTANGENTS: dict[str, gradients.Cotangent] = {
 }
 
 
-def _measure(logit: Logit, mode: Mode) -> Measure:
+def _measure(logit: Logit, mode: Mode, biases: bool = True) -> Measure:
     if logit not in _COTANGENTS:
         raise ValueError(f"Unknown logit {logit!r}: use label, sum or random.")
     if mode not in ("split", "exact"):
         raise ValueError(f"Unknown mode {mode!r}: use split or exact.")
     of = _COTANGENTS[logit]
-    return CoupledKernel(of) if mode == "exact" else GradientMeasure(of, empirical.GRAM, _collect)
+    if mode == "exact":
+        return CoupledKernel(of, biases)
+    return GradientMeasure(of, empirical.GRAM, _collect)
 
 
 def _named(name: str, logit: Logit, mode: Mode) -> str:
@@ -217,7 +245,7 @@ def _trace(kernel: Kernel) -> Array:
 
 
 def _condition(kernel: Kernel) -> Array:
-    _validate_count(kernel, "ntk_condition")
+    compared(len(kernel.gram), "ntk_condition")
     return -gram.condition_number(kernel.gram, eps=kernel.eps)
 
 
@@ -226,16 +254,12 @@ def _mean(kernel: Kernel) -> Array:
 
 
 def _alignment(kernel: Kernel) -> Array:
-    _validate_count(kernel, "kernel_alignment")
+    compared(len(kernel.gram), "kernel_alignment")
     same = (kernel.labels[:, None] == kernel.labels[None, :]).astype(kernel.gram.dtype)
     theta, classes = (own - own.mean() for own in (kernel.gram, same))
     norm = jnp.linalg.norm(theta)
     # What is left of a constant kernel is rounding.
-    alive = norm > kernel.eps * kernel.gram.shape[0] * jnp.linalg.norm(kernel.gram)
-    cosine = (theta * classes).sum() / (jnp.where(alive, norm, 1) * jnp.linalg.norm(classes))
-    return or_nothing(cosine, alive)
-
-
-def _validate_count(kernel: Kernel, name: str) -> None:
-    if kernel.gram.shape[0] < 2:
-        raise ValueError(f"{name} compares examples: got a batch of 1; use 2 or more.")
+    several = (classes != 0).any()
+    alive = several & (norm > kernel.eps * kernel.gram.shape[0] * jnp.linalg.norm(kernel.gram))
+    norms = jnp.where(alive, norm * jnp.linalg.norm(classes), 1)
+    return or_nothing((theta * classes).sum() / norms, alive)

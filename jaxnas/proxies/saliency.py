@@ -95,8 +95,10 @@ def fisher() -> Proxy:
     scale this is: the loss is the mean over the batch.
 
     A layer is linear in its weights, so `sum a da` over the pixels is `<w_c, g_c>` of the weights'
-    own gradient: no activation is looked at. Differs from the published code in layers with a bias
-    (here the classifier), whose part of `a` is left out. One forward and one backward pass.
+    own gradient: no activation is looked at. One forward and one backward pass.
+
+    Differs from the released code: the bias of a layer is left out of its `a`. Here that is the
+    classifier's; its networks of NAS-Bench-201 have biases at the convolutions of the cells too.
     """
     return Proxy("fisher", _CHANNELS, _total)
 

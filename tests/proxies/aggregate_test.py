@@ -140,6 +140,22 @@ def test_ranks_agree_with_scipy_and_ignore_scales():
     np.testing.assert_array_equal(aggregate.log_rank(np.exp(scores)), aggregate.log_rank(scores))
 
 
+def test_regularized_swap_by_hand():
+    swap, sizes = [4.0, 2.0, -np.inf], [10.0, 14.0, 12.0]
+    own = aggregate.regularized_swap([swap, sizes], mu=12, sigma=8)
+    np.testing.assert_allclose(own, [4 * np.exp(-0.5), 2 * np.exp(-0.5), -np.inf])
+    # By itself it aims at 14, the variance is 8 / 3.
+    own = aggregate.regularized_swap([swap, sizes])
+    np.testing.assert_allclose(own, [4 * np.exp(-6), 2, -np.inf])
+    np.testing.assert_array_equal(aggregate.regularized_swap([[3.0], [7.0]]), [3])
+
+
+def test_te_nas_by_hand():
+    condition, regions = "ntk_condition_sum_exact_weights", "linear_regions"
+    scores = {condition: np.array([-9.0, -3, -np.inf]), regions: np.array([5.0, 5, 1])}
+    np.testing.assert_array_equal(aggregate.RECIPES["te_nas"](scores), [2.25, 2.75, 1])
+
+
 def test_draws_are_ranked_one_by_one():
     scores = np.random.default_rng(2).normal(size=(3, 2, 7))
     for rank in (aggregate.mean_rank, aggregate.log_rank):
@@ -149,15 +165,15 @@ def test_draws_are_ranked_one_by_one():
 @pytest.mark.parametrize("recipe", aggregate.RECIPES)
 def test_an_aggregate_expands_to_what_is_measured_once(recipe):
     parts = aggregate.RECIPES[recipe].parts
-    chosen = proxies.expand([parts[1], recipe, "params", "mgm@head"])
-    assert chosen.names == (parts[1], recipe, "params", "mgm@head")
+    chosen = proxies.expand([parts[1], recipe, "l2_norm", "mgm@head"])
+    assert chosen.names == (parts[1], recipe, "l2_norm", "mgm@head")
     needed = [own.name for own in chosen.proxies]
-    assert sorted(needed) == sorted([*parts, "params", "mgm@head"])
+    assert sorted(needed) == sorted([*parts, "l2_norm", "mgm@head"])
     rng = np.random.default_rng(0)
     measured = {name: rng.normal(size=(2, 9)) for name in needed}
     scores = chosen.scores(measured)
     assert tuple(scores) == chosen.names
-    np.testing.assert_array_equal(scores["params"], measured["params"])
+    np.testing.assert_array_equal(scores["l2_norm"], measured["l2_norm"])
     by_hand = aggregate.RECIPES[recipe].combine(np.array([measured[part][1] for part in parts]))
     np.testing.assert_array_equal(scores[recipe][1], by_hand)
 
@@ -207,6 +223,8 @@ def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():
         ),
         (lambda: aggregate.mean_rank([1.0, 2.0]), r"got shape \[2\]"),
         (lambda: aggregate.log_rank(np.zeros((0, 3))), r"got shape \[0, 3\]"),
+        (lambda: aggregate.regularized_swap([[1.0]]), r"got shape \[1, 1\]"),
+        (lambda: aggregate.regularized_swap([[1.0], [1.0]], sigma=0), "sigma must be positive"),
         (lambda: proxies.expand([]), "at least one score"),
         (lambda: proxies.expand(["pair", "pair"]), "each once"),
         (lambda: proxies.expand("nothing"), "of a pool also .*panel"),

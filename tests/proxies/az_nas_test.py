@@ -54,7 +54,7 @@ def _halved(x):
         ((lambda x: 2 * x, lambda x: 2 * x), -0.5),
         ((lambda x: 2 * x, lambda x: -x), -0.25),  # -1 keeps all sizes
         ((_halved, _halved), -0.5),
-        ((lambda x: 2 * x, _identity), -math.inf),
+        ((lambda x: 2 * x, _identity), (-0.5 + 2 - 1e6) / 2),  # s is 0
         ((lambda x: x * jnp.nan, lambda x: 2 * x), math.nan),
     ],
 )

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import Batch, Scorer, proxies
+from jaxnas import Batch, Scorer, proxies, score
 from jaxnas.proxies import measures
 
 NAMES = list(proxies.BY_NAME)
-ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"}
+ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"} | {
+    "channel_independence"
+}
 # They compare the blocks of a network, which a plain one does not show.
 OF_BLOCKS = {"expressivity", "progressivity", "trainability"}
-OF_MAPS = {"meco"}
+OF_MAPS = {"meco", "channel_independence"}
 ON_A_PLAIN_NETWORK = [name for name in NAMES if name not in OF_BLOCKS | OF_MAPS]
 # The last see a ReLU whether it is chosen or not.
 OF_RELUS = {"naswot", "linear_regions", "swap", "zen"}
@@ -89,6 +91,81 @@ def test_jit_changes_nothing_on_a_plain_network(plain, name):
     assert np.isfinite(eager).all()
     assert (eager[0] == eager[1]) == (name in BLIND_TO_ACTIVATIONS)
     np.testing.assert_allclose(jitted, eager, rtol=_tolerance(name))
+
+
+COMPARES = {
+    *("naswot", "linear_regions", "swap", "jacob_cov", "epe_nas", "zico", "gradsign"),
+    *("knas_published", "knas_published_aliased", "offdiagonal", "split_half", "unified_kernel"),
+    *("gradient_diversity", "kernel_alignment"),
+    *(name for name in NAMES if name.startswith(("gradient_correlation", "ntk_condition"))),
+}
+SMALL = {
+    "first": jnp.asarray(np.random.default_rng(0).normal(size=(8, 9)), jnp.float32),
+    "shift": jnp.zeros(9, jnp.float32),
+    "second": jnp.asarray(np.random.default_rng(1).normal(size=(9, 4)), jnp.float32),
+}
+
+
+def _rectified(params, inputs):
+    return jax.nn.relu(inputs @ params["first"] + params["shift"][None]) @ params["second"]
+
+
+@pytest.mark.parametrize("name", ON_A_PLAIN_NETWORK)
+def test_one_example_has_a_score_unless_it_compares(name):
+    batch = Batch(jnp.ones((1, 8), jnp.float32), jnp.array([1]))
+    if name in COMPARES:
+        with pytest.raises(ValueError, match=r"^\w+ (compares|needs an) example"):
+            score(_rectified, SMALL, batch, [name])
+    else:
+        assert np.isfinite(score(_rectified, SMALL, batch, [name])[name])
+
+
+def _deep(params, inputs):
+    for tensor in params["hidden"]:
+        inputs = jax.nn.relu(inputs @ tensor)
+    return inputs @ params["last"]
+
+
+def _normalized(params, inputs):
+    hidden = jax.nn.relu(inputs @ params["first"] + params["shift"][None])
+    centered = hidden - hidden.mean(1, keepdims=True)
+    return centered / jnp.sqrt(centered.var(1, keepdims=True) + 1e-6) @ params["second"]
+
+
+def _scaled(factor):
+    return {name: factor * tensor for name, tensor in SMALL.items()}
+
+
+DEEP = {
+    "hidden": [
+        jnp.asarray(
+            np.random.default_rng(seed).normal(0, (2 / rows) ** 0.5, (rows, 256)), "float32"
+        )
+        for seed, rows in enumerate([8, *[256] * 29])
+    ],
+    "last": jnp.asarray(np.random.default_rng(0).normal(0, 0.1, (256, 4)), "float32"),
+}
+IMAGES = jnp.asarray(np.random.default_rng(2).normal(size=(6, 8)), jnp.float32)
+LABELS = jnp.array([0, 1, 2, 0, 1, 2])
+ADVERSARIAL = {
+    "30 layers": (_deep, DEEP, IMAGES, LABELS),
+    "layer normalization": (_normalized, SMALL, IMAGES, LABELS),
+    "layer normalization of black images": (_normalized, SMALL, 0 * IMAGES, LABELS),
+    "small weights": (_rectified, _scaled(1e-12), IMAGES, LABELS),
+    "large weights": (_rectified, _scaled(1e4), IMAGES, LABELS),
+    "weights of 0": (_rectified, _scaled(0), IMAGES, LABELS),
+    "equal images": (_rectified, SMALL, jnp.ones((6, 8), jnp.float32), LABELS),
+    "small images": (_rectified, SMALL, 1e-12 * IMAGES, LABELS),
+    "one class": (_rectified, SMALL, IMAGES, 0 * LABELS),
+}
+
+
+@pytest.mark.parametrize("case", ADVERSARIAL)
+def test_finite_networks_have_no_score_of_nan(case):
+    network, params, images, labels = ADVERSARIAL[case]
+    assert jnp.isfinite(network(params, images)).all()
+    found = score(network, params, Batch(images, labels), ON_A_PLAIN_NETWORK)
+    assert [name for name, own in found.items() if np.isnan(own) or own == np.inf] == []
 
 
 # The search space.

@@ -119,7 +119,25 @@ def test_the_precision_of_the_measurement_decides_what_is_singular():
 
 
 def test_labels_of_one_class_align_with_nothing():
-    assert jnp.isnan(ntk.kernel_alignment().reduce(_kernel(THREE.gram, [2, 2, 2])))
+    assert ntk.kernel_alignment().reduce(_kernel(THREE.gram, [2, 2, 2])) == -np.inf
+
+
+def test_the_kernel_of_te_nas_is_without_biases():
+    # Of logits W x + b and their sum the rows are x for each logit, and ones for the biases.
+    x = np.random.default_rng(0).normal(size=(3, 5)) + 1
+    params = {"layer": {"kernel": jnp.ones((5, 2)), "bias": jnp.ones(2)}}
+
+    def network(params, inputs):
+        return inputs @ params["layer"]["kernel"] + params["layer"]["bias"][None]
+
+    batch = Batch(jnp.asarray(x), jnp.array([0, 1, 1]))
+    whole = proxies.BY_NAME["ntk_mean"]._replace(measure=ntk.CoupledKernel(ntk._COTANGENTS["sum"]))
+    of_weights = proxies.BY_NAME["ntk_condition_sum_exact_weights"]
+    np.testing.assert_allclose(whole(network, params, batch), 2 * (x @ x.T + 1).mean(), rtol=1e-5)
+    expected = -np.linalg.cond(x @ x.T)
+    np.testing.assert_allclose(of_weights(network, params, batch), expected, rtol=1e-3)
+    with pytest.raises(ValueError, match="use mode='exact'"):
+        ntk.ntk_condition(biases=False)
 
 
 @pytest.mark.parametrize("proxy", [ntk.ntk_condition(), ntk.kernel_alignment()])

@@ -1,7 +1,7 @@
-"""Scores of a network on inputs of its own: SynFlow and Zen-score. They need no data.
+"""Zen-score: how far the features of a network of random weights move under noise.
 
-Both change the network's weights, and see a batch only for its shape. They read a network stage by
-stage; one that does not show stages (`types.Staged`) is taken as it is, normalisation included.
+It changes the network's weights, and sees a batch only for its shape. It reads a network stage by
+stage; one that does not show stages (`types.Staged`) is one stage, normalization included.
 """
 
 import zlib
@@ -12,24 +12,9 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Stage, Statistic
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Stage
 
 _STEP = 0.01
-
-
-def synflow() -> Proxy:
-    """Return the logarithm of SynFlow, `log sum_theta theta dR / dtheta`, in nats.
-
-    `R` is the sum of the logits for an image of ones of the network without normalisation, with
-    the magnitudes of its parameters; the sum is over weights (matrices and filters). One forward
-    and one backward pass of one image. `-inf` where no path leads from the image to a logit.
-
-    Source: Tanaka et al., "Pruning Neural Networks without any Data by Iteratively Conserving
-    Synaptic Flow", NeurIPS 2020, arXiv 2006.05467; as a score Abdelfattah et al., ICLR 2021,
-    arXiv 2101.08134. `R` grows like a product over layers: what a stage gives is divided by its
-    largest value and the logarithm added up, so single precision has room for any depth.
-    """
-    return Proxy("synflow", _flow, jnp.asarray)
 
 
 def zen() -> Proxy:
@@ -44,45 +29,6 @@ def zen() -> Proxy:
     batch, not of running statistics after a momentum of 0.1; one draw, where it takes 32.
     """
     return Proxy("zen", _zen_score, jnp.asarray)
-
-
-def _product(tensor: Array, gradient: Array) -> Array:
-    return (tensor * gradient).sum() if tensor.ndim > 1 else jnp.zeros((), tensor.dtype)
-
-
-_PRODUCT = Statistic(_product, per_example=False)
-
-
-def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
-    magnitudes = jax.tree.map(jnp.abs, params)  # by tensor: jit of the tree compiles for each cell
-    image = jnp.ones_like(batch.inputs[:1], float)
-    outputs: tuple[Array, ...] = (image,)
-    scales, passes = [], []
-    for stage in activations.stages(apply_fn, magnitudes, image, (_PRODUCT,), normalized=False):
-        passed = stage(outputs)
-        outputs, scale = _rescaled(passed.outputs)
-        scales.append(scale)
-        passes.append(passed)
-    cotangents: Any = (jnp.ones_like(outputs[0]),)
-    total = jnp.zeros(())
-    for passed, scale in zip(reversed(passes), reversed(scales), strict=True):
-        cotangents, kept = passed.pullback(_divided(cotangents, scale), (_PRODUCT,))
-        total += sum(jax.tree.leaves(kept), start=jnp.zeros(()))
-    score = jnp.log(total) + jnp.log(jnp.stack(scales)).sum()
-    return jnp.where(jnp.isfinite(total), score, jnp.nan)
-
-
-@jax.jit
-def _rescaled(outputs: Any) -> tuple[Any, Array]:
-    """Return what a stage gave, an array or several, divided by its largest value, and that."""
-    largest = jnp.stack([own.max() for own in jax.tree.leaves(outputs)]).max()
-    scale = jnp.where(largest > 0, largest, 1)
-    return _divided(outputs, scale), scale
-
-
-@jax.jit
-def _divided(values: Any, scale: Array) -> Any:
-    return jax.tree.map(lambda own: own / scale, values)
 
 
 def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from jaxnas import Batch, proxies
-from jaxnas.proxies import relu_codes
 
 NAMES = ["naswot", "linear_regions", "swap"]
 
@@ -64,4 +63,4 @@ def test_a_network_without_relus_is_refused(name):
 
 
 def test_they_share_a_measure():
-    assert relu_codes.naswot().measure is relu_codes.linear_regions().measure
+    assert proxies.BY_NAME["naswot"].measure is proxies.BY_NAME["linear_regions"].measure

@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import Batch, proxies, score
+from jaxnas.spaces import nasbench201
+
+ARCH = np.array([3, 2, 1, 4, 0, 3])
+
+
+def _perceptron(params, inputs):
+    return jax.nn.relu(inputs @ params["first"] + params["shift"][None]) @ params["second"]
+
+
+PARAMS = {
+    "first": jnp.array([[1.0, -2.0], [3.0, 4.0]]),
+    "second": jnp.array([[-1.0], [5.0]]),
+    "shift": jnp.array([-1.0, 0.0]),
+}
+
+
+def test_synflow_by_hand():
+    # Magnitudes: hidden (1 + 3 + 1, 2 + 4) = (5, 6), R = 5 + 30. What passes the second layer is R,
+    # what passes the filters of the first is R without the 1 of the shift: 34.
+    batch = Batch(jnp.full((3, 2), 7.0), jnp.zeros(3, int))
+    own = proxies.BY_NAME["synflow"](_perceptron, PARAMS, batch)
+    np.testing.assert_allclose(own, np.log(35 + 34), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e9])
+def test_synflow_of_a_space_is_that_of_its_bare_network(draw_batch, factor):
+    # By autodiff in float64; of factor 1e9 it is far beyond single precision.
+    batch = draw_batch(0)
+    batch = Batch(batch.inputs.astype(jnp.float32), batch.labels)
+    space, bare = (nasbench201(channels=2, cells=1, norm=own) for own in ("batch", "none"))
+    params = space.init(jax.random.key(0), batch.inputs)
+    params = jax.tree.map(lambda own: factor * own if own.ndim > 1 else own, params)
+    network, own = space.bind(ARCH, params)
+    score = proxies.BY_NAME["synflow"](network, own, batch)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda own: jnp.abs(own.astype(jnp.float64)), own)
+        image = jnp.ones((1, *batch.inputs.shape[1:]))
+        kernels = _without_norms(wide)
+        plain = bare.bind(ARCH, kernels)[0]
+        slopes = jax.grad(lambda own: plain(own, image).logits.sum())(kernels)
+        pairs = zip(jax.tree.leaves(kernels), jax.tree.leaves(slopes), strict=True)
+        expected = np.log(sum((w * g).sum() for w, g in pairs if w.ndim > 1))
+    assert (expected > np.log(np.finfo(np.float32).max)) == (factor > 1)
+    np.testing.assert_allclose(score, expected, rtol=1e-5)
+
+
+def _without_norms(tree):
+    if not isinstance(tree, dict):
+        return tree
+    if "kernel" in tree and "scale" in tree:
+        return {"kernel": tree["kernel"]}
+    return {name: _without_norms(own) for name, own in tree.items() if name != "scale"}
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.0, -np.inf), (np.nan, np.nan)])
+def test_nothing_and_nan(factor, expected):
+    batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int))
+    own = proxies.BY_NAME["synflow"](
+        lambda params, x: jax.nn.relu(factor * _perceptron(params, x)), PARAMS, batch
+    )
+    np.testing.assert_equal(np.asarray(own), np.float32(expected))
+
+
+def test_a_deep_network_is_beyond_float32_and_finite():
+    # Of 30 matrices of 256 of He's rule the magnitudes multiply to 1e40.
+    rng = np.random.default_rng(0)
+    shapes = [(8, 256), *[(256, 256)] * 29, (256, 10)]
+    drawn = [rng.normal(0, (2 / own[0]) ** 0.5, own) for own in shapes]
+    params = [jnp.asarray(own, jnp.float32) for own in drawn]
+
+    def network(params, inputs):
+        for tensor in params[:-1]:
+            inputs = jax.nn.relu(inputs @ tensor)
+        return inputs @ params[-1]
+
+    flow = np.ones(8)
+    for tensor in params:
+        flow = flow @ np.abs(np.asarray(tensor, np.float64))
+    # Each layer passes all of it on.
+    expected = np.log(flow.sum()) + np.log(len(params))
+    assert expected > np.log(np.finfo(np.float32).max)
+    batch = Batch(jnp.ones((2, 8), jnp.float32), jnp.zeros(2, int))
+    (own,) = score(network, params, batch, ["synflow"]).values()
+    np.testing.assert_allclose(own, expected, rtol=1e-6)
+    black = Batch(jnp.zeros((2, 8), jnp.float32), jnp.zeros(2, int))  # of finite logits, 0
+    with pytest.raises(ValueError, match="more than float64 holds"):
+        score(network, [1e15 * tensor for tensor in params], black, ["synflow"])
+
+
+def test_normalization_makes_flow_of_either_sign():
+    # LayerNorm centers: what flows back to a weight may be negative, and counts by its magnitude.
+    def network(params, inputs):
+        hidden = jax.nn.relu(inputs @ params["first"])
+        centered = hidden - hidden.mean(1, keepdims=True)
+        return centered / jnp.sqrt(centered.var(1, keepdims=True) + 1e-6) @ params["second"]
+
+    batch = Batch(jnp.ones((2, 3)), jnp.zeros(2, int))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        params = {"first": rng.normal(size=(3, 7)), "second": rng.normal(size=(7, 4))}
+        params = jax.tree.map(lambda own: jnp.asarray(own, float), params)
+        magnitudes = jax.tree.map(jnp.abs, params)
+        slopes = jax.grad(lambda own: network(own, jnp.ones((1, 3))).sum())(magnitudes)
+        expected = np.log(sum(np.abs(params[name] * slopes[name]).sum() for name in params))
+        own = proxies.BY_NAME["synflow"](network, params, batch)
+        np.testing.assert_allclose(own, expected, rtol=1e-4)
+
+
+def test_float32_images_where_x64_is_the_default():
+    with jax.enable_x64(True):
+        batch = Batch(jnp.ones((2, 8, 8, 3), jnp.float32), jnp.zeros(2, int))
+        space = nasbench201(channels=2, cells=1)
+        params = space.init(jax.random.key(0), batch.inputs)
+        params = jax.tree.map(lambda own: own.astype(jnp.float32), params)
+        assert np.isfinite(proxies.BY_NAME["synflow"](*space.bind(ARCH, params), batch))

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxnas.finder import Found, find
     from jaxnas.network.linen import linen_network
     from jaxnas.scorer import Scorer, Scores
     from jaxnas.scoring import score
@@ -16,12 +17,14 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Batch": "types",
+    "Found": "finder",
     "Outputs": "types",
     "Proxy": "types",
     "Scorer": "scorer",
     "Scores": "scorer",
     "SearchSpace": "types",
     "SearchStrategy": "types",
+    "find": "finder",
     "linen_network": "network.linen",
     "score": "scoring",
 }
@@ -33,6 +36,7 @@ _MODULES = (
 
 __all__ = [
     "Batch",
+    "Found",
     "Outputs",
     "Proxy",
     "Scorer",
@@ -40,6 +44,7 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "__version__",
+    "find",
     "linen_network",
     "score",
 ]

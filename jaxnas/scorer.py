@@ -1,6 +1,7 @@
 """From architectures to scores: each different function once, stored, resumed and shared."""
 
 import collections
+import copy
 import functools
 import importlib.metadata
 import itertools
@@ -218,6 +219,12 @@ class Scorer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def of(self, by: str | Proxy | Iterable[str | Proxy]) -> "Scorer":
+        """Return the same scorer, with the same store, of other scores."""
+        other = copy.copy(self)
+        other.by = expand(by)
+        return other
 
     def close(self) -> None:
         """Close the store; what is scored is on disk already."""

@@ -1,14 +1,18 @@
 """Scores that need no pass: the baselines that every other score must beat."""
 
+import time
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.typing import ArrayLike
 
 from jaxnas import gradients
 from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy
+
+_WARM_UP, _TIMED = 3, 50
 
 
 @runtime_checkable
@@ -34,6 +38,16 @@ def flops() -> Proxy:
     XLA counts for its program, before it optimises.
     """
     return Proxy("flops", num_macs, jnp.asarray)
+
+
+def latency_ms() -> Proxy:
+    """Return the milliseconds of a compiled forward pass of the whole batch, on this device.
+
+    The lower quartile of 50 passes by the clock, after 3 that warm up: other work on the machine
+    makes some passes slow and none fast. A cost, so that smaller is better: see `jaxnas.find`. It
+    is no name of a flag, as the same network is never measured alike twice.
+    """
+    return Proxy("latency_ms", latency, jnp.asarray)
 
 
 def num_params(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
@@ -68,5 +82,22 @@ def num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Arr
     return jnp.asarray(analysis["flops"] / 2, float)
 
 
-COUNTS = (num_params, num_macs)
-"""Measures that are exact for an architecture, and not the same for all that are its function."""
+def latency(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
+    """Measure the milliseconds of a forward pass; see `latency_ms`."""
+
+    @jax.jit
+    def logits(params: Params, inputs: Array) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    if isinstance(jax.tree.leaves(params)[0], jax.core.Tracer):
+        raise ValueError("The latency of a network is measured by the clock: got one being traced.")
+    seconds = []
+    for _ in range(_WARM_UP + _TIMED):
+        start = time.perf_counter()
+        logits(params, batch.inputs).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return jnp.asarray(1e3 * np.quantile(seconds[_WARM_UP:], 0.25))
+
+
+COUNTS = (num_params, num_macs, latency)
+"""Measures of an architecture as it is: those that are the same function may differ."""

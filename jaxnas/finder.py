@@ -1,0 +1,281 @@
+"""Searching a space without training: the best architectures by a score, within caps on costs."""
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from jaxnas import encoding, search
+from jaxnas.proxies import cost, resolve
+from jaxnas.runs import Plot, Report, Table, Text, figures, save
+from jaxnas.scorer import Scorer, Scores
+from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
+
+EXHAUSTIVE = "exhaustive"
+STRATEGIES = (EXHAUSTIVE, *search.BY_NAME)
+_MOST_ENUMERATED = 2**20
+_MOST_FRUITLESS = 200
+_LATENCY = cost.latency_ms()
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        scores: of the architectures that were scored, in the order of the search. Aggregates are
+            ranks among all of them.
+        costs: what the caps are about, by name, `float64[T]`, of the same architectures.
+        num_refused: how many architectures were asked for and refused by a cap.
+        scorer: that of the search, for more.
+    """
+
+    scores: Scores
+    costs: dict[str, NDArray[np.float64]]
+    num_refused: int
+    scorer: Scorer
+
+    def __repr__(self) -> str:
+        name = next(iter(self.scores.scores))
+        return (
+            f"Found({self.space.to_string(self.best)}, the best by {name} of "
+            f"{len(self.scores.archs)} {self.space.name} architectures)"
+        )
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that was searched."""
+        return self.scores.space
+
+    @property
+    def best(self) -> np.ndarray:
+        """The best architecture, `int32[D]`; of equals, the first that was scored."""
+        return self.top(1)[0]
+
+    def top(self, k: int) -> np.ndarray:
+        """Return the best `k` architectures that are different functions, `int32[<=k, D]`."""
+        found: dict[bytes, np.ndarray] = {}
+        for arch in self.scores.top(len(self.scores.archs)):
+            found.setdefault(self.space.representative(arch).tobytes(), arch)
+            if len(found) == k:
+                break
+        return np.array(list(found.values()))
+
+    def pareto(self, name: str = "params") -> pd.DataFrame:
+        """Return what nothing beats in both its score and a cost, by rising cost; see `to_frame`.
+
+        Args:
+            name: of the cost: `params`, `flops`, `latency_ms`, or one of the caps.
+        """
+        costs = self.costs.get(name)
+        if costs is None:
+            costs = self.scorer.of([_cost(name)])(self.scores.archs).mean(name)
+        first = self.scores.mean(next(iter(self.scores.scores)))
+        frame = self.to_frame().assign(**{name: costs})
+        scored = np.flatnonzero(np.isfinite(first))
+        return frame.iloc[scored[search.pareto_front(costs[scored], first[scored])]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row for each architecture, in the order of the search; see `Scores.to_frame`.
+
+        Costs follow under their names, and `best so far` is the first score.
+        """
+        first = self.scores.mean(next(iter(self.scores.scores)))
+        frame = self.scores.to_frame()
+        return frame.assign(**self.costs, **{"best so far": np.maximum.accumulate(first)})
+
+    def report(self, folder: str | Path, k: int = 20) -> Path:
+        """Write the best `k` and the course of the search into `report.html`; return its path."""
+        return save(self.as_report(k), folder)
+
+    def as_report(self, k: int = 20) -> Report:
+        """Return the report: what was found, the best `k`, and the course of the search."""
+        frame, first = self.to_frame(), next(iter(self.scores.scores))
+        best = pd.concat([frame[frame["arch"] == self.space.to_string(a)] for a in self.top(k)])
+        course = pd.Series(frame["best so far"].to_numpy(), np.arange(1, len(frame) + 1))
+        course = course[np.isfinite(course)]
+        refused = f" Caps refused {self.num_refused} more." if self.num_refused else ""
+        parts: list[Text | Table | Plot] = [
+            Text(
+                "The best",
+                f"{self.space.to_string(self.best)}\n\nBest by {first} of {len(frame)} "
+                f"architectures; no network was trained.{refused} Scores of this kind have cost "
+                f"{self.scores.cpu_seconds:.0f} CPU seconds, compilation included.",
+            ),
+            Plot(
+                "The course of the search",
+                figures.curves({first: course}, x="architectures scored", y=f"best {first}"),
+                f"The best {first} after each architecture that was scored.",
+            ),
+            Table(f"The best {len(best)}, each another function", best.drop(columns="best so far")),
+        ]
+        batch = f"{len(self.scores.seeds)} draw(s) of weights and examples"
+        return Report(f"A search of {self.space.name}", f"By {first}, {batch}.", parts)
+
+
+def find(
+    scorer: Scorer,
+    strategy: str | SearchStrategy = "regularized_evolution",
+    *,
+    evaluations: int | None = None,
+    seed: int = 0,
+    caps: Mapping[str | Proxy, float] | None = None,
+    at_once: int = 8,
+) -> Found:
+    """Return what a search by the first score of a scorer finds; no network is trained.
+
+    The strategy is told scores as they stand: an aggregate such as `panel` ranks all that have been
+    scored so far, so that older scores change, and the strategy learns all of them anew. An
+    architecture that it asks for again costs nothing, and one that exceeds a cap is told as the
+    worst. Same seed, same result; with a store, a search that was killed goes on where it stood.
+
+    Args:
+        scorer: scores the space; its first score is made as large as possible.
+        strategy: a name of `search.BY_NAME`, `exhaustive` for the whole space, or a strategy.
+        evaluations: how many different architectures to score; 100 if None, but all of the space of
+            an exhaustive search.
+        seed: of the search.
+        caps: the largest allowed value of a score, by its name: `params`, `flops`, any other, or
+            `latency_ms` (see `proxies.cost.latency_ms`).
+        at_once: for how many architectures the strategy is asked before it is told; 1 for
+            `local_search`, which takes one step at a time.
+
+    Raises:
+        ValueError: an unknown strategy or score, a number that is not positive, a space that is too
+            large for an exhaustive search, or no architecture within the caps.
+
+    Example:
+        >>> import jaxnas
+        >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
+        >>> data = jaxnas.datasets.load("cifar10-sample")
+        >>> scorer = jaxnas.Scorer(space, data, by="naswot", batch_size=8)
+        >>> found = jaxnas.find(scorer, "random", evaluations=5, caps={"params": 20_000})
+        >>> bool((found.costs["params"] <= 20_000).all())
+        True
+    """
+    if at_once < 1 or (evaluations is not None and evaluations < 1):
+        raise ValueError(
+            f"evaluations and at_once must be positive: got {evaluations} and {at_once}."
+        )
+    limits = {_cost(name): float(limit) for name, limit in (caps or {}).items()}
+    measure = scorer.of(list(limits)) if limits else None
+
+    def costs_of(archs: np.ndarray) -> dict[str, NDArray[np.float64]]:
+        measured = measure(archs) if measure else None
+        return {proxy.name: measured.mean(proxy.name) for proxy in limits} if measured else {}
+
+    def is_within(archs: np.ndarray) -> NDArray[np.bool_]:
+        within = np.ones(len(archs), bool)
+        for name, costs in costs_of(archs).items():
+            within &= costs <= {proxy.name: limit for proxy, limit in limits.items()}[name]
+        return within
+
+    # The whole space at once.
+    if strategy == EXHAUSTIVE:
+        everything = _everything(scorer.space, evaluations)
+        archs = everything[is_within(everything)]
+        if not len(archs):
+            raise ValueError(_nothing_within(limits, len(everything)))
+        return Found(scorer(archs), costs_of(archs), len(everything) - len(archs), scorer)
+
+    chosen = _strategy(strategy, scorer.space)
+    at_once = 1 if strategy == "local_search" else at_once
+    init_key, ask_key = jax.random.split(jax.random.key(seed))
+    ask = jax.jit(jax.vmap(chosen.ask, (0, None)))
+    met: dict[bytes, int | None] = {}  # the position among the scored; None if it was refused
+    asked: list[np.ndarray] = []
+    archs = np.empty((0, len(scorer.space.num_choices)), np.int32)
+    scores: Scores | None = None
+    fruitless = 0
+    wanted = 100 if evaluations is None else evaluations
+    while len(archs) < wanted and fruitless < _MOST_FRUITLESS:
+        # The strategy learns what is known, as it now stands, and asks for several.
+        known = np.array([]) if scores is None else scores.mean(next(iter(scores.scores)))
+        told = [-np.inf if at is None else known[at] for at in (met[a.tobytes()] for a in asked)]
+        state = _told(chosen, init_key, asked, told, archs.shape[1])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(ask_key, len(asked) + jnp.arange(at_once))
+        proposed = np.asarray(ask(keys, state), np.int32)[: wanted - len(archs)]
+        different = {arch.tobytes(): arch for arch in proposed}
+        asked += different.values()
+
+        # What is new and within the caps is scored.
+        new = np.array([arch for code, arch in different.items() if code not in met])
+        fruitless = 0 if len(new) else fruitless + 1
+        if not len(new):
+            continue
+        legal = new[is_within(new)]
+        met |= dict.fromkeys(arch.tobytes() for arch in new)
+        met |= {arch.tobytes(): len(archs) + at for at, arch in enumerate(legal)}
+        if len(legal):
+            archs = np.concatenate([archs, legal])
+            scores = scorer(archs)
+    if scores is None:
+        raise ValueError(_nothing_within(limits, len(met)))
+    refused = sum(position is None for position in met.values())
+    return Found(scores, costs_of(archs), refused, scorer)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tell_all(
+    strategy: SearchStrategy, key: Array, archs: Array, scores: Array, count: Array
+) -> Any:
+    """Return the state of a strategy that was told the first `count` of the scores."""
+
+    def tell(state: Any, told: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        position, arch, score = told
+        after = strategy.tell(state, arch, score)
+        is_told = position < count
+        return jax.tree.map(lambda old, new: jnp.where(is_told, new, old), state, after), None
+
+    told = jnp.arange(len(archs)), archs, scores
+    return jax.lax.scan(tell, strategy.init(key), told)[0]
+
+
+def _told(
+    strategy: SearchStrategy,
+    key: Array,
+    asked: list[np.ndarray],
+    scores: list[float],
+    num_decisions: int,
+) -> Any:
+    """Return the state of a strategy that was told these scores, in this order."""
+    size = 2 ** max(6, math.ceil(math.log2(len(asked) + 1)))  # few sizes, few programs
+    archs, values = np.zeros((size, num_decisions), np.int32), np.zeros(size, np.float32)
+    archs[: len(asked)] = asked or archs[:0]
+    values[: len(asked)] = scores
+    return _tell_all(strategy, key, archs, values, len(asked))
+
+
+def _strategy(strategy: str | SearchStrategy, space: SearchSpace) -> SearchStrategy:
+    if isinstance(strategy, SearchStrategy):
+        return strategy
+    if strategy not in search.BY_NAME:
+        raise ValueError(
+            f"Unknown strategy {strategy!r}: use {', '.join(STRATEGIES)} or a SearchStrategy."
+        )
+    return search.BY_NAME[strategy](space.num_choices)
+
+
+def _everything(space: SearchSpace, evaluations: int | None) -> np.ndarray:
+    size = math.prod(space.num_choices)
+    if evaluations is not None or size > _MOST_ENUMERATED:
+        raise ValueError(
+            f"An exhaustive search scores the whole space, at most {_MOST_ENUMERATED}: got "
+            f"evaluations={evaluations} and {size} architectures; use another strategy."
+        )
+    return encoding.enumerate_archs(space.num_choices)
+
+
+def _cost(name: str | Proxy) -> Proxy:
+    return _LATENCY if name == _LATENCY.name else resolve(name)[0]
+
+
+def _nothing_within(limits: Mapping[Proxy, float], count: int) -> str:
+    caps = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
+    return f"An architecture must be within the caps {caps}: got none among {count}; raise them."

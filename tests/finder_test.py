@@ -1,0 +1,160 @@
+"""Searches without training: what is scored, what caps refuse, ranks that grow, and resuming."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import Proxy, Scorer, SearchSpace, find, proxies, search
+from jaxnas.finder import STRATEGIES
+
+NUM_CHOICES = (4, 4, 4)
+
+
+def _network(arch, params, inputs):
+    return inputs @ params["w"] * (1 + arch.sum())
+
+
+SPACE = SearchSpace(
+    name="sums",
+    num_choices=NUM_CHOICES,
+    init=lambda key, inputs: {"w": jax.random.normal(key, (inputs.shape[1], 3))},
+    bind=lambda arch, params: (functools.partial(_network, arch), params),
+    to_string=lambda arch: "-".join(map(str, np.asarray(arch))),
+    from_string=lambda text: np.array(text.split("-"), np.int32),
+    is_connected=lambda arch: arch[0] != 3,
+    representative=np.sort,
+    num_params=lambda arch: 100 * int(np.sum(arch)),
+    options={},
+)
+# Of the architecture alone: the best is 2-3-3, and 3-x-x are disconnected.
+SUM = Proxy("sum", lambda network, *_: jnp.asarray(network.args[0].sum(), float), jnp.asarray)
+LAST = Proxy("last", lambda network, *_: jnp.asarray(network.args[0][2], float), jnp.asarray)
+
+
+@pytest.fixture
+def scorer(draw_batch):
+    def make(by=SUM, **options):
+        options = {"deduplicate": False, "plan": "eager", "progress": False} | options
+        return Scorer(SPACE, draw_batch(0, (4, 5), 3), by, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_finds_the_best_of_a_small_space(scorer, strategy):
+    found = find(scorer(), strategy, evaluations=None if strategy == "exhaustive" else 64)
+    scored = len(found.scores.archs)  # a strategy that asks for nothing new is given up
+    assert scored == len({arch.tobytes() for arch in found.scores.archs}) >= 50
+    assert found.space.to_string(found.best) == "2-3-3"
+    assert found.scores.mean("sum").max() == 8
+    assert found.num_refused == 0
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random", "regularized_evolution"])
+def test_caps_are_kept(scorer, strategy):
+    found = find(scorer(), strategy, caps={"params": 500, LAST: 2})
+    assert (found.costs["params"] <= 500).all()
+    assert (found.costs["last"] <= 2).all()
+    legal = [a for a in np.ndindex(NUM_CHOICES) if sum(a) <= 5 and a[2] <= 2 and a[0] < 3]
+    assert found.scores.mean("sum").max() == max(map(sum, legal)) == 5
+    assert found.num_refused > 0
+    # What has no score of a cap, such as a disconnected one, exceeds none.
+    assert {"params", "last"} <= set(found.to_frame().columns)
+
+
+def test_nothing_within_the_caps(scorer):
+    for strategy in ("exhaustive", "random"):
+        with pytest.raises(ValueError, match="within the caps params <= -1: got none among 64"):
+            find(scorer(), strategy, caps={"params": -1})
+
+
+def test_an_aggregate_ranks_all_that_was_scored(scorer, monkeypatch):
+    recipe = proxies.aggregate.RECIPES["pair"]._replace(parts=("sum", "last"))
+    monkeypatch.setitem(proxies.BY_NAME, "sum", SUM)
+    monkeypatch.setitem(proxies.BY_NAME, "last", LAST)
+    monkeypatch.setitem(proxies.aggregate.RECIPES, "pair", recipe)
+    found = find(scorer("pair"), "regularized_evolution", evaluations=40, seed=1)
+    at_once = scorer("pair")(found.scores.archs)
+    np.testing.assert_array_equal(found.scores.mean("pair"), at_once.mean("pair"))
+    assert found.scores.measured.keys() == {"sum", "last"}
+
+
+def test_same_seed_same_search(scorer):
+    first, second, other = (find(scorer(), evaluations=30, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.scores.archs, second.scores.archs)
+    assert (first.scores.archs != other.scores.archs).any()
+    longer = find(scorer(), evaluations=40, seed=0)
+    np.testing.assert_array_equal(longer.scores.archs[:24], first.scores.archs[:24])
+
+
+def test_what_was_scored_is_not_scored_again(scorer, tmp_path):
+    calls = []
+    counting = Proxy("sum", lambda *own: calls.append(1) or SUM.measure(*own), jnp.asarray)
+    with scorer(counting, store=tmp_path / "scores.sqlite") as first:
+        found = find(first, evaluations=20)
+    done = len(calls)
+    assert done <= 20  # the disconnected are not run
+    with scorer(counting, store=tmp_path / "scores.sqlite") as second:
+        again = find(second, evaluations=20)
+    assert len(calls) == done
+    np.testing.assert_array_equal(again.scores.archs, found.scores.archs)
+
+
+def test_the_best_are_different_functions(scorer):
+    found = find(scorer(), "exhaustive")
+    names = [SPACE.to_string(arch) for arch in found.top(4)]
+    assert names == ["2-3-3", "1-3-3", "2-2-3", "0-3-3"]  # 2-3-2 is the function of 2-2-3
+
+
+def test_the_pareto_front(scorer):
+    front = find(scorer(), "exhaustive").pareto("params")
+    assert front["sum"].tolist() == list(range(9))
+    assert front["params"].is_monotonic_increasing
+
+
+def test_latency_is_measured_and_kept(scorer, tmp_path):
+    with scorer(store=tmp_path / "scores.sqlite") as own:
+        found = find(own, "random", evaluations=3, caps={"latency_ms": 1e4})
+    assert (found.costs["latency_ms"] > 0).all()
+    with scorer(store=tmp_path / "scores.sqlite") as own:
+        again = find(own, "random", evaluations=3, caps={"latency_ms": 1e4})
+    np.testing.assert_array_equal(found.costs["latency_ms"], again.costs["latency_ms"])
+
+
+def test_the_report(scorer, tmp_path):
+    found = find(scorer([SUM, LAST]), evaluations=12)
+    page = found.report(tmp_path).read_text(encoding="utf-8")
+    assert SPACE.to_string(found.best) in page
+    assert "Best by sum of 12 architectures" in page
+    name = SPACE.to_string(found.best)
+    assert repr(found) == f"Found({name}, the best by sum of 12 sums architectures)"
+    table = found.to_frame()
+    assert table["best so far"].is_monotonic_increasing
+    assert len(table) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "got"),
+    [
+        ({"strategy": "annealing"}, "Unknown strategy 'annealing': use exhaustive, random"),
+        ({"evaluations": 0}, "must be positive: got 0 and 8"),
+        ({"at_once": 0}, "must be positive: got None and 0"),
+        ({"strategy": "exhaustive", "evaluations": 5}, "got evaluations=5 and 64 architectures"),
+        ({"caps": {"parms": 5}}, "Unknown proxy 'parms'"),
+        ({"caps": {"panel": 5}}, "panel ranks the networks of a pool"),
+    ],
+)
+def test_bad_input(scorer, options, got):
+    with pytest.raises(ValueError, match=got):
+        find(scorer(), **options)
+
+
+def test_a_strategy_of_ones_own(scorer):
+    first = search.random_sampling(NUM_CHOICES)
+    found = find(scorer(), first, evaluations=9)
+    np.testing.assert_array_equal(
+        found.scores.archs, find(scorer(), "random", evaluations=9).scores.archs
+    )

@@ -1,75 +1,271 @@
-r"""The demo: rank full-size NAS-Bench-201 networks without training any, in less than a minute.
+r"""Rank and search networks without training any: `jaxnas rank`, `jaxnas search`, `jaxnas report`.
 
-    python -m jaxnas
+    jaxnas                                        ranks 24 random NAS-Bench-201 cells
+    jaxnas rank --archs=cells.txt --by=panel      ranks the cells of a file, one a line
+    jaxnas search --by=panel                      scores the whole space and reports the best
+    jaxnas search --space=darts --strategy=regularized_evolution --evaluations=200 \
+        --caps=params=1e6 --data=npz:images.npz
+    jaxnas report --output_dir=results/search     shows what a folder holds
 
-Scores 24 random cells on real CIFAR-10 images that come with the package and shows the ranking
-beside the accuracies that the networks reach when they are trained. Writes nothing.
+Networks are scored on real CIFAR-10 images that come with the package, or on yours (--data). Scores
+are stored as they come: the same command goes on where it was interrupted.
 """
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 from absl import flags
 
-from jaxnas import correlation, datasets, spaces
-from jaxnas.benchmarks import nasbench201
-from jaxnas.launch import launch
-from jaxnas.runs import Report, Table, Text, to_text
-from jaxnas.scorer import Scorer
+from jaxnas import benchmarks, correlation, datasets, finder, spaces
+from jaxnas.launch import launch, say
+from jaxnas.proxies import BY_NAME, aggregate
+from jaxnas.runs import Report, ScoreStore, Table, Text, save, to_text
+from jaxnas.scorer import Scorer, run_context
 from jaxnas.search import sample_distinct
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.types import SearchSpace
 
-_NAMES = ("mgm", "grad_norm", "params")
+_SPACE = flags.DEFINE_enum("space", "nasbench201", tuple(spaces.BY_NAME), "Search space.")
+_OPTIONS = flags.DEFINE_list(
+    "options", [], "Options of the search space, such as channels=16,cells=5,norm=instance."
+)
+_BY = flags.DEFINE_list(
+    "by",
+    ["panel"],
+    f"Scores; the first one ranks. Of {', '.join([*aggregate.RECIPES, *BY_NAME])}.",
+)
+_DATA = flags.DEFINE_string(
+    "data", "cifar10-sample", f"Images to score on: {', '.join(datasets.FORMS)}."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images for each score.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 16, "Side in pixels to which images are resized; 0 keeps that of the data.", 0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 1, "Draws of weights and images for each score.", lower_bound=1
+)
+_PLAN = flags.DEFINE_enum(
+    "plan", "auto", ("auto", "eager", "compiled"), "How networks run; auto suits the device."
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder of scores and report. [of search: results/search_SPACE]"
+)
+_ARCHS = flags.DEFINE_string(
+    "archs", None, "rank: text file of architectures in the notation of the space, one a line."
+)
+_NUM_ARCHS = flags.DEFINE_integer(
+    "num_archs", 24, "rank: number of random architectures, without --archs.", lower_bound=3
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    None,
+    finder.STRATEGIES,
+    "search: strategy. [exhaustive for a space of at most 20,000, else regularized_evolution]",
+)
+_EVALUATIONS = flags.DEFINE_integer(
+    "evaluations", None, "search: number of architectures to score. [100]", lower_bound=1
+)
+_CAPS = flags.DEFINE_list(
+    "caps", [], "search: largest allowed costs, such as params=1e6,flops=2e7,latency_ms=5."
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/jaxnas/xla",
+    "Folder where compiled programs are kept between runs; empty for none.",
+)
+_SMALL = 20_000
+_FIRST = (1, 3, 10)
 
 
-def demo(num_archs: int, batch_size: int, seed: int) -> Report:
-    """Return the report of the demo.
-
-    Raises:
-        ValueError: a number that is out of range.
-    """
-    space = spaces.nasbench201(norm="instance")
-    batch = datasets.batch(datasets.bundled_cifar10(), batch_size, seed=seed)
-    archs = np.asarray(sample_distinct(jax.random.key(seed), space.num_choices, num_archs))
-    scored = Scorer(space, batch, _NAMES, seeds=[seed])(archs)
-    scores = {name: scored.mean(name) for name in _NAMES}
-    accuracy = nasbench201().accuracy(archs, "cifar10")
-    order = np.argsort(-scores["mgm"], kind="stable")
-    ranking = pd.DataFrame(
-        {
-            "rank": np.arange(1, num_archs + 1),
-            **{name: scores[name][order] for name in _NAMES},
-            "CIFAR-10 test %": accuracy[order],
-            "cell": [cell.to_string(arch) for arch in archs[order]],
-        }
-    )
-    agreement = ", ".join(
-        f"{name} {correlation.spearman(scores[name], accuracy):.2f}" for name in _NAMES
-    )
-    return Report(
-        "jaxnas: networks ranked without training",
-        f"{num_archs} random NAS-Bench-201 cells at full size (C=16, N=5), scored on "
-        f"{batch_size} CIFAR-10 images, instance normalisation, seed {seed}.",
-        [
-            Table("Ranked by MGM, larger is better", ranking),
+def rank() -> None:
+    """Rank architectures of a file, or random ones."""
+    space = _space()
+    if _ARCHS.value is None:
+        key = jax.random.key(_SEED.value)
+        archs = np.asarray(sample_distinct(key, space.num_choices, _NUM_ARCHS.value))
+    else:
+        lines = Path(_ARCHS.value).read_text(encoding="utf-8").split("\n")
+        archs = np.array([space.from_string(line.strip()) for line in lines if line.strip()])
+    scores = _scorer(space, _OUTPUT_DIR.value)(archs)
+    accuracy = benchmarks.accuracy_of(space.name, archs)
+    frame, order = scores.to_frame(), scores.order()
+    parts: list[Table | Text] = []
+    if accuracy is not None and len(archs) > 2:
+        frame.insert(1, "accuracy %", accuracy)
+        agreement = ", ".join(
+            f"{name} {correlation.spearman(values, accuracy):.2f}"
+            for name, values in frame.drop(columns=["arch", "accuracy %", "missing"]).items()
+        )
+        parts = [
             Text(
                 "How well the order agrees with training",
-                f"Spearman's correlation with the accuracy after 200 epochs: {agreement}. With "
-                f"{num_archs} networks that is uncertain by about 0.2 and more; "
-                "`python -m experiments.correlations` in a clone of the repository measures it on "
-                "more, with intervals.",
-            ),
-        ],
+                f"Spearman's correlation with the accuracy that the benchmark reached: "
+                f"{agreement}. With {len(archs)} networks that is uncertain by about "
+                f"{1.96 / np.sqrt(len(archs)):.1f}.",
+            )
+        ]
+    ranked = finder.ranking(frame.iloc[order])
+    table = Table(f"Ranked by {_BY.value[0]}, larger is better", ranked)
+    best = Text("The best", space.to_string(scores.top(1)[0]))
+    title = "jaxnas: networks ranked without training"
+    report = Report(title, _subtitle(space), [best, table, *parts])
+    _finish(report, _OUTPUT_DIR.value)
+
+
+def search() -> None:
+    """Search a space, and report the best."""
+    space = _space()
+    size = np.prod([float(count) for count in space.num_choices])
+    strategy = _STRATEGY.value or (
+        "exhaustive" if size <= _SMALL and not _EVALUATIONS.value else "regularized_evolution"
     )
+    folder = _OUTPUT_DIR.value or f"results/search_{space.name}"
+    found = finder.find(
+        _scorer(space, folder),
+        strategy,
+        evaluations=_EVALUATIONS.value,
+        seed=_SEED.value,
+        caps={name: float(value) for name, value in _pairs("caps", _CAPS.value).items()},
+    )
+    report = found.as_report()
+    accuracy = benchmarks.accuracy_of(space.name, found.scores.archs)
+    if accuracy is not None:
+        table = _against(found, accuracy)
+        report = report._replace(parts=[report.parts[0], table, *report.parts[1:]])
+    _finish(report._replace(subtitle=f"{_subtitle(space)} Strategy: {strategy}."), folder)
+
+
+def report() -> None:
+    """Show what the store of a folder holds."""
+    if _OUTPUT_DIR.value is None:
+        raise ValueError("A report needs the folder of a run: got none; name it in --output_dir.")
+    path = Path(_OUTPUT_DIR.value) / "scores.sqlite"
+    if not path.is_file():
+        raise ValueError(f"A folder of a run holds scores.sqlite: got none in {path.parent}.")
+    parts: list[Table] = []
+    with ScoreStore(path) as store:
+        for run, context in store.contexts().items():
+            means = store.frame(run).pivot_table("score", "arch", "proxy", sort=False)
+            best = means.sort_values(means.columns[0], ascending=False, kind="stable").head(20)
+            seconds = store.cpu_seconds(run)
+            note = f"{len(means)} architectures, {seconds:.0f} CPU seconds. Setting: {context}."
+            title = f"{context.get('space', 'scores')}: the best by {means.columns[0]}"
+            parts.append(Table(title, best.reset_index(), note))
+    say(to_text(Report(f"Scores in {path}", "Means over seeds.", parts)))
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"rank": rank, "search": search, "report": report}
+
+
+def _space() -> SearchSpace:
+    """Return the space, for the classes and colors of the data, with the options of the flag."""
+    factory: Callable[..., SearchSpace] = spaces.BY_NAME[_SPACE.value]
+    data = datasets.load(_DATA.value)
+    options: dict[str, Any] = {
+        "classes": data.num_classes,
+        "colors": data.x_train.shape[-1],
+        **_pairs("options", _OPTIONS.value),
+    }
+    known = inspect.signature(factory).parameters
+    unknown = options.keys() - known.keys()
+    if unknown:
+        raise ValueError(
+            f"{_SPACE.value} has the options {', '.join(known)}: got {', '.join(sorted(unknown))}."
+        )
+    return factory(**options)
+
+
+def _pairs(flag: str, given: list[str]) -> dict[str, Any]:
+    """Return `name=value` as names and values, whole numbers as such."""
+    pairs: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--{flag} has the form name=value: got {pair!r}.")
+        pairs[name] = int(value) if value.lstrip("-").isdigit() else value
+    return pairs
+
+
+def _scorer(space: SearchSpace, folder: str | None) -> Scorer:
+    data = datasets.load(_DATA.value)
+
+    def batch(seed: int) -> Any:
+        size = _IMAGE_SIZE.value or None
+        return datasets.batch(data, _BATCH_SIZE.value, seed=seed, image_size=size)
+
+    return Scorer(
+        *(space, batch, _BY.value),
+        seeds=range(_SEED.value, _SEED.value + _NUM_SEEDS.value),
+        store=None if folder is None else Path(folder) / "scores.sqlite",
+        context=run_context(
+            data=datasets.digest(data), batch_size=_BATCH_SIZE.value, image_size=_IMAGE_SIZE.value
+        ),
+        plan=_PLAN.value,
+    )
+
+
+def _subtitle(space: SearchSpace) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in space.options.items())
+    pixels = f"{_IMAGE_SIZE.value} pixels" if _IMAGE_SIZE.value else "their size"
+    return (
+        f"{space.name} ({options}); {_DATA.value}, {_BATCH_SIZE.value} images of {pixels}, "
+        f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
+    )
+
+
+def _against(found: finder.Found, accuracy: np.ndarray) -> Table:
+    """Return the best accuracy among the first k of the score, of #params, and of chance."""
+    scores = found.scores
+    params = np.array([found.space.num_params(arch) for arch in scores.archs], float)
+    rng = np.random.default_rng(_SEED.value)
+    draws = [rng.permutation(len(accuracy)) for _ in range(1000)]
+    ranked = {name: np.argsort(-scores.mean(name), kind="stable") for name in scores.scores}
+    orders = ranked | {"#params": np.argsort(-params, kind="stable")}
+    first = [k for k in _FIRST if k <= len(accuracy)]
+    rows = [
+        {"by": name, **{f"best of {k} %": accuracy[order[:k]].max() for k in first}}
+        for name, order in orders.items()
+    ]
+    chance = {f"best of {k} %": np.mean([accuracy[d[:k]].max() for d in draws]) for k in first}
+    rows += [{"by": "random, mean of 1,000 draws", **chance}]
+    rows += [{"by": "the best there is", **{f"best of {k} %": accuracy.max() for k in first}}]
+    return Table(
+        "What training says",
+        pd.DataFrame(rows),
+        "Accuracy that the benchmark reached: the best among the first k by each order.",
+    )
+
+
+def _finish(report: Report, folder: str | None) -> None:
+    page = "" if folder is None else f"\nReport: {save(report, folder)}"
+    say(f"{to_text(report)}{page}")
 
 
 def main() -> None:
-    """Run the demo from the command line."""
-    num_archs = flags.DEFINE_integer("num_archs", 24, "Cells to rank.", lower_bound=3)
-    batch_size = flags.DEFINE_integer("batch_size", 16, "Images to score on.", lower_bound=1)
-    seed = flags.DEFINE_integer("seed", 0, "Of cells, weights and images.", lower_bound=0)
+    """Run a command of the command line."""
+    named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
+    name = sys.argv.pop(1) if named else "rank"
+    if name not in COMMANDS:
+        raise SystemExit(f"error: Unknown command {name!r}: use {', '.join(COMMANDS)}.")
+    # A console script is another module; its --help is that of this one.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
-    launch(lambda: print(to_text(demo(num_archs.value, batch_size.value, seed.value))))
+    def run() -> None:
+        if _COMPILATION_CACHE.value:
+            cache = Path(_COMPILATION_CACHE.value).expanduser()
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        COMMANDS[name]()
+
+    launch(run)
 
 
 if __name__ == "__main__":

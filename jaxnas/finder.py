@@ -113,10 +113,22 @@ class Found(NamedTuple):
                 figures.curves({first: course}, x="architectures scored", y=f"best {first}"),
                 f"The best {first} after each architecture that was scored.",
             ),
-            Table(f"The best {len(best)}, each another function", best.drop(columns="best so far")),
+            Table(
+                f"The best {len(best)}, each another function",
+                ranking(best.drop(columns="best so far")),
+            ),
         ]
         batch = f"{len(self.scores.seeds)} draw(s) of weights and examples"
         return Report(f"A search of {self.space.name}", f"By {first}, {batch}.", parts)
+
+
+def ranking(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of architectures, best first, for reading: numbered, long names last."""
+    shown = frame.drop(columns="arch").assign(arch=frame["arch"])
+    if not frame["missing"].any():
+        shown = shown.drop(columns="missing")
+    shown.insert(0, "rank", np.arange(1, len(frame) + 1))
+    return shown
 
 
 def find(

@@ -1,17 +1,89 @@
+"""The command line: rank, search and report, as a user types them."""
+
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from jaxnas.__main__ import demo
-from jaxnas.runs import to_text
+from jaxnas.spaces import nasbench201
+
+SMALL = ("--options=channels=2,cells=1", "--batch_size=4", "--image_size=8", "--seed=1")
 
 
-def test_demo_ranks_by_mgm():
-    report = demo(num_archs=4, batch_size=2, seed=1)
-    ranking = report.parts[0].frame
-    assert np.all(np.diff(ranking["mgm"]) <= 0)
-    assert "CIFAR-10 test %" in to_text(report)
+@pytest.fixture(scope="module")
+def jaxnas(tmp_path_factory):
+    """`jaxnas(*arguments)`: run a command; all share what is compiled."""
+    cache = tmp_path_factory.mktemp("xla")
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "jaxnas", *arguments, f"--compilation_cache={cache}"],
+            cwd=cache,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
-def test_wrong_number():
-    with pytest.raises(ValueError, match="100000"):
-        demo(num_archs=4, batch_size=100000, seed=0)
+def test_without_a_command_random_cells_are_ranked(jaxnas):
+    run = jaxnas("--num_archs=3", "--by=naswot,params", *SMALL)
+    assert run.returncode == 0, run.stderr
+    assert "Ranked by naswot, larger is better" in run.stdout
+    assert run.stdout.count("|+|") == 3
+    assert "accuracy that the benchmark reached: #params" in " ".join(run.stdout.split())
+
+
+def test_cells_of_a_file_are_ranked(jaxnas, tmp_path):
+    cells = [(3, 3, 3, 3, 3, 3), (1, 0, 0, 0, 0, 0)]
+    strings = [nasbench201().to_string(np.array(cell)) for cell in cells]
+    (tmp_path / "cells.txt").write_text("\n".join([*strings, "", ""]), encoding="utf-8")
+    run = jaxnas("rank", f"--archs={tmp_path / 'cells.txt'}", "--by=params", *SMALL)
+    assert run.returncode == 0, run.stderr
+    assert f"The best\n--------\n\n{strings[0]}\n" in run.stdout
+    assert run.stdout.index(strings[0][:20]) < run.stdout.index(strings[1][:20])
+
+
+def test_a_search_is_resumed_and_reported(jaxnas, tmp_path):
+    command = (
+        *("search", "--strategy=random", "--evaluations=5", "--by=params", "--caps=params=5000"),
+        *(f"--output_dir={tmp_path}", *SMALL),
+    )
+    first, second = jaxnas(*command), jaxnas(*command)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "What training says" in first.stdout
+    assert "random, mean of 1,000 draws" in first.stdout
+    assert (tmp_path / "report.html").is_file()
+    best = [run.stdout.split("The best\n--------\n\n")[1].split("\n")[0] for run in (first, second)]
+    assert best[0] == best[1]
+    shown = jaxnas("report", f"--output_dir={tmp_path}")
+    assert shown.returncode == 0, shown.stderr
+    assert "nasbench201: the best by params" in shown.stdout
+    assert best[0] in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("find",), "Unknown command 'find': use rank, search, report."),
+        (("search", "--caps=params"), "--caps has the form name=value: got 'params'."),
+        (("rank", "--options=depth=3"), "nasbench201 has the options channels, cells, classes"),
+        (("rank", "--by=naswott"), "Unknown proxy 'naswott'"),
+        (("report",), "A report needs the folder of a run: got none; name it in --output_dir."),
+        (("report", "--output_dir=nowhere"), "holds scores.sqlite: got none in nowhere."),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(jaxnas, arguments, sentence):
+    run = jaxnas(*arguments)
+    assert run.returncode == 1
+    assert sentence in run.stderr
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+
+
+def test_the_help_names_the_flags(jaxnas):
+    run = jaxnas("--help")
+    assert run.stdout.startswith("Rank and search networks without training any")
+    assert "--strategy: <exhaustive|random|regularized_evolution|local_search>" in run.stdout

@@ -1,5 +1,7 @@
 """Search spaces: what can be chosen, and one network that is any of the choices."""
 
+from collections.abc import Callable, Mapping
+
 from jaxnas.spaces.darts import darts
 from jaxnas.spaces.encoder import encoder
 from jaxnas.spaces.mobilenetv2 import mobilenetv2
@@ -8,8 +10,9 @@ from jaxnas.spaces.nasbench201 import nasbench201
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 from jaxnas.spaces.shufflenetv2 import shufflenetv2
 from jaxnas.spaces.transnas import transnas
+from jaxnas.types import SearchSpace
 
-BY_NAME = {
+BY_NAME: Mapping[str, Callable[..., SearchSpace]] = {
     "nasbench101": nasbench101,
     "nasbench201": nasbench201,
     "nasbench_macro": nasbench_macro,

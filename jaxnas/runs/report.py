@@ -1,6 +1,7 @@
 """A report, described once: one self-contained HTML page, and plain text for the terminal."""
 
 import base64
+import functools
 import io
 import itertools
 import os
@@ -184,7 +185,8 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _wrapped(text: str, width: int) -> str:
-    return "\n\n".join(textwrap.fill(paragraph, width) for paragraph in _paragraphs(text))
+    fill = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(fill(paragraph, width) for paragraph in _paragraphs(text))
 
 
 def _page(report: Report, images: Sequence[bytes]) -> str:

@@ -54,7 +54,7 @@ NAMED = {"DAG#1 sequential": "2_02_002", "DAG#2 parallel": "1_01_222", "DAG#3 mi
 REGIMES = ("fixed", "tuned")
 
 _CORRELATIONS_NOTE = (
-    "low and high: 95 % bootstrap interval over wirings; | paths: given the number of paths."
+    "low and high: 95 % bootstrap interval over kernels; | paths: given the number of paths."
 )
 _NAMED_NOTE = (
     "Speed is -log(last / first loss), mean over seeds; promised: by the factor of theorem 3.1 of "
@@ -180,10 +180,16 @@ def _measure(
 
 
 def _correlations(predictors: dict[str, np.ndarray], speeds: np.ndarray) -> pd.DataFrame:
+    """Return how well predictors order the speeds; wirings of one kernel are drawn together."""
     mean = speeds.mean(0)
+    spectra = [predictors[name] for name in ("trace of the NTK", "1 / condition of the NTK")]
+    each = zip(*spectra, strict=True)
+    kernels = np.array([f"{trace:.4e}, {condition:.3e}" for trace, condition in each])
     rows = []
     for name, values in predictors.items():
-        low, high = correlation.bootstrap_interval(correlation.spearman, values, mean)
+        low, high = correlation.bootstrap_interval(
+            correlation.spearman, values, mean, groups=kernels
+        )
         given = correlation.partial_spearman(values, mean, predictors["paths"])
         rho = correlation.spearman(values, mean)
         rows.append({"score": name, "spearman": rho, "low": low, "high": high, "| paths": given})

@@ -203,8 +203,13 @@ class BoundNetwork:
     ) -> list[Stage]:
         """Return the stages of the network; see `types.Staged`."""
         mode = self.module.norm if normalized else "none"
+        whole = self.graph(_shape(inputs), mode, unrolled=True)
         watched = ("preactivation", "variance") if normalized else ()
-        return self._stages(params, inputs, Context(mode, statistics, watched))
+        context = Context(mode, statistics, watched)
+        return [
+            functools.partial(_run_stage, steps, context, compiled.subtree(params, steps))
+            for steps in whole.stages()
+        ]
 
     def maps(self, params: Params, inputs: Array) -> list[Shown]:
         """Return the outputs `[B, ...]` of all layers, and behind them that of each stage.
@@ -212,20 +217,17 @@ class BoundNetwork:
         Of several that a stage passes on it is the last. A layer is a convolution, a normalization,
         a ReLU or a pooling. What a traced architecture does not have is not alive.
         """
+        context = Context(self.module.norm, watched=("map",))
         found: list[Shown] = []
         given: tuple[Array, ...] = (inputs,)
-        for stage in self._stages(params, inputs, Context(self.module.norm, watched=("map",))):
-            passed = stage(given)
-            given = passed.outputs
-            found += [*passed.shown, Shown("map", (), given[-1])]
+        for steps in self.graph(_shape(inputs), unrolled=True).stages():
+            own = compiled.subtree(params, steps)
+            if steps.is_traced:
+                given, shown = compiled.run(steps, context, own, None, given)
+            else:
+                given, shown = eager.run(steps, context, own, given)
+            found += [*shown, Shown("map", (), given[-1])]
         return found
-
-    def _stages(self, params: Params, inputs: Array, context: Context) -> list[Stage]:
-        whole = self.graph(_shape(inputs), context.norm, unrolled=True)
-        return [
-            functools.partial(_run_stage, steps, context, compiled.subtree(params, steps))
-            for steps in whole.stages()
-        ]
 
     def num_macs(self, params: Params, inputs: Any) -> ArrayLike:
         """Return the multiply-accumulates for one example, of dead operations too."""

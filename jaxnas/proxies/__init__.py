@@ -198,7 +198,7 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
         )
     needed: dict[str, str | Proxy] = {}
     for name, own in zip(names, asked, strict=True):
-        if own in aggregate.RECIPES:
+        if isinstance(own, str) and own in aggregate.RECIPES:
             needed = {**{part: part for part in aggregate.RECIPES[name].parts}, **needed}
         else:
             needed[name] = own

@@ -61,8 +61,10 @@ def published_hybrid_score(
 
     Source: HNAS, released code, whose search has `tau` in [0, 1], `log10(mu)` in [-4, 0] and a
     scale of 5e3 on NAS-Bench-201; [-4, 1] and 1e2 on DARTS. The scale fits the NTK trace; other
-    metrics are far below it. Differs from the code: negative metrics (signed GraSP) and negative
-    condition numbers (rounding) are excluded, which there make the best scores of all.
+    metrics are far below it.
+
+    Differs from the released code: negative metrics (signed GraSP) and negative condition numbers
+    (rounding) are excluded, which there make the best scores of all.
 
     Args:
         metric: `[A]`, `M`.

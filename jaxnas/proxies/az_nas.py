@@ -6,7 +6,7 @@ Source: Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architect
 Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells, in a space that
 shows them (`types.Staged`), for normal noise in place of the images, as published: they need no
 data, and take one forward pass and the backward pass of each block, all three together. Differs
-from the published code: the weights are those given, not drawn anew by He's rule.
+from the released code: the weights are those given, not drawn anew by He's rule.
 """
 
 import functools
@@ -26,7 +26,7 @@ def expressivity() -> Proxy:
     of `f_l` over examples and pixels, divided by their sum (equation 3). `-inf` where features are
     constant.
 
-    Differs from the released code, which adds 1e-8 inside the logarithm (1e-7 of the score).
+    Differs from the released code: it adds 1e-8 inside the logarithm, 1e-7 of the score.
     """
     return Proxy("expressivity", _measure, lambda measured: measured["entropies"].sum())
 
@@ -47,8 +47,10 @@ def trainability() -> Proxy:
     block halves the image, pixels that go together are channels of `v`.
 
     Differs from the paper: a block that is the identity, `v = u`, has nothing to train and counts
-    as one that passes nothing, `s = 0`. Differs from the released code, where it makes the whole
-    score `-inf`: the order is the same, but there is a score.
+    as one that passes nothing, `s = 0`.
+
+    Differs from the released code: there such a block makes the whole score `-inf`, which has no
+    order among networks that have one.
     """
     return Proxy("trainability", _measure, _mean_distance)
 

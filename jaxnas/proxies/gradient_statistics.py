@@ -36,7 +36,7 @@ def zico(*, parts: int = 2) -> Proxy:
     two mini-batches a weight adds `(|a| + |b|) / |a - b|`, which has heavy tails, and the sum over
     layers partly counts them. Larger is better.
 
-    Differs from the released code, which leaves out deviations of exactly 0 alone: the few weights
+    Differs from the released code: it leaves out deviations of exactly 0 alone, and the few weights
     between weigh much (four of all weights of a network 2.09 of the score). And here mini-batches
     are consecutive equal parts of one batch (a rest is left out), of one forward and one backward
     pass. With coupled examples they also share the statistics of the batch, where those released
@@ -59,8 +59,10 @@ def gradsign() -> Proxy:
 
     Source: Zhang and Jia, "GradSign: Model Performance Inference with Theoretical Insights", ICLR
     2022, arXiv 2110.08616. Larger is better. At most weights times examples: compare batches of one
-    size only. The published code sends examples through one by one, so that its normalisation is
-    the `instance` mode; where it takes the mean over the weights of all candidates, this is the
+    size only.
+
+    Differs from the released code: it sends examples through one by one, so that its normalisation
+    is the `instance` mode; where it takes the mean over the weights of all candidates, this is the
     sum over those that a gradient reaches.
     """
     return Proxy("gradsign", _AGREEMENT, _sum_of_agreements)

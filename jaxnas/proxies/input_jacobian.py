@@ -32,8 +32,9 @@ def epe_nas() -> Proxy:
 
     With `E_c = sum_ij log(|corr_ij| + 1e-5)` over the examples of class `c`: `sum_c |E_c|`, or for
     more than 100 classes the sum of `|E_c / n_c - E_d / n_d|` over pairs of classes, divided by the
-    number of classes. Needs labels, several examples of each class. Source: Lopes, Alirezazadeh and
-    Alexandre, "EPE-NAS", ICANN 2021, arXiv 2102.08099, as in its code.
+    number of classes. Needs labels, several examples of each class: `-inf` where every example is
+    the only one of its class. Source: Lopes, Alirezazadeh and Alexandre, "EPE-NAS", ICANN 2021,
+    arXiv 2102.08099, as in its code.
 
     Differs from the released code: its search script never passes the number of classes on, so that
     it takes the first form for any number (109.7 where this is 9.29, of 120 classes).
@@ -98,6 +99,7 @@ def _class_score(measured: dict[str, Array]) -> Array:
     logs = jnp.log(jnp.abs(correlation) + _EPSILON)
     of_class = jnp.einsum("ik,ij,jk->k", classes, logs, classes)
     counts = classes.sum(0)
+    alive &= (counts > 1).any()
     if classes.shape[1] <= _MANY_CLASSES:
         return measures.or_nothing(jnp.abs(of_class).sum(), alive)
     means = of_class / jnp.maximum(counts, 1)

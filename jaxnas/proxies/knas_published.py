@@ -22,8 +22,9 @@ def knas_published(*, aliased: bool = False) -> Proxy:
     `procedure()` keeps the first 50 coordinates of the first 11 tensors with at least 50, and sums
     `(1/n^2) <a - mean(a), b - mean(b)>` over coordinates, where `a` and `b` `[n/2]` are a
     coordinate's gradients in the two halves of the batch: a covariance of unrelated examples after
-    the mean, which MGM measures, is taken out. Its expectation is about zero. Differs from the
-    code: a tensor that no gradient reaches is not one of the 11.
+    the mean, which MGM measures, is taken out. Its expectation is about zero.
+
+    Differs from the released code: a tensor that no gradient reaches is not one of the 11.
 
     Args:
         aliased: on PyTorch before 2.0 all kept slices share the memory of the last example, so that

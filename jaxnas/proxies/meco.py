@@ -34,7 +34,7 @@ def meco() -> Proxy:
     of one example, in a network that shows its layers (`ShowsMaps`).
 
     Source: Jiang, Wang and Bie, "MeCo: Zero-Shot NAS with One Data and Single Forward Pass via
-    Minimum Eigenvalue of Correlation", NeurIPS 2023, equation 8. Differs from the paper: an image
+    Minimum Eigenvalue of Correlation", NeurIPS 2023. Differs from the paper: an image
     of the data, as in one released script, where the paper has noise.
 
     Differs from the released code: it hooks each module, so that containers count their last map

@@ -18,9 +18,9 @@ Where a normalisation by the statistics of the batch couples the examples, `mode
 Both are the same where examples are on their own. In `split` a network that does not bring its own
 backward pass is read one example at a time; in `exact` always as a whole batch.
 
-Differs from the released code of HNAS: its hooks read the tensors of convolutions and linear layers
+Differs from the released code: the hooks of HNAS read tensors of convolutions and linear layers
 only; here scales and biases of normalization are parameters too (.3 % of trace and condition
-number). That of TE-NAS reads what PyTorch calls a weight, filters, matrices and scales of
+number). TE-NAS reads what PyTorch calls a weight, filters, matrices and scales of
 normalization, but no bias: `biases=False` of `ntk_condition`.
 """
 
@@ -82,9 +82,9 @@ def ntk_condition(*, logit: Logit = "label", mode: Mode = "split", biases: bool 
     `-inf` where Theta is singular to the precision that it was measured in: equal examples, fewer
     parameters than examples, or a network that passes no gradient.
 
-    Differs from the released code of HNAS, which ranks such a kernel by what rounding leaves of
-    `lambda_min`, first where that is negative; see the module for the tensors that both codes read.
-    That of TE-NAS takes the mean of three draws of a network of one cell a stage.
+    Differs from the released code: HNAS ranks such a kernel by what rounding leaves of its
+    `lambda_min`, first where that is negative; TE-NAS takes the mean of three draws of a network of
+    one cell a stage. See the module for the tensors that both read.
 
     Needs labels only for `logit="label"`, and two examples. Passes as of `ntk_trace`.
 

@@ -5,9 +5,9 @@ one forward pass, which they share with each other and with the scores of `az_na
 labels. A network of a space shows the ReLUs that its architecture has; those of any other network
 are found in its program, and must not be within `jax.lax` control flow.
 
-Differs from the released codes of all three: only live ReLUs count. An edge that does not reach the
-output is no part of the function, but their hooks see it; and their `none` is `x * 0`, so that they
-see what stands before a cut edge as well.
+Differs from the released code: of all three scores, only live ReLUs count. An edge that does not
+reach the output is no part of the function, but their hooks see it; and their `none` is `x * 0`, so
+that they see what stands before a cut edge as well.
 """
 
 import functools

@@ -33,7 +33,7 @@ def grad_norm(*, aggregate: Literal["sum", "global"] = "sum") -> Proxy:
     Gradient-Based Training-Free NAS", NeurIPS 2022, arXiv 2201.09785), which is the square root of
     MGM. One forward and one backward pass.
 
-    Differs from the published code, which sums over weights: scales and biases count too.
+    Differs from the released code: it sums over weights; here scales and biases count too.
 
     Args:
         aggregate: `sum` (`grad_norm`), or `global` (`grad_norm_global`), which is never larger.
@@ -109,8 +109,8 @@ def l2_norm() -> Proxy:
     Source: Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`l2_norm` in the published code). It
     sees depth and width, neither images nor labels.
 
-    Differs from the published code, whose NAS-Bench-201 networks hold all candidates of every edge
-    and so have nearly the same score: a tensor counts if a gradient reaches it, which makes it a
+    Differs from the released code: its NAS-Bench-201 networks hold all candidates of every edge and
+    so have nearly the same score. Here a tensor counts if a gradient reaches it, which makes it a
     statistic of the shared backward pass instead of free.
     """
     return Proxy("l2_norm", _OWN_NORMS, _total)

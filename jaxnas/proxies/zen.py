@@ -25,8 +25,10 @@ def zen() -> Proxy:
     `sigma_l^2` the mean variance that a normalisation layer takes out. Two forward passes.
 
     Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV
-    2021, arXiv 2102.01063, algorithm 1. Differs from the published code: the variance is of this
-    batch, not of running statistics after a momentum of 0.1; one draw, where it takes 32.
+    2021, arXiv 2102.01063, algorithm 1.
+
+    Differs from the released code: dead edges and their variances do not count; the variance is of
+    this batch, not of running statistics after a momentum of 0.1; one draw, where it takes 32.
     """
     return Proxy("zen", _zen_score, jnp.asarray)
 

@@ -1,5 +1,7 @@
 """What every proxy must do, on the search space and on a plain network."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,23 @@ def test_the_table_is_keyed_by_name(name):
     assert proxies.BY_NAME[name].name == name
     assert name.isidentifier()
     assert proxies.resolve([name]) == proxies.resolve(name) == (proxies.BY_NAME[name],)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("grad_norm", "fisher", "l2_norm", "zico", "gradsign", "knas_published", "synflow", "zen"),
+        *("naswot", "linear_regions", "swap", "expressivity", "trainability", "meco", "epe_nas"),
+        "ntk_condition",
+    ],
+)
+def test_what_differs_from_released_code_is_said(name):
+    (factory,) = (
+        getattr(module, name)
+        for module in vars(proxies).values()
+        if inspect.ismodule(module) and callable(getattr(module, name, None))
+    )
+    assert "Differs from the released code: " in inspect.getdoc(factory)
 
 
 # A plain network with an architecture: which activation it has.

@@ -39,7 +39,8 @@ OF_ONE_KIND = 2 * math.log(1 + K)  # i = j, twice
             (0, 1),
             -(math.log(2 + K) + 1 / (2 + K) + math.log(K) + 1 / K),
         ),
-        ("epe_nas", APART, (0, 1), OF_ONE_KIND),
+        ("epe_nas", APART, (0, 1), -np.inf),  # nothing to compare within a class
+        ("epe_nas", [*APART, APART[0]], (0, 0, 1), -(0.5 * OF_ONE_KIND + 2 * math.log(K))),
         ("epe_nas", APART, (1, 1), -(OF_ONE_KIND + 2 * math.log(K))),
         ("epe_nas", TOGETHER, (1, 1), 2 * OF_ONE_KIND),  # log 1, four times
     ],

@@ -1,12 +1,17 @@
 """What every proxy must do, on the search space and on a plain network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnas import Batch, proxies, score_space
+from jaxnas.network import operations as ops
 from jaxnas.proxies import measures
+from jaxnas.spaces.image_space import factory
+from jaxnas.spaces.nasbench201 import NASBench201, cell, equivalence, network
 
 NAMES = list(proxies.BY_NAME)
 ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"}
@@ -94,14 +99,33 @@ def test_jit_changes_nothing_on_a_plain_network(plain, name):
 # The search space.
 
 
+class OneCell(NASBench201):
+    """NAS-Bench-201 up to its first reduction: all scores of all of it compile for minutes."""
+
+    def forward(self, net, x, arch):
+        x = net.stage("stem", ops.conv_norm(features=self.channels), x)
+        x = net.stage("cell", functools.partial(network.cell, arch), x)
+        x = net.stage("reduction", functools.partial(network.reduction, 2 * self.channels), x)
+        x = net.stage("norm", ops.norm_relu_pool(), x)
+        return net.stage("classifier", ops.dense(features=self.classes), x)
+
+
 @pytest.fixture(scope="module")
-def scored(small_space, draw_batch):
+def space(drawn):
+    """Of two channels, each example on its own."""
+    functions = {"is_connected": cell.is_connected, "representative": equivalence.representative}
+    networks = factory(OneCell, notation="{}{}{}{}{}{}", **functions)
+    return drawn(networks(channels=2, norm="instance"))
+
+
+@pytest.fixture(scope="module")
+def scored(space, draw_batch):
     """`scored(plan, cells, order)`: the scores of cells by name, in float64."""
 
     def scores(plan, cells=CELLS, order=range(6)):
         with jax.enable_x64(True):
             batch = Batch(*(own[jnp.array(order)] for own in draw_batch(0)))
-            return [own.scores for own in score_space(small_space, cells, batch, NAMES, plan=plan)]
+            return [own.scores for own in score_space(space, cells, batch, NAMES, plan=plan)]
 
     return scores
 
@@ -122,9 +146,9 @@ def eager(scored):
 
 
 @pytest.fixture(scope="module")
-def of_random_cells(scored, small_space):
+def of_random_cells(scored, space):
     cells = np.random.default_rng(0).integers(5, size=(30, 6))
-    return scored("compiled", [cell for cell in cells if small_space.is_connected(cell)])
+    return scored("compiled", [cell for cell in cells if space.is_connected(cell)])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,7 +4,11 @@ Compilation, not arithmetic, is what a test of a network costs. Tests that run N
 same space, the same shape of a batch and float64, so that they share what is compiled.
 """
 
+import functools
+import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +24,18 @@ from jaxnas.spaces import nasbench201
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compile quickly where that is what takes the time: XLA's optimisations are half of it.
 
-    Tests marked slow train and measure, and experiments are run as a user does: optimised. JAX
+    So do the processes that a test starts. Tests marked slow train and measure: optimised. JAX
     would reuse a program whichever way it was compiled.
     """
     quick = item.get_closest_marker("slow") is None
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quick)
     if jax.config.read("jax_disable_most_optimizations") != quick:
         jax.config.update("jax_disable_most_optimizations", quick)
         jax.clear_caches()
@@ -58,44 +65,65 @@ def analytic():
 
 
 @pytest.fixture(scope="session")
-def experiment_command(tmp_path_factory):
-    """`experiment_command(name, folder, *flags)`: as a user does; all share what is compiled."""
-    cache = tmp_path_factory.mktemp("xla")
+def _experiment_flags(tmp_path_factory, testrun_uid):
+    """All experiments of a run of the tests, in whatever process, share what is compiled."""
+    cache = tmp_path_factory.getbasetemp().parent / f"xla-{testrun_uid}"
 
-    def command(name: str, folder: Path, *arguments: str) -> list[str]:
-        return [
-            *(sys.executable, "-m", f"experiments.{name}", f"--output_dir={folder}"),
-            *(f"--compilation_cache={cache}", *arguments),
-        ]
+    def flags(folder: Path, *arguments: str) -> list[str]:
+        return [f"--output_dir={folder}", f"--compilation_cache={cache}", *arguments]
 
-    return command
+    yield flags
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def experiment(experiment_command):
+def experiment_command(_experiment_flags):
+    """`experiment_command(name, folder, *flags)`: what a user types."""
+    return lambda name, folder, *arguments: [
+        *(sys.executable, "-m", f"experiments.{name}"),
+        *_experiment_flags(folder, *arguments),
+    ]
+
+
+@pytest.fixture(scope="session")
+def _forks():
+    """The process that `experiment` forks: a small one takes as long as the imports of JAX."""
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forks.py")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def experiment(_experiment_flags, _forks, tmp_path_factory):
     """`experiment(name, folder, *flags)`: run as a user does; its files lie in `folder`."""
 
     def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            experiment_command(name, folder, *arguments),
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        printed = tmp_path_factory.mktemp("printed")
+        paths = [str(printed / name) for name in ("output", "error")]
+        optimised = not jax.config.read("jax_disable_most_optimizations")
+        module, flags = f"experiments.{name}", _experiment_flags(folder, *arguments)
+        print(json.dumps([module, flags, optimised, *paths]), file=_forks.stdin)
+        status = int(_forks.stdout.readline())
+        return subprocess.CompletedProcess(flags, status, *(Path(p).read_text() for p in paths))
 
     return run
 
 
 @pytest.fixture(scope="session")
-def small_space() -> SearchSpace:
-    """NAS-Bench-201 at two channels and one cell a stage, each example on its own.
+def drawn():
+    """`drawn(space)`: the space with weights that NumPy draws.
 
-    NumPy draws the weights: to compile the space's own draws takes as long as all of its network.
+    To compile the draws of a small space takes as long as all of its network.
     """
-    space = nasbench201(channels=2, cells=1, norm="instance")
 
-    def init(key: jax.Array, inputs: jax.Array) -> Any:
+    def init(space: SearchSpace, key: jax.Array, inputs: jax.Array) -> Any:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
         def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -107,7 +135,13 @@ def small_space() -> SearchSpace:
 
         return jax.tree.map(draw, jax.eval_shape(space.init, key, inputs))
 
-    return space._replace(init=init)
+    return lambda space: space._replace(init=functools.partial(init, space))
+
+
+@pytest.fixture(scope="session")
+def small_space(drawn) -> SearchSpace:
+    """NAS-Bench-201 at two channels and one cell a stage, each example on its own."""
+    return drawn(nasbench201(channels=2, cells=1, norm="instance"))
 
 
 @pytest.fixture(scope="session")

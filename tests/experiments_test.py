@@ -1,5 +1,6 @@
 """Every experiment runs with small flags, leaves its files, resumes, and fails in one line."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -82,16 +83,27 @@ OTHERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def other(experiment, tmp_path_factory):
+    """`other(name)`: one of the other experiments, run once, and its folder."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        return experiment(name, folder, *OTHERS[name][0]), folder
+
+    return run
+
+
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_experiments(name, tmp_path, experiment):
-    arguments, words = OTHERS[name]
-    run = experiment(name, tmp_path, *arguments)
+def test_other_experiments(name, other):
+    run, folder = other(name)
     assert run.returncode == 0, run.stderr
-    for word in words:
+    for word in OTHERS[name][1]:
         assert word in run.stdout
-    assert "<html" in (tmp_path / "report.html").read_text()
-    assert list(tmp_path.glob("*.png"))
-    assert "cpu_seconds" in json.loads((tmp_path / "summary.json").read_text())
+    assert "<html" in (folder / "report.html").read_text()
+    assert list(folder.glob("*.png"))
+    assert "cpu_seconds" in json.loads((folder / "summary.json").read_text())
 
 
 def test_training_as_the_fine_step(tmp_path, experiment):
@@ -191,15 +203,14 @@ def test_every_experiment_says_which_shared_flags_it_reads():
         assert "adopt_module_key_flags(common)" not in text
 
 
-def test_the_summary_and_the_help_tell_what_is_read(tmp_path, experiment):
-    flags = ("--width=4", "--pixels=4", "--draws=2", "--depth=2", "--num_seeds=1")
-    run = experiment("isometry_spectrum", tmp_path, *flags)
-    assert run.returncode == 0, run.stderr
-    summary = json.loads((tmp_path / "summary.json").read_text())
+def test_the_summary_and_the_help_tell_what_is_read(tmp_path, other, experiment):
+    _, folder = other("connectivity_dags")
+    summary = json.loads((folder / "summary.json").read_text())
     options = {name.removeprefix("option_") for name in summary if name.startswith("option_")}
     always = {"seed", "output_dir", "track_energy", "compilation_cache"}
-    assert options == always | {"width", "pixels", "draws", "depth", "num_seeds"}
-    shown = experiment("isometry_spectrum", tmp_path, "--help").stdout
+    shared = {"num_seeds", "dataset", "image_size"}
+    assert options == always | shared | {"num_wirings", "samples", "width", "steps", "order"}
+    shown = experiment("connectivity_dags", tmp_path, "--help").stdout
     assert "--num_seeds" in shown
     assert "--norm" not in shown
 

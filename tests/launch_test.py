@@ -41,7 +41,10 @@ while True:
 """,
     "compiled": """
 import jax
-jax.block_until_ready(jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1, 0.0))
+endless = jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1, x))
+endless = endless.lower(0.0).compile()
+print('compiled', flush=True)
+jax.block_until_ready(endless(0.0))
 """,
 }
 
@@ -52,8 +55,9 @@ def test_signals_end_at_once_in_one_line(busy, number, status):
     with _start(f"print('begun', flush=True)\n{BUSY[busy].strip()}") as process:
         assert process.stdout.readline() == "begun\n"
         if busy == "compiled":
+            assert process.stdout.readline() == "compiled\n"
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(5)
+                process.wait(1)
         process.send_signal(number)
         _, error = process.communicate(timeout=10)
     assert process.returncode == status

@@ -91,13 +91,6 @@ def _float64():
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _normal(seed, shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import Batch, nasbench201, proxies
+from jaxnas import Batch, proxies
+from jaxnas.spaces import nasbench201
 from jaxnas.types import Shown
 
 OURS = proxies.BY_NAME["channel_independence"]

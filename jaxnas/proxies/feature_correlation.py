@@ -19,7 +19,7 @@ def meco() -> Proxy:
     Source: Jiang, Wang and Bie, "MeCo: Zero-Shot NAS with One Data and Single Forward Pass via
     Minimum Eigenvalue of Correlation", NeurIPS 2023. Differs from the published code, which takes
     the outputs of all modules, containers and ReLUs included: here a feature map is the input of a
-    ReLU, once each.
+    ReLU or another activation, once each. Tokens `[T, C]` are pixels.
     """
     return Proxy("meco", _LEAST_EIGENVALUES, jnp.asarray)
 
@@ -50,8 +50,8 @@ def _collect(kept: list[list[Array]]) -> Array:
     of_layers = [own for of_stage in kept for own in of_stage]
     if not of_layers:
         raise ValueError(
-            "MeCo reads feature maps with channels, the inputs [B, ..., C] of ReLUs: got a network "
-            "without; score a convolutional network, or choose another score."
+            "MeCo reads feature maps with channels, the inputs [B, ..., C] of activations: got a "
+            "network without; score a convolutional network, or choose another score."
         )
     return sum(of_layers, start=jnp.zeros(()))
 

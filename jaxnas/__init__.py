@@ -1,6 +1,6 @@
 """jaxnas: training-free neural architecture search in JAX."""
 
-from jaxnas.network.linen import linen_network
+from jaxnas.network.models import as_network
 from jaxnas.population import score_fn, score_space
 from jaxnas.scoring import score
 from jaxnas.spaces import nasbench201
@@ -15,7 +15,7 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "__version__",
-    "linen_network",
+    "as_network",
     "nasbench201",
     "score",
     "score_fn",

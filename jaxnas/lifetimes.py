@@ -17,7 +17,7 @@ def remember(network: Callable[..., Any], key: Any, make: Callable[[], Any]) -> 
     What is made must not refer to the network. Nothing is kept for one that is not hashable: it may
     be another one the next time.
     """
-    owner, method = _owner(network)
+    owner, methods = _owner(network)
     try:
         hash(owner)
         if id(owner) not in _OWNERS:
@@ -26,9 +26,9 @@ def remember(network: Callable[..., Any], key: Any, make: Callable[[], Any]) -> 
     except TypeError:
         return make()
     kept = _OWNERS[id(owner)]
-    if (method, key) not in kept:
-        kept[method, key] = make()
-    return kept[method, key]
+    if (methods, key) not in kept:
+        kept[methods, key] = make()
+    return kept[methods, key]
 
 
 def for_each_network(*static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -39,30 +39,41 @@ def for_each_network(*static: int) -> Callable[[Callable[..., Any]], Callable[..
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        def compiled(network: Callable[..., Any]) -> Any:
-            owner, method = _owner(network)
-            try:
-                alive: Callable[[], Any] = weakref.ref(owner)
-            except TypeError:
-                alive = lambda: owner  # noqa: E731
-
-            def with_network(*args: Any) -> Any:
-                living = alive()
-                return function(types.MethodType(method, living) if method else living, *args)
-
-            return jax.jit(with_network, static_argnums=[place - 1 for place in static])
-
         @functools.wraps(function)
         def call(network: Callable[..., Any], *args: Any) -> Any:
-            return remember(network, function, lambda: compiled(network))(*args)
+            return remember(network, function, lambda: _compiled(function, network, static))(*args)
 
         return call
 
     return decorate
 
 
-def _owner(network: Callable[..., Any]) -> tuple[Any, Any]:
-    """Return what a network lives in, and the method of it that is called, if it is one."""
-    if isinstance(network, types.MethodType):
-        return network.__self__, network.__func__
-    return network, None
+def _compiled(
+    function: Callable[..., Any], network: Callable[..., Any], static: tuple[int, ...]
+) -> Callable[..., Any]:
+    owner, methods = _owner(network)
+    try:
+        alive: Callable[[], Any] = weakref.ref(owner)
+    except TypeError:
+        alive = functools.partial(_itself, owner)
+
+    def with_network(*args: Any) -> Any:
+        living = alive()
+        for method in reversed(methods):
+            living = types.MethodType(method, living)
+        return function(living, *args)
+
+    return jax.jit(with_network, static_argnums=[place - 1 for place in static])
+
+
+def _owner(network: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return what a network lives in, and the methods of it that are called, last one first."""
+    methods = []
+    while isinstance(network, types.MethodType):
+        methods.append(network.__func__)
+        network = network.__self__
+    return network, tuple(methods)
+
+
+def _itself(owner: Any) -> Any:
+    return owner

@@ -396,7 +396,7 @@ class _Reading:
             )
 
     def is_summed(self, name: str, data: list[Any]) -> bool:
-        if name == "reduce_sum":
+        if name in ("reduce_sum", "psum"):
             return bool(data)
         return (
             name in _ELEMENTWISE | _MOVING

@@ -130,24 +130,34 @@ def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dic
         if not with_positions:
             entropies, norms = entropies[:-1], norms[:-1]  # the logits are no features
         features = [own for own in entropies if own is not None]
-        # In front of the stem are no features.
-        passed = [own for own in norms[1:] if own is not None]
-        if len(features) > 1 and passed:
-            return {"entropies": jnp.stack(features), "norms": jnp.stack(passed)}
+        if features:
+            # In front of the stem are no features.
+            passed = [own for own in norms[1:] if own is not None] or [jnp.zeros((0, 2))]
+            return {"entropies": jnp.stack(features), "norms": jnp.vstack(passed)}
     raise ValueError(
-        "The scores of AZ-NAS compare blocks: got a network without features [B, ..., C] between "
-        "two blocks; score a deeper one, or one that offers jaxnas.types.Staged."
+        "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "
+        "score one of several layers, or one that offers jaxnas.types.Staged."
     )
 
 
 def _smallest_step(measured: dict[str, Array]) -> Array:
     entropies = measured["entropies"]
+    _need_blocks(len(entropies) - 1)
     empty = jnp.isneginf(entropies).any()
     steps = jnp.diff(jnp.where(empty, 0, entropies))
     return jnp.where(empty, -jnp.inf, steps.min())
 
 
 def _mean_distance(measured: dict[str, Array]) -> Array:
+    _need_blocks(len(measured["norms"]))
     norms, unchanged = measured["norms"].T
     distances = 2 - norms - 1 / (norms + 1e-6)
     return jnp.where(unchanged > 0, -jnp.inf, distances).mean()
+
+
+def _need_blocks(steps: int) -> None:
+    if not steps:
+        raise ValueError(
+            "The score compares a block with the one before it: got a network with features at one "
+            "place only; score a deeper one, or choose expressivity."
+        )

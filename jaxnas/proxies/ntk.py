@@ -20,7 +20,6 @@ backward pass is read one example at a time; in `exact` always as a whole batch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -28,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import gradients, gram
+from jaxnas import gradients, gram, lifetimes
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import GradientMeasure, or_nothing
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, PerExampleDifferentiable, Proxy
@@ -143,7 +142,7 @@ class CoupledKernel:
         return _coupled(pull, self.of(outputs.logits, batch.labels), params, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "of"))
+@lifetimes.for_each_network(1)
 def _kernel_of_any(
     apply_fn: ApplyFn, of: gradients.Cotangent, params: Params, batch: Batch
 ) -> Kernel:

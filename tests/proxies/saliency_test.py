@@ -8,7 +8,8 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jaxnas import Batch, gradients, linen_network, nasbench201, proxies
+from jaxnas import Batch, gradients, nasbench201, proxies
+from jaxnas.network.linen import LinenNetwork
 from jaxnas.proxies import gradient_statistics, measures, saliency
 
 OF_ONE_PASS = [
@@ -211,7 +212,7 @@ def test_grasp_of_a_flax_module(problem):
     def bare(params, inputs):
         return module.apply({"params": params, **rest}, inputs, mutable=["batch_stats"])[0]
 
-    layered = linen_network(module, variables=rest)
+    layered = LinenNetwork(module, rest)
     for proxy in (saliency.grasp(), saliency.grasp(sign="signed")):
         own = proxy(bare, params, batch)
         assert own != 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxnas.finder import Found, find
-    from jaxnas.network.linen import linen_network
+    from jaxnas.network.models import as_network
     from jaxnas.scorer import Scorer, Scores
     from jaxnas.scoring import score
     from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
@@ -24,8 +24,8 @@ _MODULE_OF = {
     "Scores": "scorer",
     "SearchSpace": "types",
     "SearchStrategy": "types",
+    "as_network": "network.models",
     "find": "finder",
-    "linen_network": "network.linen",
     "score": "scoring",
 }
 _MODULES = (
@@ -44,8 +44,8 @@ __all__ = [
     "SearchSpace",
     "SearchStrategy",
     "__version__",
+    "as_network",
     "find",
-    "linen_network",
     "score",
 ]
 

@@ -1,164 +1,111 @@
-"""Looking into a network: its stages one after the other, and the inputs of its ReLUs.
+"""Looking into a network: its blocks one after the other, and the inputs of its activations.
 
-A network of a space shows its stages (`types.Staged`). Any other is one stage, whose ReLUs are
-found in its traced program: a ReLU is a maximum with zero, whoever wrote it.
+A network of a space shows its stages (`types.Staged`). The traced program of any other is cut into
+blocks, and its activations are found there: see `programs`.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.extend import core
+import jax.numpy as jnp
 
-from jaxnas import gradients
+from jaxnas import gradients, lifetimes, programs
 from jaxnas.types import ApplyFn, Array, Params, Passed, Shown, Stage, Staged, Statistics
 
 
 def stages(
     apply_fn: ApplyFn,
     params: Params,
-    inputs: Array,
+    inputs: Any,
     statistics: Statistics = (),
     *,
     normalized: bool = True,
 ) -> list[Stage]:
     """Return the stages of a network, first to last: each `stage(inputs) -> Passed`.
 
+    A stage of a network that is not `Staged` is a block of its program, compiled once for the
+    network. What it passes on are the tokens, if the network reads any, and its features
+    `[B, ..., C]`.
+
     Args:
         apply_fn: any network.
         params: its parameters.
         inputs: `[B, ...]`, what the first stage is going to be given, or the like.
         statistics: what the pullbacks of the stages may be asked to keep.
-        normalized: False leaves out the normalization layers of a network that is `Staged`; any
-            other is taken as it is.
+        normalized: False leaves out the normalization layers of a network that is `Staged`; of any
+            other, what its normalizations measure is taken for 0 and 1.
+
+    Raises:
+        ValueError: an activation is within control flow that is not a scan; see `programs.read`.
     """
     if isinstance(apply_fn, Staged):
         return apply_fn.stages(params, inputs, statistics, normalized=normalized)
-    return [as_stage(_Logits(gradients.hashable(apply_fn)), params)]
+    leaves, structure = jax.tree.flatten((params, inputs))
+    shapes = tuple((tuple(own.shape), str(own.dtype)) for own in leaves)
+
+    def logits(params: Params, inputs: Any) -> Array:
+        return gradients.outputs(apply_fn, params, inputs).logits
+
+    program = lifetimes.remember(
+        apply_fn,
+        (normalized, structure, shapes),
+        lambda: programs.read(logits, params, inputs, normalized=normalized),
+    )
+    return [functools.partial(_pass, piece, params) for piece in program.pieces]
 
 
-def as_stage(function: Callable[[Params, Any], Any], params: Params) -> Stage:
-    """Return a function `function(params, inputs)` as a stage: its ReLUs, and its pullback by JAX.
-
-    Equal functions compile once. The stage shows no normalization layers.
-    """
-    return functools.partial(_pass, function, params)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Logits:
-    """A network as a function that gives bare logits."""
-
-    apply_fn: Callable[..., Any]
-
-    def __call__(self, params: Params, inputs: Array) -> Array:
-        return gradients.outputs(self.apply_fn, params, inputs).logits
-
-
-def _pass(function: Callable[..., Any], params: Params, inputs: tuple[Array, ...]) -> Passed:
-    outputs, preactivations = _look(function, params, *inputs)
+def _pass(piece: programs.Piece, params: Params, inputs: tuple[Any, ...]) -> Passed:
+    leaves = jax.tree.leaves(params)
+    read = [leaves[place] for place in piece.reads()]
+    constants = list(piece.constants.values())
+    given, structure = jax.tree.flatten(inputs)
+    outputs, values = _look(piece, read, constants, given)
 
     def pullback(cotangents: tuple[Array | None, ...], chosen: Statistics) -> tuple[Any, Any]:
         if any(statistic.per_example for statistic in chosen):
             raise ValueError("A stage that JAX differentiates has sums only: use gradients.read.")
-        of_inputs, kept = _pull(function, chosen, params, *inputs, cotangents[0])
-        return (of_inputs,), kept
+        of_inputs, kept = _pull(piece, chosen, read, constants, given, cotangents[-1])
+        return jax.tree.unflatten(structure, of_inputs), kept
 
-    return Passed((outputs,), [Shown("preactivation", (), x) for x in preactivations], pullback)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _look(function: Callable[..., Any], params: Params, inputs: Array) -> tuple[Any, list[Array]]:
-    """Return what the function gives, and the inputs `[B, ...]` of its ReLUs."""
-    program, shape = jax.make_jaxpr(function, return_shape=True)(params, inputs)
-    found: list[Array] = []
-    results = _run(program, jax.tree.leaves((params, inputs)), found)
-    # A variance is kept positive in the same way, but has no axis besides that of its examples.
-    rectified = [own for own in found if own.ndim > 1 and own.shape[0] == inputs.shape[0]]
-    return jax.tree.unflatten(jax.tree.structure(shape), results), rectified
+    shown = [Shown(found.kind, (), value) for found, value in zip(piece.found, values, strict=True)]
+    return Passed(outputs, shown, pullback)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@lifetimes.for_each_network()
+def _look(
+    piece: programs.Piece, params: list[Array], constants: list[Array], inputs: list[Array]
+) -> tuple[tuple[Array, ...], list[Array]]:
+    """Return what the piece gives, and what was found in it."""
+    return piece(params, constants, inputs)
+
+
+@lifetimes.for_each_network(1)
 def _pull(
-    function: Callable[..., Any],
+    piece: programs.Piece,
     statistics: Statistics,
-    params: Params,
-    inputs: Array,
+    params: list[Array],
+    constants: list[Array],
+    inputs: list[Array],
     cotangent: Array,
-) -> tuple[Array, Any]:
-    of_params, of_inputs = jax.vjp(function, params, inputs)[1](cotangent)
-    kept = jax.tree.map(
-        lambda tensor, summed: tuple(own.keep(tensor, summed) for own in statistics),
-        params,
-        of_params,
-    )
-    return of_inputs, kept
+) -> tuple[list[Array | None], Any]:
+    """Return the gradients by the inputs, None for tokens, and what is kept of the tensors."""
+    is_floating = [jnp.issubdtype(own.dtype, jnp.floating) for own in inputs]
 
-
-def _run(program: core.ClosedJaxpr, args: list[Any], found: list[Array]) -> list[Any]:
-    """Return the results of a program, and add what it takes the maximum of with zero."""
-    jaxpr = program.jaxpr
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    for equation in jaxpr.eqns:
-        given = [
-            own.val if isinstance(own, core.Literal) else values[own] for own in equation.invars
+    def features(params: list[Array], floating: list[Array]) -> Array:
+        remaining = iter(floating)
+        merged = [
+            next(remaining) if is_one else own
+            for is_one, own in zip(is_floating, inputs, strict=True)
         ]
-        inner = _called(equation)
-        if inner is not None:
-            results = _run(inner, given, found)
-        else:
-            if any(_has_relu(own) for own in _programs(equation.params)):
-                raise ValueError(
-                    "The ReLUs of a network must be in its own program: got one inside "
-                    f"{equation.primitive.name}; score a network without jax.lax control flow, or "
-                    "one that offers jaxnas.types.Staged."
-                )
-            found += _rectified(equation, given)
-            results = equation.primitive.bind(*given, **equation.params)
-            results = results if equation.primitive.multiple_results else [results]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [own.val if isinstance(own, core.Literal) else values[own] for own in jaxpr.outvars]
+        return piece(params, constants, merged)[0][-1]
 
-
-def _called(equation: Any) -> core.ClosedJaxpr | None:
-    """Return the program that an equation calls once, with its own arguments; None for others."""
-    if equation.primitive.name in ("scan", "while", "cond", "shard_map"):
-        return None
-    inner = list(_programs(equation.params))
-    if len(inner) != 1 or len(inner[0].jaxpr.invars) != len(equation.invars):
-        return None
-    return inner[0]
-
-
-def _programs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
-    for own in jax.tree.leaves(params, is_leaf=_is_program):
-        if isinstance(own, core.ClosedJaxpr):
-            yield own
-        elif isinstance(own, core.Jaxpr):
-            yield core.ClosedJaxpr(own, ())
-
-
-def _is_program(own: Any) -> bool:
-    return isinstance(own, core.ClosedJaxpr | core.Jaxpr)
-
-
-def _has_relu(program: core.ClosedJaxpr) -> bool:
-    return any(
-        _rectified(equation, [getattr(own, "val", None) for own in equation.invars])
-        or any(_has_relu(own) for own in _programs(equation.params))
-        for equation in program.jaxpr.eqns
-    )
-
-
-def _rectified(equation: Any, given: list[Any]) -> list[Any]:
-    """Return the other operand of a maximum with zero, in a list; none of anything else."""
-    if equation.primitive.name != "max":
-        return []
-    # What is no array of JAX's is written in the program; its type depends on the version of JAX.
-    written = [own is not None and not isinstance(own, jax.Array) for own in given]
-    zero = [own and not np.any(each) for own, each in zip(written, given, strict=True)]
-    return [given[1 - zero.index(True)]] if any(zero) else []
+    floating = [own for is_one, own in zip(is_floating, inputs, strict=True) if is_one]
+    of_params, of_floating = jax.vjp(features, params, floating)[1](cotangent)
+    remaining = iter(of_floating)
+    of_inputs = [next(remaining) if is_one else None for is_one in is_floating]
+    kept = [
+        tuple(own.keep(tensor, summed) for own in statistics)
+        for tensor, summed in zip(params, of_params, strict=True)
+    ]
+    return of_inputs, kept

@@ -1,16 +1,17 @@
 """Gradients of a network: of a batch, of each example, and statistics of both in bounded memory.
 
-A network is any `apply_fn(params, inputs)`: Flax linen or nnx, Equinox, plain JAX.
+A network is any `apply_fn(params, inputs)`; `as_network` makes one of a model of any library.
 """
 
-import dataclasses
 import functools
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxnas import lifetimes
 from jaxnas.types import (
     ApplyFn,
     Array,
@@ -79,9 +80,9 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
     Each example goes through the network alone, by `vmap` over `grad`.
     """
 
-    def loss(params: Params, image: Array, label: Array) -> Array:
-        logits = outputs(apply_fn, params, image[None]).logits
-        return cross_entropy(logits, label[None])[0]
+    def loss(params: Params, example: Any, label: Array) -> Array:
+        logits = _logits_of_one(apply_fn, params, example)
+        return cross_entropy(logits[None], label[None])[0]
 
     return jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, batch.inputs, batch.labels)
 
@@ -91,7 +92,8 @@ def jacobian(apply_fn: ApplyFn, params: Params, inputs: Array) -> Params:
 
     Each example goes through the network alone, by `vmap` over `jacrev`.
     """
-    return jax.vmap(jax.jacrev(_LogitsOfOne(apply_fn)), in_axes=(None, 0))(params, inputs)
+    one = functools.partial(_logits_of_one, apply_fn)
+    return jax.vmap(jax.jacrev(one), in_axes=(None, 0))(params, inputs)
 
 
 def read(
@@ -106,7 +108,8 @@ def read(
 
     A network that brings its own backward pass (`PerExampleDifferentiable`) reads layer by layer.
     Of any other, gradients of examples are those of `per_example_vjp`, each example alone, and
-    sums are those of the whole batch together; they differ if the network couples examples.
+    sums are those of the whole batch together; statistics of examples are refused if the network
+    couples them.
 
     Args:
         apply_fn: any network.
@@ -151,14 +154,19 @@ def per_example_vjp(
     groups whose per-example gradients take at most `max_bytes` together (a larger tensor alone):
     one backward pass a group.
 
+    A network with a method `logits_of_example(params, example)`, which is called inside a map over
+    the axis `EXAMPLES`, normalizes across the examples there.
+
     Raises:
-        ValueError: `max_bytes` is not positive.
+        ValueError: `max_bytes` is not positive, or the network couples the examples otherwise.
     """
     validate_max_bytes(max_bytes)
     if isinstance(apply_fn, PerExampleDifferentiable):
         return apply_fn.per_example_vjp(params, inputs, statistics)
-    one = _LogitsOfOne(hashable(apply_fn))
+    network: Any = hashable(apply_fn)
+    one = getattr(network, "logits_of_example", types.MethodType(_logits_of_one, network))
     logits = _one_by_one(one, params, inputs)
+    validate_uncoupled(network, params, inputs, logits)
 
     def pullback(cotangent: Array, statistics: Statistics) -> tuple[Params, ...]:
         kept = read_in_groups(one, params, inputs, cotangent, statistics, max_bytes=max_bytes)
@@ -180,7 +188,7 @@ def read_in_groups(
     """Return what statistics keep of the per-example gradients of a function, tensor by tensor.
 
     Args:
-        function: `function(params, example)`, hashable; under a map over the axis `EXAMPLES`.
+        function: `function(params, example)`; under a map over the axis `EXAMPLES`.
         params: a pytree of tensors.
         examples: a pytree of `[B, ...]`, arguments of the function.
         cotangents: a pytree of `[B, ...]`, as what the function gives for the examples.
@@ -215,22 +223,54 @@ def validate_max_bytes(max_bytes: int) -> None:
         raise ValueError(f"max_bytes must be positive: got {max_bytes}; the default is 2**28.")
 
 
-@dataclasses.dataclass(frozen=True)
-class _LogitsOfOne:
-    """The logits `[K]` of one example; equal for equal networks, so that they compile once."""
+def validate_uncoupled(network: Any, params: Params, inputs: Any, alone: Array) -> None:
+    """Raise `ValueError` if the examples of a batch see each other, and nobody knows how.
 
-    apply_fn: ApplyFn
+    Checked once a network, on concrete values: the logits `alone` `[B, K]`, of one example after
+    the other, must be those of the batch. Where they are not, as with random numbers that each
+    row of a batch draws, the first example must not care what the others are.
+    """
+    leaves = [*jax.tree.leaves((params, inputs)), alone]
+    if len(alone) > 1 and not any(isinstance(own, jax.core.Tracer) for own in leaves):
+        lifetimes.remember(network, "uncoupled", lambda: _compare(network, params, inputs, alone))
 
-    def __call__(self, params: Params, image: Array) -> Array:
-        return outputs(self.apply_fn, params, image[None]).logits[0]
+
+def _compare(network: Any, params: Params, inputs: Any, alone: Array) -> None:
+    together = _together(network, params, inputs)
+    if isinstance(together, jax.core.Tracer) or are_close(alone, together):
+        return
+    same = jax.tree.map(lambda own: jnp.broadcast_to(own[:1], own.shape), inputs)
+    if not are_close(_together(network, params, same)[:1], together[:1]):
+        raise ValueError(
+            "Scores of single examples need examples that do not see each other: got a network "
+            "whose logits of one example change with the rest of the batch; set its normalization "
+            "to evaluation mode, or let jaxnas.as_network wrap the linen, nnx or Equinox model."
+        )
 
 
-@functools.partial(jax.jit, static_argnames="function")
+def are_close(own: Array, other: Array) -> bool:
+    """Return whether logits agree up to rounding; nan agrees with everything."""
+    gap, size = jnp.abs(own - other).max(), jnp.abs(other).max()
+    return not bool(gap > jnp.sqrt(jnp.finfo(other.dtype).eps) * size)
+
+
+@lifetimes.for_each_network()
+def _together(network: ApplyFn, params: Params, inputs: Any) -> Array:
+    return outputs(network, params, inputs).logits
+
+
+def _logits_of_one(apply_fn: ApplyFn, params: Params, example: Any) -> Array:
+    """Return the logits `[K]` of one example."""
+    batch = jax.tree.map(lambda own: own[None], example)
+    return outputs(apply_fn, params, batch).logits[0]
+
+
+@lifetimes.for_each_network()
 def _one_by_one(function: Callable[[Params, Any], Any], params: Params, examples: Any) -> Any:
     return jax.vmap(function, in_axes=(None, 0), axis_name=EXAMPLES)(params, examples)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "of", "statistics"))
+@lifetimes.for_each_network(1, 2)
 def _read_sums(
     apply_fn: ApplyFn, of: Cotangent, statistics: Statistics, params: Params, batch: Batch
 ) -> tuple[Params, ...]:
@@ -244,7 +284,7 @@ def _read_sums(
     return tuple(jax.tree.map(statistic.keep, params, gradients) for statistic in statistics)
 
 
-@functools.partial(jax.jit, static_argnames=("function", "statistics", "group"))
+@lifetimes.for_each_network(1, 2)
 def _read_group(
     function: Callable[[Params, Any], Any],
     statistics: Statistics,

@@ -58,20 +58,28 @@ def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
     inputs, labels = batch
     if not isinstance(labels, jax.Array):
         labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
-    inputs = jnp.asarray(inputs)
-    if inputs.ndim < 2 or not inputs.shape[0]:
-        raise ValueError(f"A batch needs examples [B, ...]: got inputs {inputs.shape}; pass B > 0.")
-    if labels.shape != inputs.shape[:1] or labels.dtype.kind not in "iu":
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    arrays = jax.tree.leaves(inputs)
+    for own in arrays:
+        if own.ndim < 2 or own.shape[:1] != arrays[0].shape[:1] or not own.shape[0]:
+            raise ValueError(
+                f"A batch needs examples [B, ...]: got inputs {own.shape}; pass B > 0."
+            )
+    count = len(arrays[0])
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels are integers [{inputs.shape[0]}], one an example: "
+            f"Labels are integers [{count}], one an example: "
             f"got {labels.dtype}{list(labels.shape)}; pass class numbers, not one-hot rows."
         )
     if int(labels.min()) < 0:
         raise ValueError(f"Labels count from 0: got {int(labels.min())}; shift or drop them.")
     if int(labels.max()) >= 2**31:
         raise ValueError(f"Labels are class numbers: got {int(labels.max())}; count from 0.")
-    if jnp.issubdtype(inputs.dtype, jnp.floating) and not bool(jnp.isfinite(inputs).all()):
-        raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
+    for own in arrays:
+        if jnp.issubdtype(own.dtype, jnp.floating) and not bool(jnp.isfinite(own).all()):
+            raise ValueError(
+                "Inputs must be finite: got nan or inf; clean or normalise the images."
+            )
     return Batch(inputs, jnp.asarray(labels, jnp.int32))
 
 
@@ -94,12 +102,13 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
             "close over the statistics in apply_fn."
         )
     classes = 0
-    for inputs in (batch.inputs, batch.inputs[:1]):
+    for count in (len(batch.labels), 1):
+        inputs = jax.tree.map(lambda own, count=count: own[:count], batch.inputs)
         given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
         shape: tuple[int, ...] = getattr(given.logits, "shape", ())
-        if len(shape) != 2 or shape[0] != len(inputs):
+        if len(shape) != 2 or shape[0] != count:
             raise ValueError(
-                f"apply_fn must give logits [{len(inputs)}, K] for {len(inputs)} examples: got "
+                f"apply_fn must give logits [{count}, K] for {count} examples: got "
                 f"{list(shape) or type(given.logits).__name__}; return one row of class scores "
                 "an example, whatever their number."
             )

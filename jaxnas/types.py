@@ -98,8 +98,9 @@ class Shown:
     """A value inside a network that somebody wanted to see.
 
     Attributes:
-        kind: `preactivation`, the input `[B, ...]` of a ReLU; `map`, what a layer gives; `variance`
-            `[C]`, what a normalization takes out; or `running`, the statistics of a batch.
+        kind: `preactivation`, the input `[B, ...]` of an activation; `map`, what a layer gives;
+            `variance`, `[C]` or of other groups, what a normalization takes out; or `running`, the
+            statistics of a batch.
         path: of the weights beside it.
         value: an array, or a pytree of arrays.
         alive: `bool[]`; False if the architecture does not have the operation. A compiled program
@@ -121,7 +122,7 @@ class Passed(NamedTuple):
 
     Attributes:
         outputs: the inputs of the next stage, a tuple; of the last one, the logits `[B, K]` alone.
-        shown: the inputs of its ReLUs, and what its layers normalize, in order.
+        shown: the inputs of its activations, and what its layers normalize, in order.
         pullback: `pullback(cotangents, statistics) -> (input_gradients, kept)`: tuples like the
             outputs and the inputs, None for what does not count; and what statistics keep of the
             tensors of the stage, a pytree.

@@ -33,48 +33,48 @@ def plain():
     return network, variables["params"], inputs
 
 
-def test_the_relus_of_a_plain_network(plain):
+def _passes(network, params, inputs, **options):
+    """What each stage gave, first to last."""
+    passes, given = [], (inputs,)
+    for stage in activations.stages(network, params, inputs, **options):
+        passes.append(stage(given))
+        given = passes[-1].outputs
+    return passes
+
+
+def test_the_activations_of_a_plain_network(plain):
     network, params, inputs = plain
-    (stage,) = activations.stages(network, params, inputs)
-    passed = stage((inputs,))
+    passes = _passes(network, params, inputs)
+    shown = [own for passed in passes for own in passed.shown if own.kind == "preactivation"]
     first = inputs @ params["Dense_0"]["kernel"]
-    np.testing.assert_allclose(passed.outputs[0], network(params, inputs), rtol=1e-6)
-    assert [shown.value.shape for shown in passed.shown] == [(4, 5), (4, 6), (4, 6)]
-    np.testing.assert_allclose(passed.shown[0].value, first, rtol=1e-5)
-    assert all(shown.alive and shown.kind == "preactivation" for shown in passed.shown)
+    np.testing.assert_allclose(passes[-1].outputs[0], network(params, inputs), rtol=1e-6)
+    # ReLU, a maximum with zero, ReLU6 and tanh; neither the variance nor the maximum with `x`.
+    assert [own.value.shape for own in shown] == [(4, 5), (4, 6), (4, 6), (4, 6)]
+    np.testing.assert_allclose(shown[0].value, first, rtol=1e-5)
+    assert all(own.alive for own in shown)
+    (variance,) = (own for passed in passes for own in passed.shown if own.kind == "variance")
+    rectified = np.maximum(first, 0)
+    np.testing.assert_allclose(variance.value.ravel(), rectified.var(0) + 1e-5, rtol=1e-4)
 
 
 def test_the_pullback_of_a_plain_network(plain):
     network, params, inputs = plain
-    passed = activations.stages(network, params, inputs)[0]((inputs,))
+    passes = _passes(network, params, inputs)
+    assert [passed.outputs[0].shape for passed in passes] == [(4, 5), (4, 6), (4, 3)]
     cotangent = jax.random.normal(jax.random.key(2), (4, 3))
-    expected = jax.vjp(network, params, inputs)[1](cotangent)
-    (of_inputs,), kept = passed.pullback((cotangent,), (gradients.GRADIENT,))
-    np.testing.assert_allclose(of_inputs, expected[1], rtol=1e-5, atol=1e-7)
-    jax.tree.map(
-        lambda own, other: np.testing.assert_allclose(own[0], other, rtol=1e-5, atol=1e-6),
-        kept,
-        expected[0],
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
+    of_params, of_inputs = jax.vjp(network, params, inputs)[1](cotangent)
+    pulled, found = (cotangent,), []
+    for passed in reversed(passes):
+        pulled, kept = passed.pullback(pulled, (gradients.GRADIENT,))
+        found = [own[0] for own in kept] + found
+    np.testing.assert_allclose(pulled[0], of_inputs, rtol=1e-4, atol=1e-6)
+    expected = [params[name] for name in ("BatchNorm_0", "Dense_0", "Dense_1", "Dense_2")]
+    assert len(found) == len(jax.tree.leaves(expected))
+    total = sum(float(jnp.square(own).sum()) for own in found)
+    by_jax = sum(float(jnp.square(own).sum()) for own in jax.tree.leaves(of_params))
+    np.testing.assert_allclose(total, by_jax, rtol=1e-4)
     with pytest.raises(ValueError, match="has sums only"):
-        passed.pullback((cotangent,), (Statistic(lambda tensor, own: own),))
-
-
-def test_relus_in_loops_are_refused(plain):
-    _, params, inputs = plain
-
-    def network(params, inputs):
-        return jax.lax.scan(lambda x, _: (jax.nn.relu(x - 1), None), inputs, None, length=2)[0]
-
-    with pytest.raises(ValueError, match="got one inside scan"):
-        activations.stages(network, params, inputs)[0]((inputs,))
-
-    # A loop without is none of its business.
-    def harmless(params, x):
-        return jax.lax.map(jnp.tanh, jax.nn.relu(x))
-
-    assert len(activations.stages(harmless, params, inputs)[0]((inputs,)).shown) == 1
+        passes[-1].pullback((cotangent,), (Statistic(lambda tensor, own: own),))
 
 
 @pytest.fixture(scope="module", params=ARCHS)

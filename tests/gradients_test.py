@@ -223,7 +223,8 @@ def test_bounded_memory_changes_no_number(batch, max_bytes, groups, statistic):
         )
         cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
         (kept,) = pullback(cotangent, (statistic,))
-        assert len(traced) == 1 + groups
+        # The logits one by one, to see that no example sees another those of the batch, a group.
+        assert len(traced) == 2 + groups
         looped = _looped(_plain, params, batch)
         expected = jax.tree.map(statistic.keep, params, looped)
         _assert_trees_close(kept, expected, rtol=1e-10, atol=1e-12)
@@ -329,7 +330,8 @@ def test_statistics_of_one_request_share_a_pass(batch):
         of = gradients.cross_entropy_cotangent
         wanted = {of: (KEEP, Statistic(_weighted, per_example=False), SIZES, gradients.GRADIENT)}
         kept, weighted, sizes, gradient = gradients.read(network, params, batch, wanted)[of]
-        assert network.traces == 3  # the sums, and the examples alone: their logits and gradients
+        # The sums, the examples alone (their logits and gradients), and that none sees another.
+        assert network.traces == 4
         looped = _looped(_plain, params, batch)
         total = jax.tree.map(lambda own: own.sum(0), looped)
         _assert_trees_close(kept, looped, rtol=1e-10, atol=1e-12)

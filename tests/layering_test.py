@@ -15,7 +15,11 @@ import pytest
 import jaxnas
 
 FLOORS = {
-    0: ("allocator", "types", "encoding", "gram", "correlation", "wiring"),  # mathematics on arrays
+    # Mathematics on arrays, what a traced program says, and how long it lives.
+    0: (
+        *("allocator", "types", "encoding", "gram", "correlation", "wiring"),
+        *("programs", "lifetimes"),
+    ),
     1: ("gradients",),  # of a batch and of each example
     # Do not see each other.
     2: (
@@ -38,6 +42,8 @@ NARROW = {
     "gram": ("types",),
     "correlation": ("types",),
     "wiring": ("types",),
+    "programs": ("types",),
+    "lifetimes": (),
     "runs": ("types", "correlation"),
 }
 

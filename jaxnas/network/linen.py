@@ -12,6 +12,7 @@ such a tensor are those of the whole network, as of any other `apply_fn`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,10 @@ from jax import dtypes, lax
 from jax.extend import core
 from jax.tree_util import PyTreeDef
 
-from jaxnas import gradients
+from jaxnas import gradients, lifetimes
 from jaxnas.network import convolution, layers
 from jaxnas.network.layers import TensorGradient, Tensors
+from jaxnas.network.summary import Summarized
 from jaxnas.types import Array, Outputs, Params, Pullback, Statistic, Statistics
 
 Path = tuple[str, ...]
@@ -40,13 +42,31 @@ Visit = Callable[[Path, "Call", list[Array]], list[Array]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinenNetwork:
-    """A Flax linen module with a per-example backward pass; see `linen_network`."""
+class LinenNetwork(Summarized):
+    """A Flax linen module whose layers take statistics of their gradients; see `as_network`.
+
+    Each example goes through alone, save that an `nn.BatchNorm` in training mode normalizes by the
+    whole batch, as it does in `module.apply`. That couples the examples: what is kept are then the
+    contributions of each to the gradient of the batch, input times back-propagated error layer by
+    layer, and they sum to that gradient.
+
+    Attributes:
+        module: gives logits `[B, K]`, or `Outputs`, for inputs `[B, ...]`.
+        collections: that the module reads besides its parameters, such as `batch_stats`; what it
+            writes into them is dropped.
+        call_kwargs: for `module.apply`: `train=False`, `method`, `rngs`.
+        max_bytes: bound of the per-example gradients of tensors that several calls read; a larger
+            tensor exists alone, and so does that of a layer.
+    """
 
     module: nn.Module
-    collections: Mapping[str, Any]
-    call_kwargs: Mapping[str, Any]
-    max_bytes: int
+    collections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    call_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_bytes: int = gradients.MAX_BYTES
+
+    def __repr__(self) -> str:
+        name = type(self.module).__name__
+        return f"{type(self).__name__}({name}): summary(params, inputs) says what is in it"
 
     def __call__(self, params: Params, inputs: Array) -> Outputs | Array:
         """Return what the module gives for `inputs` `[B, ...]`."""
@@ -59,9 +79,11 @@ class LinenNetwork:
         variables = {**self.collections, "params": params}
         of_examples = tuple(statistic for statistic in statistics if statistic.per_example)
         logits, pull = _forward(self, of_examples, variables, inputs)
+        if of_examples:
+            gradients.validate_uncoupled(self, params, inputs, logits)
 
         def pullback(cotangent: Array, chosen: Statistics) -> tuple[Params, ...]:
-            kept = _keep(pull, params, cotangent, of_examples, chosen)
+            kept = _keep(self, of_examples, chosen, pull, params, cotangent)
             # What no layer could show is differentiated through the whole network.
             unseen = [place for place, found in enumerate(kept) if any(k is None for k in found)]
             positions = jax.tree.leaves(_numbered(variables)["params"])
@@ -91,63 +113,27 @@ class LinenNetwork:
             nn.intercept_methods(_normalize_across_examples),
             nn.intercept_methods(_each_layer(visit)),
         ):
-            return gradients.as_outputs(self._apply(variables, example[None])).logits[0]
+            batch = jax.tree.map(lambda own: own[None], example)
+            return gradients.as_outputs(self._apply(variables, batch)).logits[0]
 
     def _apply(self, variables: Mapping[str, Any], inputs: Array) -> Outputs | Array:
         try:
-            return self.module.apply(
-                variables, inputs, mutable=list(self.collections), **self.call_kwargs
-            )[0]
+            with self._dropout():
+                return self.module.apply(
+                    variables, inputs, mutable=list(self.collections), **self.call_kwargs
+                )[0]
         except errors.FlaxError as error:
             raise ValueError(
                 f"{type(self.module).__name__} cannot be applied: got from Flax "
-                f"{str(error).split(' (https')[0]!r}; pass init(...)['params'] as params, and the "
-                "other collections as linen_network(module, variables=...)."
+                f"{str(error).split(' (https')[0]!r}; pass "
+                "to as_network what init gave, and to the network its parameters."
             ) from error
 
-
-def linen_network(
-    module: nn.Module,
-    *,
-    variables: Mapping[str, Any] | None = None,
-    max_bytes: int = gradients.MAX_BYTES,
-    **call_kwargs: Any,
-) -> LinenNetwork:
-    """Return a Flax linen module as a network whose layers take statistics of their gradients.
-
-    Each example goes through alone, save that an `nn.BatchNorm` in training mode normalizes by the
-    whole batch, as it does in `module.apply`. That couples the examples: what is kept are then the
-    contributions of each to the gradient of the batch, input times back-propagated error layer by
-    layer, and they sum to that gradient. Anything else that mixes examples sees one at a time.
-
-    A network is compiled for itself: make it once and keep it.
-
-    Args:
-        module: gives logits `[B, K]`, or `Outputs`, for inputs `[B, ...]`.
-        variables: collections that the module reads besides its parameters, such as `batch_stats`;
-            what it writes into them is dropped.
-        max_bytes: bound of the per-example gradients of tensors that several calls read; a larger
-            tensor exists alone, and so does that of a layer.
-        **call_kwargs: for `module.apply`: `train=False`, `method`, `rngs`.
-
-    Raises:
-        ValueError: not a linen module, `max_bytes` is not positive, `params` among the variables or
-            `mutable` among the arguments; and from the network, parameters that do not fit.
-    """
-    if not isinstance(module, nn.Module):
-        raise ValueError(
-            f"linen_network takes a flax.linen module: got {type(module).__name__}; pass an "
-            "instance, or score another network as apply_fn(params, inputs)."
-        )
-    gradients.validate_max_bytes(max_bytes)
-    given = {} if variables is None else dict(variables)
-    if "params" in given or "mutable" in call_kwargs:
-        raise ValueError(
-            f"Variables are neither trained nor kept: got variables {sorted(given)} and "
-            f"arguments {sorted(call_kwargs)}; leave out 'params' (the network is called with "
-            "them) and 'mutable'."
-        )
-    return LinenNetwork(module, given, call_kwargs, max_bytes)
+    def _dropout(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which Dropout is off, unless a key was given for it."""
+        if "dropout" in (self.call_kwargs.get("rngs") or {}):
+            return contextlib.nullcontext()
+        return nn.intercept_methods(_without_dropout)
 
 
 # One pass forward and one backward.
@@ -156,12 +142,12 @@ def linen_network(
 _Pull = Callable[[Array], tuple[Params, dict[str, tuple[Any, ...]]]]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "statistics"))
+@lifetimes.for_each_network(1)
 def _forward(
     network: LinenNetwork, statistics: Statistics, variables: Mapping[str, Any], inputs: Array
 ) -> tuple[Array, _Pull]:
     """Return the logits `[B, K]` and their pullback to the parameters and the slots."""
-    params, count = variables["params"], inputs.shape[0]
+    params, count = variables["params"], len(jax.tree.leaves(inputs)[0])
     names = _names(params)
 
     # Which layers can show their gradients, and a slot for each of their tensors.
@@ -196,9 +182,14 @@ def _forward(
     return jax.vjp(logits, params, slots)
 
 
-@functools.partial(jax.jit, static_argnames=("statistics", "chosen"))
+@lifetimes.for_each_network(1, 2)
 def _keep(
-    pull: _Pull, params: Params, cotangent: Array, statistics: Statistics, chosen: Statistics
+    network: LinenNetwork,
+    statistics: Statistics,
+    chosen: Statistics,
+    pull: _Pull,
+    params: Params,
+    cotangent: Array,
 ) -> list[tuple[Any, ...]]:
     """Return what is kept of each tensor; None for gradients of examples that no layer shows."""
     totals, of_slots = pull(cotangent)
@@ -252,8 +243,9 @@ def _calls_of_layers(
     program = jax.make_jaxpr(logits)(params).jaxpr
     is_read = jax.tree.unflatten(jax.tree.structure(params), _is_read(program))
     found, room = {}, network.max_bytes
+    count = len(jax.tree.leaves(inputs)[0])
     for path, times in calls.items():
-        size = sum(leaf.nbytes for leaf in _leaves_at(params, path)) * inputs.shape[0]
+        size = sum(leaf.nbytes for leaf in _leaves_at(params, path)) * count
         room -= size if times > 1 else 0
         if not any(_leaves_at(is_read, path)) and (times == 1 or room >= 0):
             found[path] = times
@@ -357,6 +349,12 @@ def _each_layer(visit: Visit) -> Callable[..., Any]:
         return jax.tree.unflatten(structure, leaves)
 
     return intercept
+
+
+def _without_dropout(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    if isinstance(context.module, nn.Dropout) and context.method_name == "__call__":
+        return args[0] if args else kwargs["inputs"]
+    return next_fun(*args, **kwargs)
 
 
 def _normalize_across_examples(

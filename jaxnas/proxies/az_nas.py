@@ -3,10 +3,12 @@
 Source: Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR
 2024, arXiv 2403.19232. Its own rank is `aggregate.log_rank` of the three scores here and `flops`.
 
-Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells, in a space that
-shows them (`types.Staged`), for normal noise in place of the images, as published: they need no
-data, and take one forward pass and the backward pass of each block, all three together. Differs
-from the released code: the weights are those given, not drawn anew by He's rule.
+Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells of a space, or
+the blocks of any other network (see `programs`), for normal noise in place of the images, as
+published: they need no data, and take one forward pass and the backward pass of each block, all
+three together. Tokens `[B, T, C]` are pixels in a row. Where no stage has any position, as in a
+perceptron, features are `[B, C]`. Differs from the released code: the weights are those given, not
+drawn anew by He's rule; a network that reads tokens is given those of the batch.
 """
 
 import functools
@@ -55,13 +57,19 @@ def trainability() -> Proxy:
     return Proxy("trainability", _measure, _mean_distance)
 
 
-def _features(value: Any) -> Array | None:
-    """Return the features that a stage gives: of several that it passes on, the last."""
-    return value[-1] if value[-1].ndim == 4 else None
+def _features(value: Any, with_positions: bool) -> Array | None:
+    """Return the features that a stage gives, `[B, H, W, C]`: of several values, the last."""
+    features = jax.tree.leaves(value)[-1]
+    floating = jnp.issubdtype(features.dtype, jnp.floating)
+    if not floating or features.ndim < 2 or (features.ndim > 2) != with_positions:
+        return None
+    if features.ndim == 4:
+        return features
+    return features.reshape(features.shape[0], -1, 1, features.shape[-1])
 
 
-def _keep_entropy(inputs: Any, passed: Passed, position: int) -> Array | None:
-    features = _features(passed.outputs)
+def _keep_entropy(with_positions: bool, inputs: Any, passed: Passed, position: int) -> Array | None:
+    features = _features(passed.outputs, with_positions)
     return None if features is None else _entropy(features)
 
 
@@ -76,14 +84,18 @@ def _entropy(features: Array) -> Array:
     return jnp.where(total > 0, entropy, jnp.where(jnp.isnan(total), jnp.nan, -jnp.inf))
 
 
-def _keep_norm(key: Array, inputs: Any, passed: Passed, position: int) -> Array | None:
-    features = _features(passed.outputs)
-    if features is None or _features(inputs) is None:
+def _keep_norm(
+    key: Array, with_positions: bool, inputs: Any, passed: Passed, position: int
+) -> Array | None:
+    features, before = (_features(own, with_positions) for own in (passed.outputs, inputs))
+    if features is None or before is None:
         return None
     probe = _signs(jax.random.fold_in(key, position), features)
     nothing = (None,) * (len(passed.outputs) - 1)
-    pulled, _ = passed.pullback((*nothing, probe), ())
-    return _spectral_norm(probe, jnp.zeros_like(inputs[-1]) if pulled[-1] is None else pulled[-1])
+    pulled, _ = passed.pullback((*nothing, probe.reshape(passed.outputs[-1].shape)), ())
+    if pulled[-1] is None:
+        return _spectral_norm(probe, jnp.zeros_like(before))
+    return _spectral_norm(probe, pulled[-1].reshape(before.shape))
 
 
 @jax.jit
@@ -95,44 +107,64 @@ def _signs(key: Array, like: Array) -> Array:
 def _spectral_norm(probe: Array, pulled: Array) -> Array:
     """Return `[2]`: the norm, and whether the block passed the probe on unchanged."""
     batch, height, width, channels = probe.shape
-    rows, columns = pulled.shape[1] // height, pulled.shape[2] // width
+    unchanged = (probe == pulled).all() if probe.shape == pulled.shape else jnp.array(False)
+    # Pixels that a border takes away, or tokens that a block adds, go with none.
+    rows, columns = max(pulled.shape[1] // height, 1), max(pulled.shape[2] // width, 1)
+    pulled = _fitted(_fitted(pulled, 1, rows * height), 2, columns * width)
     blocks = pulled.reshape(batch, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
     jacobian = blocks.reshape(batch * height * width, -1).T @ probe.reshape(-1, channels)
     jacobian /= batch * height * width
     squares = jnp.linalg.eigvalsh(jacobian.T @ jacobian)
-    unchanged = (probe == pulled).all() if probe.shape == pulled.shape else jnp.array(False)
     return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(probe.dtype)])
 
 
-def _stack(kept: list[Array | None]) -> Array:
-    of_blocks = [own for own in kept if own is not None]
-    if len(of_blocks) < 2:
-        raise ValueError(
-            "The scores of AZ-NAS compare blocks: got a network that shows no features "
-            "[B, H, W, C] between them; score one that offers jaxnas.types.Staged, such as "
-            "those of jaxnas.spaces."
-        )
-    return jnp.stack(of_blocks)
+def _fitted(x: Array, axis: int, size: int) -> Array:
+    """Return the first entries along an axis, with zeros behind the last."""
+    missing = [(0, max(size - own, 0) if at == axis else 0) for at, own in enumerate(x.shape)]
+    return jax.lax.slice_in_dim(jnp.pad(x, missing), 0, size, axis=axis)
 
 
 def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """Measure the entropies of the blocks and the spectral norms `[blocks - 1, 2]`."""
     noise, signs = jax.random.split(key)
-    inputs = jax.random.normal(noise, batch.inputs.shape, batch.inputs.dtype)
-    keeps = (_keep_entropy, functools.partial(_keep_norm, signs))
-    entropies, norms = measures.look(keeps, apply_fn, params, inputs)
-    # In front of the stem are no features.
-    return {"entropies": _stack(entropies), "norms": _stack(norms[1:])}
+    inputs = measures.normal_like(noise, batch.inputs)
+    for with_positions in (True, False):
+        keeps = (
+            functools.partial(_keep_entropy, with_positions),
+            functools.partial(_keep_norm, signs, with_positions),
+        )
+        entropies, norms = measures.look(keeps, apply_fn, params, inputs)
+        if not with_positions:
+            entropies, norms = entropies[:-1], norms[:-1]  # the logits are no features
+        features = [own for own in entropies if own is not None]
+        if features:
+            # In front of the stem are no features.
+            passed = [own for own in norms[1:] if own is not None] or [jnp.zeros((0, 2))]
+            return {"entropies": jnp.stack(features), "norms": jnp.vstack(passed)}
+    raise ValueError(
+        "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "
+        "score one of several layers, or one that offers jaxnas.types.Staged."
+    )
 
 
 def _smallest_step(measured: dict[str, Array]) -> Array:
     entropies = measured["entropies"]
+    _need_blocks(len(entropies) - 1)
     empty = jnp.isneginf(entropies).any()
     steps = jnp.diff(jnp.where(empty, 0, entropies))
     return jnp.where(empty, -jnp.inf, steps.min())
 
 
 def _mean_distance(measured: dict[str, Array]) -> Array:
+    _need_blocks(len(measured["norms"]))
     norms, unchanged = measured["norms"].T
     passed = jnp.where(unchanged > 0, 0, norms)
     return (2 - passed - 1 / (passed + 1e-6)).mean()
+
+
+def _need_blocks(steps: int) -> None:
+    if not steps:
+        raise ValueError(
+            "The score compares a block with the one before it: got a network with features at one "
+            "place only; score a deeper one, or choose expressivity."
+        )

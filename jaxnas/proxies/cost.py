@@ -64,7 +64,7 @@ def num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Arr
         return gradients.outputs(apply_fn, params, inputs).logits
 
     # What the network closes over may be traced, and becomes an argument.
-    program = jax.make_jaxpr(logits)(params, batch.inputs[:1])
+    program = jax.make_jaxpr(logits)(params, jax.tree.map(lambda own: own[:1], batch.inputs))
 
     def on_shapes(constants: list[Array], *leaves: Array) -> list[Array]:
         return core.jaxpr_as_fun(core.ClosedJaxpr(program.jaxpr, constants))(*leaves)

@@ -134,3 +134,19 @@ def compared(count: int, name: str) -> None:
 def or_nothing(value: Array, alive: Array) -> Array:
     """Return `value`, but -inf where nothing is alive; nan stays nan."""
     return jnp.where(alive.any() | jnp.isnan(value), value, -jnp.inf)
+
+
+def is_floating(own: Array) -> bool:
+    """Return whether an array holds floating numbers, and not tokens."""
+    return jnp.issubdtype(own.dtype, jnp.floating)
+
+
+def normal_like(key: Array, inputs: Any) -> Any:
+    """Return normal noise in place of inputs `[B, ...]`; tokens are left as they are."""
+    leaves, structure = jax.tree.flatten(inputs)
+    keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+    noise = [
+        jax.random.normal(one, own.shape, own.dtype) if is_floating(own) else own
+        for one, own in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noise)

@@ -51,7 +51,8 @@ def channel_independence() -> Proxy:
     only the inputs of live ReLUs count, before anything is cut off. A node that feeds three
     convolutions with a ReLU each counts three times. The maps are of the first example of the
     batch, as normalized beside the others: in the mode `batch` by the statistics of all of them.
-    One forward pass, which it shares with all scores of activations.
+    One forward pass, which it shares with all scores of activations. Of another activation the
+    input counts alike, and tokens `[T, C]` are pixels.
     """
     return Proxy("channel_independence", _OF_RELUS, jnp.asarray)
 

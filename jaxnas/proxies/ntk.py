@@ -25,7 +25,6 @@ normalization, but no bias: `biases=False` of `ntk_condition`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -33,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import gradients, gram
+from jaxnas import gradients, gram, lifetimes
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import GradientMeasure, compared, or_nothing
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, PerExampleDifferentiable, Proxy
@@ -182,7 +181,7 @@ class CoupledKernel:
         return _kernel(total, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "measure"))
+@lifetimes.for_each_network(1)
 def _kernel_of_any(
     apply_fn: ApplyFn, measure: CoupledKernel, params: Params, batch: Batch
 ) -> Kernel:

@@ -1,9 +1,10 @@
 """What the scores of ReLU codes share: NASWOT, the linear regions of TE-NAS, and SWAP.
 
-The code of an example is one bit for each ReLU of the network, on or off. All scores of codes read
-one forward pass, which they share with each other and with the scores of `az_nas`. They need no
-labels. A network of a space shows the ReLUs that its architecture has; those of any other network
-are found in its program, and must not be within `jax.lax` control flow.
+The code of an example is one bit for each ReLU of the network, on or off. For any other activation
+(GELU, SiLU, tanh, ...) the bit is the sign of its input. All scores of codes read one forward pass,
+which they share with each other. They need no labels. A network of a space shows the ReLUs that its
+architecture has; the activations of any other network are found in its program, see `programs`, and
+must not be within `jax.lax` control flow other than a scan.
 
 Differs from the released code: of all three scores, only live ReLUs count. An edge that does not
 reach the output is no part of the function, but their hooks see it; and their `none` is `x * 0`, so
@@ -42,7 +43,7 @@ def combined(combine: Callable[[Array, Array], Array], kept: list[Array | None])
     of_relus = [own for own in kept if own is not None]
     if not of_relus:
         raise ValueError(
-            "The score reads the ReLUs of a network: got a network without; score another network, "
+            "The score reads the activations of a network: got a network without; score another, "
             "or choose a score of gradients such as grad_norm."
         )
     return functools.reduce(combine, of_relus)

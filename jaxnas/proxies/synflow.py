@@ -1,7 +1,7 @@
 """SynFlow: how much flows through a network of positive weights.
 
 It changes the network's weights, and sees a batch only for its shape. It reads a network stage by
-stage; one that does not show stages (`types.Staged`) is one stage, normalization included.
+stage, be they those of a space or the blocks of any other network (see `programs`).
 """
 
 from typing import Any
@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import activations, gradients
+from jaxnas.proxies import measures
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, Statistic
+
+_LARGE = 1e6
 
 
 def synflow() -> Proxy:
@@ -22,9 +25,10 @@ def synflow() -> Proxy:
 
     Source: Tanaka et al., "Pruning Neural Networks without any Data by Iteratively Conserving
     Synaptic Flow", NeurIPS 2020, arXiv 2006.05467; as a score Abdelfattah et al., ICLR 2021,
-    arXiv 2101.08134. `R` grows like a product over layers: what a stage gives is divided by its
-    largest value and the logarithm added up, so single precision has room for any depth. A network
-    that shows no stages is one stage; what float32 cannot hold is run again in float64.
+    arXiv 2101.08134. `R` grows like a product over layers: where the largest value that a stage
+    gives is beyond a million or its inverse, all are divided by it and the logarithm added up, so
+    single precision has room for any depth. What float32 cannot hold of a single stage is run again
+    in float64.
 
     Differs from the paper: the logarithm; and magnitudes of the terms, as in the released code,
     which are the terms themselves unless normalization or an activation makes one negative.
@@ -53,7 +57,7 @@ def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     if not jnp.isfinite(gradients.outputs(apply_fn, params, batch.inputs).logits).all():
         return score
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda tensor: tensor.astype(jnp.float64), (params, batch.inputs))
+        wide = jax.tree.map(_widened, (params, batch.inputs))
         score = _log_flow(apply_fn, *wide).astype(score.dtype)
     if jnp.isnan(score):
         raise ValueError(
@@ -63,10 +67,9 @@ def _flow(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     return score
 
 
-def _log_flow(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
+def _log_flow(apply_fn: ApplyFn, params: Params, inputs: Any) -> Array:
     magnitudes = jax.tree.map(jnp.abs, params)  # by tensor: jit of the tree compiles for each cell
-    floating = jnp.issubdtype(inputs.dtype, jnp.floating)
-    image = jnp.ones_like(inputs[:1], None if floating else jnp.result_type(float))
+    image = jax.tree.map(_ones_of_one, inputs)
     outputs: tuple[Array, ...] = (image,)
     scales, passes = [], []
     for stage in activations.stages(apply_fn, magnitudes, image, (_PRODUCT,), normalized=False):
@@ -85,12 +88,23 @@ def _log_flow(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
 
 @jax.jit
 def _rescaled(outputs: Any) -> tuple[Any, Array]:
-    """Return what a stage gave, an array or several, divided by its largest value, and that."""
-    largest = jnp.stack([own.max() for own in jax.tree.leaves(outputs)]).max()
-    scale = jnp.where(largest > 0, largest, 1)
+    """Return what a stage gave, an array or several, divided by its scale, and that."""
+    values = [own for own in jax.tree.leaves(outputs) if measures.is_floating(own)]
+    largest = jnp.stack([own.max() for own in values]).max()
+    is_moderate = (largest > 1 / _LARGE) & (largest < _LARGE)
+    scale = jnp.where((largest > 0) & ~is_moderate, largest, 1)
     return _divided(outputs, scale), scale
 
 
 @jax.jit
 def _divided(values: Any, scale: Array) -> Any:
-    return jax.tree.map(lambda own: own / scale, values)
+    return jax.tree.map(lambda own: own / scale if measures.is_floating(own) else own, values)
+
+
+def _ones_of_one(inputs: Array) -> Array:
+    """Return one example of ones; of tokens, the first example."""
+    return jnp.ones_like(inputs[:1]) if measures.is_floating(inputs) else inputs[:1]
+
+
+def _widened(tensor: Array) -> Array:
+    return tensor.astype(jnp.float64) if measures.is_floating(tensor) else tensor

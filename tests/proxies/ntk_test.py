@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxnas import Batch, gradients, proxies, score
 from jaxnas.kernels import empirical
-from jaxnas.network.linen import linen_network
+from jaxnas.network.linen import LinenNetwork
 from jaxnas.proxies import measures, ntk
 from jaxnas.proxies.ntk import Kernel
 from jaxnas.spaces import nasbench201
@@ -272,13 +272,13 @@ class _Normalised(nn.Module):
         return nn.Dense(3)(jnp.tanh(hidden))
 
 
-def test_exact_rows_of_a_linen_network(draw_batch):
+def test_exact_rows_of_a_linen_module(draw_batch):
     with jax.enable_x64(True):
         batch, module = draw_batch(0, (5, 6), 3), _Normalised()
         variables = module.init(jax.random.key(0), batch.inputs)
         params = jax.tree.map(lambda own: own.astype(float), variables["params"])
         statistics = {"batch_stats": variables["batch_stats"]}
-        network = linen_network(module, variables=statistics)
+        network = LinenNetwork(module, statistics)
         own = ntk.ntk_trace(mode="exact").measure(network, params, batch, None)
         expected = _by_jacobian(network, params, batch, empirical.label_cotangent)
         np.testing.assert_allclose(own.gram, expected, rtol=1e-9, atol=1e-9)

@@ -8,7 +8,8 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jaxnas import Batch, gradients, linen_network, proxies
+from jaxnas import Batch, gradients, proxies
+from jaxnas.network.linen import LinenNetwork
 from jaxnas.proxies import gradient_statistics, measures, saliency
 from jaxnas.spaces import nasbench201
 
@@ -212,7 +213,7 @@ def test_grasp_of_a_flax_module(problem):
     def bare(params, inputs):
         return module.apply({"params": params, **rest}, inputs, mutable=["batch_stats"])[0]
 
-    layered = linen_network(module, variables=rest)
+    layered = LinenNetwork(module, rest)
     for proxy in (saliency.grasp(), saliency.grasp(sign="signed")):
         own = proxy(bare, params, batch)
         assert own != 0

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding, gradients, pretrained
-from jaxnas.network.linen import linen_network
+from jaxnas.network.linen import LinenNetwork
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options
@@ -45,10 +45,11 @@ def encoder(
     Raises:
         ValueError: an option that is not there, or out of its range.
     """
+    gradients.validate_max_bytes(max_bytes)
     config, weights = source if isinstance(source, Pretrained) else (source, {})
     options = _checked(options or Options(), config)
     own = EncoderNetwork(config, options)
-    packed = linen_network(layers.Packed(config, options), max_bytes=max_bytes)
+    packed = LinenNetwork(layers.Packed(config, options), max_bytes=max_bytes)
     names = options.activations
 
     def init(key: Array, inputs: Array) -> Params:

@@ -1,0 +1,600 @@
+"""The traced program of a network, read: its activations, its normalizations and its blocks.
+
+`read` traces a function once, on shapes, and writes its program out flat: calls are inlined and
+scans run step by step. What is found there does not depend on the library that wrote the network.
+
+An *activation* is a function of JAX's with the name of one (`jax.nn.relu`, `silu`, ...), or a
+`tanh`, `erf`, `logistic` or `sin`, a maximum with zero, or a choice by the sign of what is chosen.
+A *normalization* is a square root of sums over activations. A *block* ends at a value, behind a
+layer, on which alone everything later depends: the input of the next block. In a residual network
+that is the sum at the end of each branch, and in a chain the output of each layer.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core
+
+from jaxnas.types import Array, Params
+
+# fmt: off
+_NAMED = frozenset((
+    "celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu",
+    "log_sigmoid", "mish", "relu", "relu2", "relu6", "selu", "sigmoid", "silu", "soft_sign",
+    "softplus", "sparse_plus", "sparse_sigmoid", "squareplus", "swish", "tanh",
+))
+# fmt: on
+_SMOOTH = {"tanh": "tanh", "logistic": "sigmoid", "erf": "gelu", "erfc": "gelu", "sin": "sin"}
+
+_MULTIPLES = frozenset(
+    ("mul", "div", "neg", "integer_pow", "square", "convert_element_type", "copy")
+)
+_COMPARISONS = frozenset(("gt", "ge", "lt", "le"))
+# fmt: off
+_ELEMENTWISE = _MULTIPLES | _COMPARISONS | _SMOOTH.keys() | frozenset((
+    "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "cos", "eq", "exp",
+    "exp2", "expm1", "floor", "is_finite", "log", "log1p", "max", "min", "ne", "nextafter",
+    "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sqrt",
+    "stop_gradient", "sub",
+))
+# fmt: on
+_MOVING = frozenset(("broadcast_in_dim", "reshape", "squeeze", "transpose"))
+_LAYERS = frozenset(("conv_general_dilated", "dot_general", "gather", "ragged_dot"))
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_MAX_STEPS = 256
+
+
+# What is found in a program.
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of a value.
+
+    Attributes:
+        of_inputs: whether it depends on the inputs, by more than the place of a token.
+        of_tokens: whether it depends on the inputs at all.
+        summed: whether nothing but functions of single entries come behind sums over activations.
+        channels: its axis of channels; None if no layer has said.
+        base: of which it is a multiple, as `x + x**3` is of `x`; None for itself.
+        compared: a comparison with zero of this value.
+        scalar: its value, if that is written in the program and the same everywhere.
+    """
+
+    of_inputs: bool = False
+    of_tokens: bool = False
+    summed: bool = False
+    channels: int | None = None
+    base: Any = None
+    compared: Any = None
+    scalar: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """A value that scores of activations look at.
+
+    Attributes:
+        kind: `preactivation` or `variance`, as in `types.Shown`.
+        name: of the activation.
+        value: the variable.
+        channels: its axis of channels.
+        written: number of the equation that gives it.
+    """
+
+    kind: str
+    name: str
+    value: Any
+    channels: int
+    written: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a program: `piece(params, inputs) -> (outputs, found)`, tuples of arrays.
+
+    The first piece takes the inputs of the network, any other what the one before it gave: the
+    tokens if there are any, and at last its features, with the channels on their last axis. The
+    last piece gives the logits alone.
+    """
+
+    equations: list[Any]
+    constants: dict[Any, Any]
+    params: list[Any]
+    takes: list[Any]
+    from_last: int | None
+    gives: list[Any]
+    to_last: int | None
+    found: list[Found]
+    replaced: dict[int, str]
+
+    def reads(self) -> list[int]:
+        """Return the positions of the parameters that the piece reads."""
+        read = {own for equation in self.equations for own in equation.invars if _is_var(own)}
+        read |= {own for own in self.gives if _is_var(own)}
+        return [place for place, own in enumerate(self.params) if own in read]
+
+    def __call__(
+        self, leaves: Sequence[Array], constants: Sequence[Array], inputs: Sequence[Array]
+    ) -> tuple[tuple[Array, ...], list[Array]]:
+        """Return what the piece gives, and what was found in it."""
+        values = dict(zip(self.constants, constants, strict=True))
+        values |= zip((self.params[place] for place in self.reads()), leaves, strict=True)
+        values |= zip(self.takes, _to_axis(inputs, self.from_last), strict=True)
+        _evaluate(self.equations, values, self.replaced)
+        outputs = [_value(own, values) for own in self.gives]
+        if self.to_last is not None:
+            outputs[-1] = jnp.moveaxis(outputs[-1], self.to_last, -1)
+        found = [
+            jnp.moveaxis(values[own.value], own.channels, -1)
+            if own.kind == "preactivation"
+            else values[own.value]
+            for own in self.found
+        ]
+        return tuple(outputs), found
+
+
+def _to_axis(inputs: Sequence[Array], axis: int | None) -> list[Array]:
+    if axis is None:
+        return list(inputs)
+    return [*inputs[:-1], jnp.moveaxis(inputs[-1], -1, axis)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A flat program, and what was found in it.
+
+    Attributes:
+        found: the inputs of activations, and what normalizations take the square root of.
+        pieces: first to last, one a block.
+        layers: number of layers, the products of activations with parameters.
+    """
+
+    found: list[Found]
+    pieces: list[Piece]
+    layers: int
+
+
+def read(
+    function: Callable[[Params, Any], Array], params: Params, inputs: Any, *, normalized: bool
+) -> Program:
+    """Return the program of a function that gives `[B, K]` for inputs `[B, ...]`.
+
+    Args:
+        function: `function(params, inputs)`.
+        params: a pytree of arrays, or their shapes.
+        inputs: a pytree of arrays, or their shapes.
+        normalized: False takes what normalizations measure for 0 and 1.
+
+    Raises:
+        ValueError: an activation is within control flow that is not a scan of a fixed length.
+    """
+    shapes = jax.tree.map(lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), (params, inputs))
+
+    def flat(*args: Any) -> list[Any]:
+        program = jax.make_jaxpr(function)(*args)
+        return _inline(program, jax.tree.leaves(args))
+
+    program = jax.make_jaxpr(flat)(*shapes)
+    number = len(jax.tree.leaves(params))
+    return _Reading(program, number, normalized).program()
+
+
+# Flat.
+
+
+def _inline(program: core.ClosedJaxpr, args: list[Any]) -> list[Any]:
+    """Return the results of a program, its calls inlined and its scans run step by step."""
+    jaxpr = program.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= zip(jaxpr.invars, args, strict=True)
+    for equation in _live(jaxpr.eqns, jaxpr.outvars):
+        given = [_value(own, values) for own in equation.invars]
+        inner = _called(equation)
+        if inner is not None:
+            results = _inline(inner, given)
+        elif _steps(equation):
+            results = _scan(equation, given)
+        else:
+            results = _bind(equation, given)
+        values |= zip(equation.outvars, results, strict=True)
+    return [_value(own, values) for own in jaxpr.outvars]
+
+
+def _live(equations: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    """Return the equations that the outputs depend on."""
+    live = {own for own in outputs if _is_var(own)}
+    kept = []
+    for equation in reversed(equations):
+        if live.intersection(equation.outvars):
+            kept.append(equation)
+            live.update(own for own in equation.invars if _is_var(own))
+    return kept[::-1]
+
+
+def _called(equation: Any) -> core.ClosedJaxpr | None:
+    """Return the program that takes the place of an equation; None for what is left as it is."""
+    if equation.primitive.name in ("scan", "while", "cond", "shard_map") or _name(equation):
+        return None
+    inner = list(_programs(equation.params))
+    if len(inner) != 1 or len(inner[0].jaxpr.invars) != len(equation.invars):
+        return None
+    # What has its derivative written by hand keeps it, unless an activation is somewhere within.
+    if equation.primitive.name in _CUSTOM and not _has_activation(inner[0]):
+        return None
+    return inner[0]
+
+
+def _steps(equation: Any) -> bool:
+    """Return whether an equation is a scan that is run step by step."""
+    return equation.primitive.name == "scan" and equation.params["length"] <= _MAX_STEPS
+
+
+def _scan(equation: Any, given: list[Any]) -> list[Any]:
+    constants = equation.params["num_consts"]
+    carried = constants + equation.params["num_carry"]
+    state, stacked = given[constants:carried], []
+    steps = range(equation.params["length"])
+    for step in reversed(steps) if equation.params["reverse"] else steps:
+        entries = [lax.index_in_dim(own, step, keepdims=False) for own in given[carried:]]
+        results = _inline(equation.params["jaxpr"], [*given[:constants], *state, *entries])
+        state = results[: len(state)]
+        stacked.append(results[len(state) :])
+    if equation.params["reverse"]:
+        stacked.reverse()
+    return [*state, *(jnp.stack(own) for own in zip(*stacked, strict=True))]
+
+
+def _bind(equation: Any, given: list[Any]) -> list[Any]:
+    bound = equation.primitive.get_bind_params(equation.params)
+    # Before JAX 0.10, the functions that it calls come apart from its other parameters.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    results = equation.primitive.bind(*functions, *given, **params)
+    return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _evaluate(equations: list[Any], values: dict[Any, Any], replaced: dict[int, str]) -> None:
+    """Add what equations give to the values; some give one, or their first operand."""
+    for equation in equations:
+        given = [_value(own, values) for own in equation.invars]
+        instead = replaced.get(id(equation))
+        if instead == "one":
+            results = [jnp.ones(own.aval.shape, own.aval.dtype) for own in equation.outvars]
+        elif instead == "first":
+            results = [given[0]]
+        else:
+            results = _bind(equation, given)
+        values |= zip(equation.outvars, results, strict=True)
+
+
+def _value(own: Any, values: dict[Any, Any]) -> Any:
+    return values[own] if _is_var(own) else own.val
+
+
+def _is_var(own: Any) -> bool:
+    return not isinstance(own, core.Literal)
+
+
+def _programs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
+    for own in jax.tree.leaves(params, is_leaf=_is_program):
+        if isinstance(own, core.ClosedJaxpr):
+            yield own
+        elif isinstance(own, core.Jaxpr):
+            yield core.ClosedJaxpr(own, ())
+
+
+def _is_program(own: Any) -> bool:
+    return isinstance(own, core.ClosedJaxpr | core.Jaxpr)
+
+
+def _name(equation: Any) -> str | None:
+    """Return the name of the activation that an equation calls, if it is one."""
+    inner = list(_programs(equation.params))
+    if len(inner) != 1 or equation.primitive.name not in (*_CUSTOM, "jit", "pjit"):
+        return None
+    name = equation.params.get("name")
+    if name in _NAMED:
+        return "silu" if name == "swish" else name
+    equations = inner[0].jaxpr.eqns
+    if equation.primitive.name not in _CUSTOM or len(equations) != 1:
+        return None
+    # A function whose derivative is written by hand, and which is an activation and nothing else.
+    return _name(equations[0]) or _of_one_value(equations[0])
+
+
+def _of_one_value(equation: Any) -> str | None:
+    """Return the name of an activation that shows in one equation."""
+    name = equation.primitive.name
+    if name in _SMOOTH:
+        return _SMOOTH[name]
+    zeros = [own for own in equation.invars if not _is_var(own) and not np.any(own.val)]
+    return "relu" if name == "max" and zeros else None
+
+
+def _has_activation(program: core.ClosedJaxpr) -> bool:
+    return any(
+        _name(equation)
+        or _of_one_value(equation)
+        or any(_has_activation(own) for own in _programs(equation.params))
+        for equation in program.jaxpr.eqns
+    )
+
+
+# Read.
+
+
+class _Reading:
+    """A flat program on its way to a `Program`, one equation after the other."""
+
+    def __init__(self, program: core.ClosedJaxpr, params: int, normalized: bool) -> None:
+        jaxpr = program.jaxpr
+        self.normalized = normalized
+        self.constants = dict(zip(jaxpr.constvars, program.consts, strict=True))
+        self.params, self.inputs = list(jaxpr.invars[:params]), list(jaxpr.invars[params:])
+        self.outputs = list(jaxpr.outvars)
+        self.equations = _live(jaxpr.eqns, jaxpr.outvars)
+        self.examples = self.inputs[0].aval.shape[0]
+        self.written: dict[Any, int] = dict.fromkeys(jaxpr.invars, -1)
+        self.found: list[Found] = []
+        self.replaced: dict[int, str] = {}
+        self.behind_layers: list[int] = []  # numbers of the equations
+        self.weighed = 0
+        self.facts: dict[Any, Facts] = {}
+        for own in self.inputs:
+            self.facts[own] = Facts(_is_floating(own), True)
+        for own, value in self.constants.items():
+            is_known = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
+            is_number = is_known and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+            self.facts[own] = Facts(scalar=float(value) if is_number else None)
+
+    def program(self) -> Program:
+        trained = set(self.params)
+        for number, equation in enumerate(self.equations):
+            self.written |= dict.fromkeys(equation.outvars, number)
+            operands = [own for own in equation.invars if _is_var(own)]
+            is_trained = any(own in trained for own in operands)
+            of_inputs = [own for own in operands if self.of(own).of_tokens]
+            if is_trained and not of_inputs:
+                trained.update(equation.outvars)
+            self.weighed += bool(is_trained and of_inputs and equation.primitive.name in _LAYERS)
+            self.visit(number, equation)
+        return Program(self.found, self.pieces(), self.weighed)
+
+    def of(self, own: Any) -> Facts:
+        if _is_var(own):
+            return self.facts.get(own, Facts())
+        return Facts(scalar=float(own.val) if np.ndim(own.val) == 0 else None)
+
+    # One equation.
+
+    def visit(self, number: int, equation: Any) -> None:
+        """Learn what an equation gives, and whether it is an activation or a normalization."""
+        name = equation.primitive.name
+        data = [own for own in equation.invars if self.of(own).of_tokens]
+        is_layer = name in _LAYERS and bool(data) and _is_floating(equation.outvars[0])
+        of_inputs = is_layer or any(self.of(own).of_inputs for own in data)
+        if of_inputs:
+            self.look(equation, data)
+        if is_layer:
+            self.behind_layers.append(number)
+        for own in equation.outvars:
+            self.facts[own] = Facts(
+                of_inputs=of_inputs,
+                of_tokens=bool(data),
+                summed=self.is_summed(name, data),
+                channels=self.channels(equation, data, own),
+                base=self.base(equation, data),
+                compared=self.compared(equation, data),
+                scalar=self.scalar(equation),
+            )
+
+    def is_summed(self, name: str, data: list[Any]) -> bool:
+        if name in ("reduce_sum", "psum"):
+            return bool(data)
+        return (
+            name in _ELEMENTWISE | _MOVING
+            and bool(data)
+            and all(self.of(own).summed for own in data)
+        )
+
+    def base(self, equation: Any, data: list[Any]) -> Any:
+        """Return the value of which an equation gives a multiple, or None."""
+        name, bases = equation.primitive.name, {self.of(own).base or own for own in data}
+        others = [own for own in equation.invars if own not in data]
+        if len(bases) == 1 and (
+            (name in _MULTIPLES and all(_is_scalar(own, self.of(own)) for own in others))
+            or (name in ("add", "add_any", "sub") and not others)
+        ):
+            return bases.pop()
+        return None
+
+    def compared(self, equation: Any, data: list[Any]) -> Any:
+        others = [own for own in equation.invars if own not in data]
+        if equation.primitive.name in _COMPARISONS and len(data) == len(others) == 1:
+            return data[0] if self.of(others[0]).scalar == 0 else None
+        if equation.primitive.name in _MOVING and len(data) == 1:
+            return self.of(data[0]).compared
+        return None
+
+    def scalar(self, equation: Any) -> float | None:
+        if equation.primitive.name in ("convert_element_type", "broadcast_in_dim", "copy"):
+            return self.of(equation.invars[0]).scalar
+        return None
+
+    def channels(self, equation: Any, data: list[Any], result: Any) -> int | None:
+        """Return the axis of the channels of what an equation gives, if it is known."""
+        name, shape = equation.primitive.name, result.aval.shape
+        if not data or not shape:
+            return None
+        params, first = equation.params, data[0]
+        if name == "conv_general_dilated":
+            return params["dimension_numbers"].out_spec[1]
+        if name == "dot_general":
+            # The axes of a product: those that both have, the left one's, the right one's.
+            both = len(params["dimension_numbers"][1][0])
+            return (
+                None if len(data) == 2 else both if equation.invars[1] is first else -1 % len(shape)
+            )
+        known = [own for own in data if self.of(own).channels is not None]
+        if not known:
+            return None
+        before, axis = known[0].aval.shape, self.of(known[0]).channels
+        assert axis is not None
+        if name == "transpose":
+            return params["permutation"].index(axis)
+        if name == "broadcast_in_dim":
+            return params["broadcast_dimensions"][axis]
+        if name.startswith("reduce_") and "axes" in params:
+            return (
+                None if axis in params["axes"] else axis - sum(own < axis for own in params["axes"])
+            )
+        if name in ("reshape", "squeeze"):
+            # The axis of as many entries behind as many others.
+            places = [math.prod(shape[:place]) for place in range(len(shape))]
+            matches = [
+                place
+                for place, size in enumerate(shape)
+                if size == before[axis] and places[place] == math.prod(before[:axis])
+            ]
+            return matches[-1] if matches else None
+        return axis if len(before) == len(shape) else None
+
+    # Activations and normalizations.
+
+    def look(self, equation: Any, data: list[Any]) -> None:
+        """Add what an equation rectifies or normalizes to what was found."""
+        name, first = equation.primitive.name, data[0]
+        operands = equation.invars
+        zeros = [own for own in operands if self.of(own).scalar == 0]
+        called = _name(equation)
+        if called:
+            self.activation(called, first)
+        elif any(_has_activation(own) for own in _programs(equation.params)):
+            if name not in _CUSTOM:
+                raise ValueError(
+                    "The activations of a network must be in its program, or in a scan of at most "
+                    f"{_MAX_STEPS} steps: got one inside {name}; score a network without such "
+                    "control flow, or one that offers jaxnas.types.Staged."
+                )
+        elif name in _SMOOTH:
+            # The function within a GELU is one of a multiple of its input.
+            base = self.of(first).base
+            self.activation("gelu" if base and name == "tanh" else _SMOOTH[name], base or first)
+        # A variance is kept positive in the same way.
+        elif name in ("max", "clamp") and zeros and not self.of(first).summed:
+            self.activation("relu", first)
+        elif name == "max" and len(data) == 2 and len(self.bases(data)) == 1:
+            self.activation("leaky_relu", first)
+        elif name == "select_n":
+            chosen = self.of(operands[0]).compared
+            is_own = chosen is not None and self.bases([chosen]) <= self.bases(data[1:])
+            if is_own and not self.of(chosen).summed:
+                self.activation("leaky_relu", chosen)
+        elif name in ("rsqrt", "sqrt", "pow") and self.of(first).summed:
+            self.add("variance", "", first)
+            if not self.normalized:
+                self.replaced[id(equation)] = "one"
+        # A mean is taken away from what it is the mean of.
+        elif not self.normalized and name == "sub" and len(data) == 2 and self.is_centred(data):
+            self.replaced[id(equation)] = "first"
+
+    def is_centred(self, data: list[Any]) -> bool:
+        return self.of(data[1]).summed and not self.of(data[0]).summed
+
+    def bases(self, values: list[Any]) -> set[Any]:
+        return {self.of(own).base or own for own in values}
+
+    def activation(self, name: str, value: Any) -> None:
+        if value.aval.ndim > 1 and self.is_of_examples(value) and _is_floating(value):
+            self.add("preactivation", name, value)
+
+    def add(self, kind: str, name: str, value: Any) -> None:
+        channels = self.of(value).channels
+        axis = value.aval.ndim - 1 if channels is None else channels
+        self.found.append(Found(kind, name, value, axis, self.written[value]))
+
+    # Blocks.
+
+    def pieces(self) -> list[Piece]:
+        tokens = [own for own in self.inputs if not _is_floating(own)]
+        pieces, before, start = [], None, -1
+        for cut in [*self.cuts(), None]:
+            end = len(self.equations) if cut is None else self.written[cut]
+            found = [own for own in self.found if start < own.written <= end]
+            if before is None:
+                found = [own for own in self.found if own.written <= end]
+            takes = self.inputs if before is None else [*tokens, before]
+            gives = self.outputs if cut is None else [*tokens, cut]
+            equations = self.behind(takes, [*gives, *(own.value for own in found)])
+            read = {own for equation in equations for own in equation.invars if _is_var(own)}
+            constants = {own: it for own, it in self.constants.items() if own in {*read, *gives}}
+            pieces.append(
+                Piece(
+                    *(equations, constants, self.params, takes, self.axis(before), gives),
+                    *(self.axis(cut), found, self.replaced),
+                )
+            )
+            before, start = cut, end
+        return pieces
+
+    def axis(self, cut: Any) -> int | None:
+        if cut is None:
+            return None
+        channels = self.of(cut).channels
+        return cut.aval.ndim - 1 if channels is None else channels
+
+    def behind(self, takes: list[Any], gives: list[Any]) -> list[Any]:
+        """Return the equations between what a piece takes and what it gives."""
+        given = set(takes)
+        wanted = {own for own in gives if _is_var(own)} - given
+        kept = []
+        for equation in reversed(self.equations):
+            if wanted.intersection(equation.outvars):
+                kept.append(equation)
+                wanted.update(own for own in equation.invars if _is_var(own) and own not in given)
+        return kept[::-1]
+
+    def cuts(self) -> list[Any]:
+        """Return the value behind each block but the last, in order."""
+        last_read: dict[Any, int] = {}
+        for number, equation in enumerate(self.equations):
+            last_read |= {own: number for own in equation.invars if _is_var(own)}
+        last_read |= {own: len(self.equations) for own in self.outputs if _is_var(own)}
+
+        # Values on which alone everything later depends, by the layers in front of them.
+        runs: dict[int, list[Any]] = collections.defaultdict(list)
+        alive = {own for own in self.inputs if self.of(own).of_inputs and own in last_read}
+        layers = 0
+        for number, equation in enumerate(self.equations):
+            layers += number in self.behind_layers
+            alive.update(
+                own for own in equation.outvars if self.of(own).of_inputs and own in last_read
+            )
+            alive = {own for own in alive if last_read[own] > number}
+            if len(alive) == 1 and alive <= set(equation.outvars):
+                (only,) = alive
+                if _is_floating(only) and only.aval.ndim > 1 and self.is_of_examples(only):
+                    runs[layers].append(only)
+        return [
+            max(run, key=lambda own: (own.aval.ndim > 2, self.written[own]))
+            for layer, run in sorted(runs.items())
+            if 0 < layer < layers
+        ]
+
+    def is_of_examples(self, own: Any) -> bool:
+        return bool(own.aval.shape) and own.aval.shape[0] == self.examples
+
+
+def _is_floating(own: Any) -> bool:
+    return jnp.issubdtype(own.aval.dtype, jnp.floating)
+
+
+def _is_scalar(own: Any, facts: Facts) -> bool:
+    return facts.scalar is not None or not (own.aval.shape if _is_var(own) else np.shape(own.val))

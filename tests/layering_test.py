@@ -30,7 +30,7 @@ FLOORS = {
     4: ("supernet",),
     # Join the wings; see everything.
     5: (
-        *("engine", "scorer", "scoring", "processes"),
+        *("engine", "finder", "scorer", "scoring", "processes"),
         *("launch", "__init__", "__main__"),
     ),
 }
@@ -61,7 +61,7 @@ DOORS = {
     "neural_tangents": ("kernels._neural_tangents",),
     "optax": ("training",),
     "orbax": ("training",),
-    "pandas": ("runs", "scorer", "__main__"),
+    "pandas": ("runs", "scorer", "finder", "__main__"),
     "pickle": ("datasets.restricted",),
     "pyarrow": ("datasets",),
     "safetensors": ("pretrained",),

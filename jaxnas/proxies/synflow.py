@@ -31,10 +31,10 @@ def synflow() -> Proxy:
     in float64.
 
     Differs from the paper: the logarithm; and magnitudes of the terms, as in the released code,
-    which are the terms themselves unless normalization or an activation makes one negative.
+    which are the terms themselves unless an activation makes one negative.
 
-    Differs from the released code: normalization is left out of a network that shows its stages,
-    where that code keeps it, and its networks have biases at their convolutions.
+    Differs from the released code: normalization is left out, where that code keeps it, and its
+    networks have biases at their convolutions.
 
     Raises:
         ValueError: when measured, the flow through a stage is beyond float64.

@@ -67,7 +67,7 @@ BLOCK = wiring.from_code("2_12")  # residual: two layers, and a projection witho
 CONTROLS = ("#params", "#live", "convolutions", "random")
 
 _NOTE = (
-    "Of the mean over draws of images. low and high: 95 % bootstrap interval over cells; "
+    "Of the mean over draws of images. low and high: 95 % bootstrap interval over functions; "
     "| #params: given #params; | convolutions: given the number of convolutions on a path. #live: "
     "parameters that have a say in the output."
 )

@@ -87,7 +87,7 @@ def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
 
 _CORRELATIONS_NOTE = (
     "Spearman with the accuracy of the trained networks, mean and standard deviation over runs; "
-    "low and high: 95 % bootstrap interval over networks, of the mean of the scores of all runs; "
+    "low and high: 95 % bootstrap interval over functions, of the mean of the scores of all runs; "
     "partial: given log FLOPs, of that mean. The signal of the recipe is marked *."
 )
 _SEARCH_NOTE = (

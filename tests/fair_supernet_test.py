@@ -7,7 +7,7 @@ import pytest
 SMALL = [
     *("--channels=2", "--image_size=8", "--train_batch=16", "--epochs=1", "--valid_size=800"),
     *("--num_inherited=12", "--num_seeds=1", "--num_orders=2", "--recipe=published"),
-    *("--proxies=naswot", "--batch_size=8", "--generations=1"),
+    *("--proxies=naswot,pair", "--batch_size=8", "--generations=1"),
 ]
 
 
@@ -16,7 +16,8 @@ def test_supernet(tmp_path, experiment):
     first = experiment("fair_supernet", tmp_path, *SMALL)
     assert first.returncode == 0, first.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {"spearman_FLOPs", "spearman_indicators, skip *", "percentile_FLOPs-max"} <= set(summary)
+    expected = {"spearman_FLOPs", "spearman_indicators, skip *", "percentile_FLOPs-max"}
+    assert {"spearman_pair", *expected} <= set(summary)
     assert "seed 0, order 1: step 12" in first.stdout
     again = experiment("fair_supernet", tmp_path, *SMALL)
     assert again.returncode == 0, again.stderr

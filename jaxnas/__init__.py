@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxnas.scoring import score
     from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "Batch": "types",

@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
     Attributes:
         value: larger is better; `-inf` where `status` is not "ok".
-        status: "ok", "disconnected", "no gradient", "not finite" or "failed: reason".
+        status: "ok", "disconnected", "nothing to score", "not finite" or "failed: reason".
     """
 
     value: float
@@ -203,7 +203,7 @@ def score_each(
 def _judged(value: float) -> Score:
     if np.isfinite(value):
         return Score(value)
-    return Score(-np.inf, "no gradient" if value == -np.inf else "not finite")
+    return Score(-np.inf, "nothing to score" if value == -np.inf else "not finite")
 
 
 def _chunk_size(draw: Draw, device: jax.Device) -> int:

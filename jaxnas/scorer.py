@@ -49,7 +49,7 @@ class Scores(NamedTuple):
         seeds: of the draws of weights and examples, `S` of them.
         scores: by the names that were asked for, `float64[S, A]`; larger is better, `-inf` where
             `status` is not "ok". The first is what `ranked` and `top` go by.
-        status: by name, `object[S, A]`: "ok", "disconnected", "no gradient", "not finite" or
+        status: by name, `object[S, A]`: "ok", "disconnected", "nothing to score", "not finite" or
             "failed: reason".
         measured: the parts of aggregates, and all else that was measured, as `scores`.
         seconds: process CPU seconds, compilation included, that each took now, `[S, A]`; nan where

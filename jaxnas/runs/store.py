@@ -23,7 +23,7 @@ from jaxnas.runs.files import output_folder
 from jaxnas.runs.schema import checksum_of, prepare, run_of, transaction
 from jaxnas.runs.sqlite_errors import plain_errors
 
-STATUSES = ("ok", "disconnected", "no gradient", "not finite")
+STATUSES = ("ok", "disconnected", "nothing to score", "not finite")
 """What became of a score; besides these, "failed: " and the reason."""
 
 # What happens to a row whose key is there already.

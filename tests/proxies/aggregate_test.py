@@ -184,7 +184,7 @@ def test_the_status_of_an_aggregate_is_that_of_its_parts():
     status = chosen.status(
         {
             first: np.array(["ok", "disconnected", "ok"], object),
-            second: np.array(["ok", "no gradient", "not finite"], object),
+            second: np.array(["ok", "nothing to score", "not finite"], object),
             "params": np.array(["ok"] * 3, object),
         }
     )

@@ -1,7 +1,6 @@
 """The network against a plain Flax network that builds one cell as its authors describe it.
 
-Float64, five channels, one cell a stack; XLA's optimizations are
-off, as they double the time to compile, which is all that these tests cost.
+Float64, five channels, one cell a stack.
 """
 
 import functools
@@ -150,13 +149,6 @@ def _to_flax(own):
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _normal(seed, shape):

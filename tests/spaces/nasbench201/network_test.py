@@ -1,7 +1,6 @@
 """Both plans of the network against a plain Flax network that builds only the chosen operations.
 
-The reference runs in float64. XLA's optimizations are off: they double the time to compile, which
-is all that these tests cost.
+The reference runs in float64.
 """
 
 import functools
@@ -218,13 +217,6 @@ ILL_CONDITIONED = {"fed by a cut node", "disconnected"}
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import lifetimes
+from jaxnas.tasks import Targets
 from jaxnas.types import (
     ApplyFn,
     Array,
@@ -38,7 +39,7 @@ def _itself(tensor: Array, gradient: Array) -> Array:
 GRADIENT = Statistic(_itself, per_example=False)
 """The gradient itself, summed over the examples."""
 
-Cotangent = Callable[[Array, Array], Array]
+Cotangent = Callable[[Array, Any], Array]
 """`cotangent(logits, labels)`: the derivative `[B, K]` of what is differentiated."""
 
 
@@ -59,19 +60,24 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
 
 
+def losses(logits: Array, labels: Any) -> Array:
+    """Return the loss of each example, `[B]`: cross-entropy, or that of `tasks.Targets`."""
+    return labels.losses(logits) if isinstance(labels, Targets) else cross_entropy(logits, labels)
+
+
 @jax.jit
-def cross_entropy_cotangent(logits: Array, labels: Array) -> Array:
-    """Return the derivative of the summed cross-entropy, softmax - one-hot, `[B, K]`."""
+def loss_cotangent(logits: Array, labels: Any) -> Array:
+    """Return the derivative of the summed loss; of cross-entropy softmax - one-hot, `[B, K]`."""
+    if isinstance(labels, Targets):
+        return jax.grad(lambda logits: labels.losses(logits).sum())(logits)
     one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return jax.nn.softmax(logits) - one_hot
 
 
 def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
-    """Return the gradient of the mean cross-entropy of the batch, a pytree like `params`."""
-    (total,) = read(apply_fn, params, batch, {cross_entropy_cotangent: (GRADIENT,)})[
-        cross_entropy_cotangent
-    ]
-    return jax.tree.map(lambda own: own / batch.labels.size, total)
+    """Return the gradient of the mean loss of the batch, a pytree like `params`."""
+    (total,) = read(apply_fn, params, batch, {loss_cotangent: (GRADIENT,)})[loss_cotangent]
+    return jax.tree.map(lambda own: own / batch.size, total)
 
 
 def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
@@ -80,9 +86,9 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
     Each example goes through the network alone, by `vmap` over `grad`.
     """
 
-    def loss(params: Params, example: Any, label: Array) -> Array:
+    def loss(params: Params, example: Any, label: Any) -> Array:
         logits = _logits_of_one(apply_fn, params, example)
-        return cross_entropy(logits[None], label[None])[0]
+        return losses(logits[None], jax.tree.map(lambda own: own[None], label))[0]
 
     return jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, batch.inputs, batch.labels)
 
@@ -115,7 +121,7 @@ def read(
         apply_fn: any network.
         params: its parameters.
         batch: `B` labelled examples.
-        wanted: statistics by what is differentiated, such as `cross_entropy_cotangent`.
+        wanted: statistics by what is differentiated, such as `loss_cotangent`.
         max_bytes: see `per_example_vjp`.
 
     Returns:

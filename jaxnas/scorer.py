@@ -23,6 +23,7 @@ from jaxnas.proxies import cost, expand
 from jaxnas.proxies.measures import measure_all
 from jaxnas.runs import ScoreRow, ScoreStore, track
 from jaxnas.scoring import validate_batch, validate_network
+from jaxnas.tasks import Loss
 from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace
 
 _FLUSH_SECONDS = 2.0
@@ -151,10 +152,11 @@ class Scorer:
     def __init__(
         self,
         space: SearchSpace,
-        data: datasets.Dataset | Batch | tuple[ArrayLike, ArrayLike] | Callable[[int], Batch],
+        data: datasets.Dataset | Batch | tuple[Any, Any] | Callable[[int], Batch],
         by: str | Proxy | Iterable[str | Proxy],
         *,
         batch_size: int = 64,
+        loss: str | Loss | None = None,
         seeds: Sequence[int] = (0,),
         store: ScoreStore | str | Path | None = None,
         context: Mapping[str, Any] | None = None,
@@ -171,6 +173,7 @@ class Scorer:
             by: names of scores or of aggregates, or `Proxy` values. A store knows scores by name,
                 so a proxy of yours that has changed needs another name.
             batch_size: examples of a batch that is drawn from a data set.
+            loss: of another task than one class an example; see `score`.
             seeds: one draw of weights and examples each.
             store: an open `runs.ScoreStore`, or the file of one; None keeps scores in memory.
             context: what determines a score besides the space and the seed, for the store; see
@@ -192,7 +195,8 @@ class Scorer:
         self._plan = resolve_plan(plan)
         self._deduplicate = deduplicate
         self._progress = progress
-        self._batch = _batches(data, batch_size)
+        draw = _batches(data, batch_size, loss)
+        self._batch = lambda seed: validate_batch(draw(seed), loss)
         self._draws: dict[int, engine.Draw] = {}
         self._met: dict[tuple[bytes, int], dict[str, Score]] = {}
         if store is None and processes.shard()[1] > 1:
@@ -208,11 +212,12 @@ class Scorer:
             **space.options,
             "plan": self._plan,
             "deduplicate": deduplicate,
+            **({} if loss is None else {"loss": getattr(loss, "__qualname__", loss)}),
             **(run_context(batch=self._digest()) if context is None else context),
         }
 
     def _digest(self) -> str:
-        return datasets.digest(validate_batch(self._batch(self.seeds[0])))
+        return datasets.digest(self._batch(self.seeds[0]))
 
     def __enter__(self) -> Self:
         return self
@@ -303,7 +308,7 @@ class Scorer:
             )
         if proxy.measure is cost.num_params:
             raise ValueError("params is not measured in a space: use space.num_params.")
-        batch, key = validate_batch(self._batch(self.seeds[0])), jax.random.key(self.seeds[0])
+        batch, key = self._batch(self.seeds[0]), jax.random.key(self.seeds[0])
         params = self.space.init(jax.random.fold_in(key, 0), batch.inputs)
         score = functools.partial(_score_traced, self.space, proxy)
         return jax.tree_util.Partial(score, params, batch, key)
@@ -376,7 +381,7 @@ class Scorer:
     def _draw(self, seed: int, arch: np.ndarray) -> engine.Draw:
         """Return the weights and examples of a seed; the last few are kept."""
         if seed not in self._draws:
-            batch = validate_batch(self._batch(seed))
+            batch = self._batch(seed)
             key = jax.random.key(seed)
             params = self.space.init(jax.random.fold_in(key, 0), batch.inputs)
             validate_network(*self.space.bind(arch, params), batch)
@@ -421,13 +426,13 @@ def run_context(**determining: Any) -> dict[str, Any]:
     }
 
 
-def _batches(data: Any, batch_size: int) -> Callable[[int], Any]:
+def _batches(data: Any, batch_size: int, loss: str | Loss | None) -> Callable[[int], Any]:
     """Return `batch(seed)`, whatever kind the data are."""
     if isinstance(data, datasets.Dataset):
         return lambda seed: datasets.batch(data, batch_size, seed=seed)
     if callable(data):
         return data
-    batch = validate_batch(data)
+    batch = validate_batch(data, loss)
     return lambda seed: batch
 
 

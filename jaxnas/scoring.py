@@ -2,85 +2,125 @@
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from jaxnas import engine, gradients
 from jaxnas.proxies import resolve
+from jaxnas.tasks import LOSSES, Loss, Targets
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
 
 
 def score(
     apply_fn: ApplyFn,
     params: Params,
-    batch: Batch | tuple[ArrayLike, ArrayLike],
+    batch: Batch | tuple[Any, Any],
     proxies: str | Proxy | Iterable[str | Proxy],
     *,
+    loss: str | Loss | None = None,
     key: Array | None = None,
 ) -> dict[str, float]:
     """Return the scores of one network; larger is better.
 
     Args:
         apply_fn: any `apply_fn(params, inputs)` that gives logits `[B, K]` or `Outputs`: Flax
-            (linen, nnx), Equinox or plain JAX.
+            (linen, nnx), Equinox or plain JAX; see `as_network`.
         params: its parameters, a pytree of arrays.
-        batch: `(inputs [B, ...], labels [B])`.
+        batch: `(inputs, labels)`: an array or a pytree of arrays `[B, ...]`, and class numbers
+            `[B]`; or the labels of the loss.
         proxies: names from `jaxnas.proxies.BY_NAME`, or `Proxy` values.
+        loss: for another task than one class an example: `mse` for regression,
+            `binary_cross_entropy` for several labels, `cross_entropy` for sequences and pictures of
+            classes, with labels `[B, ...]` of which negative ones are masked; or
+            `loss(outputs, labels)`, the loss of each example `[B]`.
         key: for scores that draw random numbers.
 
     Returns:
-        Scores by name: `-inf` if no gradient reaches any tensor, nan if the network is not finite.
+        Scores by name: `-inf` if there is nothing to score, such as no gradient at any tensor; nan
+        if the network is not finite.
 
     Raises:
         ValueError: an unknown proxy, or a batch or a network that does not fit (see
             `validate_batch`).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxnas
+        >>> params = {"w": jnp.ones((3, 1))}
+        >>> batch = jnp.eye(3), jnp.array([[0.0], [1.0], [2.0]])
+        >>> jaxnas.score(lambda p, x: x @ p["w"], params, batch, "grad_norm", loss="mse")
+        {'grad_norm': 0.4714045226573944}
     """
     resolved = resolve(proxies)
-    batch = validate_batch(batch)
+    batch = validate_batch(batch, loss)
     validate_network(apply_fn, params, batch)
     key = jax.random.key(0) if key is None else key
     values = engine.values(resolved, apply_fn, params, batch, key)
     return dict(zip((proxy.name for proxy in resolved), values.tolist(), strict=True))
 
 
-def validate_batch(batch: Batch | tuple[ArrayLike, ArrayLike]) -> Batch:
-    """Return the batch as arrays, checked.
+def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = None) -> Batch:
+    """Return the batch as arrays, checked; labels of a loss as `tasks.Targets`.
 
     Raises:
-        ValueError: no example, another number of labels, labels that are not integers `[B]` from 0,
-            or inputs that are not finite numbers.
+        ValueError: no example, another number of labels, labels that are not integers `[B]` from 0
+            (or whatever the loss takes), an unknown loss, or inputs that are not finite numbers.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(f"A batch is (inputs, labels): got {type(batch).__name__}; pass a pair.")
-    inputs, labels = batch
-    if not isinstance(labels, jax.Array):
-        labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    inputs = jax.tree.map(jnp.asarray, batch[0])
     arrays = jax.tree.leaves(inputs)
     for own in arrays:
         if own.ndim < 2 or own.shape[:1] != arrays[0].shape[:1] or not own.shape[0]:
             raise ValueError(
                 f"A batch needs examples [B, ...]: got inputs {own.shape}; pass B > 0."
             )
-    count = len(arrays[0])
+    if not arrays:
+        raise ValueError("A batch needs examples [B, ...]: got no inputs; pass an array.")
+    if loss is None and not isinstance(batch[1], Targets):
+        labels = _class_numbers(batch[1], len(arrays[0]))
+    else:
+        labels = _targets(batch[1], loss, len(arrays[0]))
+    if not _are_finite(arrays):
+        raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
+    return Batch(inputs, labels)
+
+
+def _class_numbers(labels: Any, count: int) -> Array:
+    if not isinstance(labels, jax.Array):
+        labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"Labels are integers [{count}], one an example: "
-            f"got {labels.dtype}{list(labels.shape)}; pass class numbers, not one-hot rows."
+            f"got {labels.dtype}{list(labels.shape)}; pass class numbers, not one-hot rows, or "
+            "the loss of another task."
         )
     if int(labels.min()) < 0:
         raise ValueError(f"Labels count from 0: got {int(labels.min())}; shift or drop them.")
     if int(labels.max()) >= 2**31:
         raise ValueError(f"Labels are class numbers: got {int(labels.max())}; count from 0.")
-    for own in arrays:
-        if jnp.issubdtype(own.dtype, jnp.floating) and not bool(jnp.isfinite(own).all()):
-            raise ValueError(
-                "Inputs must be finite: got nan or inf; clean or normalise the images."
-            )
-    return Batch(inputs, jnp.asarray(labels, jnp.int32))
+    return jnp.asarray(labels, jnp.int32)
+
+
+def _targets(labels: Any, loss: str | Loss | None, count: int) -> Targets:
+    if isinstance(labels, Targets):
+        labels, loss = labels.values, loss or labels.loss
+    if not (callable(loss) or loss in LOSSES):
+        raise ValueError(f"Unknown loss {loss!r}: use {', '.join(LOSSES)} or a function.")
+    arrays = jax.tree.leaves(labels := jax.tree.map(jnp.asarray, labels))
+    if not arrays or any(own.shape[:1] != (count,) for own in arrays):
+        shapes = [list(own.shape) for own in arrays]
+        raise ValueError(f"Labels of a loss are arrays [{count}, ...]: got {shapes}; pass as many.")
+    if not _are_finite(arrays):
+        raise ValueError("Labels must be finite: got nan or inf; clean or mask them.")
+    return Targets(labels, loss if callable(loss) else LOSSES[str(loss)])
+
+
+def _are_finite(arrays: list[Array]) -> bool:
+    floating = [own for own in arrays if jnp.issubdtype(own.dtype, jnp.inexact)]
+    return all(bool(jnp.isfinite(own).all()) for own in floating)
 
 
 def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
@@ -101,20 +141,35 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
             "params must be parameters alone: got batch_stats too; pass variables['params'] and "
             "close over the statistics in apply_fn."
         )
-    classes = 0
-    for count in (len(batch.labels), 1):
+    for count in (batch.size, 1):
         inputs = jax.tree.map(lambda own, count=count: own[:count], batch.inputs)
         given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
         shape: tuple[int, ...] = getattr(given.logits, "shape", ())
-        if len(shape) != 2 or shape[0] != count:
+        is_task = isinstance(batch.labels, Targets)
+        if shape[:1] != (count,) or (len(shape) != 2 and not is_task):
             raise ValueError(
                 f"apply_fn must give logits [{count}, K] for {count} examples: got "
                 f"{list(shape) or type(given.logits).__name__}; return one row of class scores "
-                "an example, whatever their number."
+                "an example, whatever their number, or name the loss of another task."
             )
-        classes = shape[1]
-    if int(batch.labels.max()) >= classes:
-        raise ValueError(
-            f"Labels must be below the {classes} logits: got {int(batch.labels.max())}; "
-            "match the number of classes."
-        )
+        if count == batch.size:
+            _validate_labels(batch.labels, given.logits)
+
+
+def _validate_labels(labels: Any, logits: jax.ShapeDtypeStruct) -> None:
+    if not isinstance(labels, Targets):
+        if int(labels.max()) >= logits.shape[1]:
+            raise ValueError(
+                f"Labels must be below the {logits.shape[1]} logits: got {int(labels.max())}; "
+                "match the number of classes."
+            )
+        return
+    expected = f"A loss gives numbers [{logits.shape[0]}, ...] for outputs {list(logits.shape)}"
+    try:
+        found = jax.eval_shape(labels.loss, logits, labels.values)
+        shape, floating = found.shape, jnp.issubdtype(found.dtype, jnp.floating)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{expected}: got {reason!r}; match outputs and labels.") from error
+    if shape[:1] != logits.shape[:1] or not floating:
+        raise ValueError(f"{expected}: got {found.dtype}{list(shape)}; return one an example.")

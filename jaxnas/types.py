@@ -23,11 +23,16 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: `[B, ...]`; images are `[B, H, W, C]`, already normalised.
-        labels: `int32[B]`, in `[0, K)`.
+        labels: `int32[B]`, in `[0, K)`; or `tasks.Targets`, labels of another kind with their loss.
     """
 
-    inputs: Array
-    labels: Array
+    inputs: Any
+    labels: Any
+
+    @property
+    def size(self) -> int:
+        """The number of examples, B."""
+        return int(jax.tree.leaves(self.inputs)[0].shape[0])
 
 
 class Outputs(NamedTuple):

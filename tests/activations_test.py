@@ -98,7 +98,7 @@ def test_the_stages_of_a_space_are_its_network(bound):
         given = passes[-1].outputs
     (x,) = given
     np.testing.assert_allclose(x, network(params, batch.inputs).logits, rtol=1e-12)
-    cotangent = (gradients.cross_entropy_cotangent(x, batch.labels),)
+    cotangent = (gradients.loss_cotangent(x, batch.labels),)
     squares = 0.0
     for passed in reversed(passes):
         cotangent, kept = passed.pullback(cotangent, (square,))

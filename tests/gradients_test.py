@@ -122,7 +122,7 @@ def test_cross_entropy_by_hand():
     logits, labels = jnp.log(jnp.array([[1.0, 3], [1, 3]])), jnp.array([1, 0])
     losses = gradients.cross_entropy(logits, labels)
     np.testing.assert_allclose(losses, [np.log(4 / 3), np.log(4)], rtol=1e-6)
-    cotangent = gradients.cross_entropy_cotangent(logits, labels)
+    cotangent = gradients.loss_cotangent(logits, labels)
     np.testing.assert_allclose(cotangent, [[0.25, -0.25], [-0.75, 0.75]], rtol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_per_example_gradients_are_those_of_a_loop(network, batch):
     _assert_trees_close(vmapped, expected, rtol=1e-4, atol=1e-6)
     out, pullback = gradients.per_example_vjp(apply_fn, params, batch.inputs, (KEEP,))
     np.testing.assert_allclose(out.logits, apply_fn(params, batch.inputs), rtol=1e-4, atol=1e-6)
-    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     _assert_trees_close(pullback(cotangent, (KEEP,))[0], expected, rtol=1e-4, atol=1e-6)
     mean = jax.jit(functools.partial(gradients.loss_gradient, apply_fn))(params, batch)
     means = jax.tree.map(lambda own: own.mean(0), expected)
@@ -221,7 +221,7 @@ def test_bounded_memory_changes_no_number(batch, max_bytes, groups, statistic):
         out, pullback = gradients.per_example_vjp(
             counted, params, batch.inputs, (statistic,), max_bytes=max_bytes
         )
-        cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+        cotangent = gradients.loss_cotangent(out.logits, batch.labels)
         (kept,) = pullback(cotangent, (statistic,))
         # The logits one by one, to see that no example sees another those of the batch, a group.
         assert len(traced) == 2 + groups
@@ -281,7 +281,7 @@ class _OwnPass:
 def test_a_backward_pass_of_ones_own_is_used(batch):
     params = _plain_params()
     out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs, (KEEP,))
-    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     np.testing.assert_array_equal(pullback(cotangent, (KEEP,))[0]["cotangent"], 7 * cotangent)
     own = gradients.loss_gradient(_OwnPass(), params, batch)
     np.testing.assert_allclose(own["cotangent"], 7 * cotangent / COUNT, rtol=1e-6)
@@ -301,7 +301,7 @@ def test_everything_works_inside_jit(batch):
     @jax.jit
     def norms(params, batch):
         out, pullback = gradients.per_example_vjp(_plain, params, batch.inputs, (SIZES,))
-        cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+        cotangent = gradients.loss_cotangent(out.logits, batch.labels)
         return pullback(cotangent, (SIZES,))[0]
 
     expected = jax.tree.map(SIZES.keep, params, _looped(_plain, params, batch))
@@ -327,7 +327,7 @@ class _Counted:
 def test_statistics_of_one_request_share_a_pass(batch):
     with jax.enable_x64(True):
         params, network = _plain_params(), _Counted()
-        of = gradients.cross_entropy_cotangent
+        of = gradients.loss_cotangent
         wanted = {of: (KEEP, Statistic(_weighted, per_example=False), SIZES, gradients.GRADIENT)}
         kept, weighted, sizes, gradient = gradients.read(network, params, batch, wanted)[of]
         # The sums, the examples alone (their logits and gradients), and that none sees another.

@@ -18,7 +18,7 @@ FLOORS = {
     # Mathematics on arrays, what a traced program says, and how long it lives.
     0: (
         *("allocator", "types", "encoding", "gram", "correlation", "wiring"),
-        *("programs", "lifetimes"),
+        *("programs", "lifetimes", "tasks"),
     ),
     1: ("gradients",),  # of a batch and of each example
     # Do not see each other.
@@ -40,6 +40,7 @@ NARROW = {
     "types": (),
     "encoding": ("types",),
     "gram": ("types",),
+    "tasks": ("types",),
     "correlation": ("types",),
     "wiring": ("types",),
     "programs": ("types",),

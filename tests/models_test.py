@@ -253,7 +253,7 @@ def test_one_network_of_two_libraries_has_one_score(train):
 @pytest.mark.parametrize("make", [lambda: _nnx_cnn(train=True), _equinox_cnn])
 def test_contributions_of_examples_sum_to_the_gradient_of_the_batch(make):
     network, params, inputs = make()
-    batch, of = Batch(inputs, LABELS), gradients.cross_entropy_cotangent
+    batch, of = Batch(inputs, LABELS), gradients.loss_cotangent
     each = gradients.Statistic(lambda tensor, own: own)
     kept, summed = gradients.read(network, params, batch, {of: (each, gradients.GRADIENT)})[of]
     for own, total in zip(jax.tree.leaves(kept), jax.tree.leaves(summed), strict=True):

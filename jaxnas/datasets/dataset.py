@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnas.types import Batch
@@ -114,10 +115,9 @@ def digest(data: Dataset | Batch) -> str:
     Types and shapes count as well as values; the names of a data set and its classes do not.
     """
     skipped = ("name", "class_names")
-    arrays = [value for field, value in data._asdict().items() if field not in skipped]
+    kept = [value for field, value in data._asdict().items() if field not in skipped]
     sha = hashlib.sha256()
-    for values in arrays:
-        array = np.asarray(values)
+    for array in map(np.asarray, jax.tree.leaves(kept)):
         sha.update(f"{array.dtype.str}{array.shape}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()[:16]

@@ -9,24 +9,25 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnas import gradients
+from jaxnas import gradients, tasks
 from jaxnas.types import ApplyFn, Array, Batch, Params, Statistic
 
 Of = Literal["loss", "label", "sum"]
 
 
-def label_cotangent(logits: Array, labels: Array) -> Array:
+def label_cotangent(logits: Array, labels: Any) -> Array:
     """Return the derivative of the summed logits of the labels, `[B, K]`."""
-    return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    classes = tasks.class_numbers(labels, "The kernel of the label's logit")
+    return jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
 
 
-def sum_cotangent(logits: Array, labels: Array) -> Array:
+def sum_cotangent(logits: Array, labels: Any) -> Array:
     """Return the derivative of the sum of all logits, `[B, K]`."""
     return jnp.ones_like(logits)
 
 
 _COTANGENTS: dict[str, gradients.Cotangent] = {
-    "loss": gradients.cross_entropy_cotangent,
+    "loss": gradients.loss_cotangent,
     "label": label_cotangent,
     "sum": sum_cotangent,
 }

@@ -134,12 +134,10 @@ def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dic
             functools.partial(_keep_norm, signs, with_positions),
         )
         entropies, norms = measures.look(keeps, apply_fn, params, inputs)
-        if not with_positions:
-            entropies, norms = entropies[:-1], norms[:-1]  # the logits are no features
-        features = [own for own in entropies if own is not None]
+        # What the last block gives are the logits, and in front of the stem are no features.
+        features = [own for own in entropies[:-1] if own is not None]
         if features:
-            # In front of the stem are no features.
-            passed = [own for own in norms[1:] if own is not None] or [jnp.zeros((0, 2))]
+            passed = [own for own in norms[1:-1] if own is not None] or [jnp.zeros((0, 2))]
             return {"entropies": jnp.stack(features), "norms": jnp.vstack(passed)}
     raise ValueError(
         "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "

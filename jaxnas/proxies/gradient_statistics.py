@@ -72,7 +72,7 @@ def gradsign() -> Proxy:
 def _variation(parts: int) -> measures.GradientMeasure:
     """Return the one measure for a number of parts: equal measures share their cost."""
     return measures.GradientMeasure(
-        gradients.cross_entropy_cotangent,
+        gradients.loss_cotangent,
         Statistic(functools.partial(_inverse_variation, parts)),
         collect_weights,
     )
@@ -128,5 +128,5 @@ def _total(terms: Array, counted: Array, largest: Array) -> Array:
 
 
 _AGREEMENT = measures.GradientMeasure(
-    gradients.cross_entropy_cotangent, Statistic(_agreement), collect_weights
+    gradients.loss_cotangent, Statistic(_agreement), collect_weights
 )

@@ -4,10 +4,12 @@
 pass for all. The scores read the correlations between the rows `J_n`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxnas import gradients
+from jaxnas import gradients, tasks
 from jaxnas.proxies import measures
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
 
@@ -42,7 +44,7 @@ def epe_nas() -> Proxy:
     return Proxy("epe_nas", _measure, _class_score)
 
 
-def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Any]:
     """Measure a factor of the covariances of the rows, with the classes `[B, K]` of the images."""
 
     def logits(inputs: Array) -> Array:
@@ -50,7 +52,9 @@ def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dic
 
     given, pullback = jax.vjp(logits, batch.inputs)
     (rows,) = pullback(jnp.ones_like(given))
-    classes = jax.nn.one_hot(batch.labels, given.shape[-1], dtype=given.dtype)
+    classes: Any = batch.labels
+    if not isinstance(classes, tasks.Targets):
+        classes = jax.nn.one_hot(classes, given.shape[-1], dtype=given.dtype)
     return {"factor": _factor(rows), "classes": classes}
 
 
@@ -95,7 +99,7 @@ def _eigenvalue_score(measured: dict[str, Array]) -> Array:
 def _class_score(measured: dict[str, Array]) -> Array:
     measures.compared(len(measured["factor"]), "epe_nas")
     correlation, alive = _correlation(measured["factor"])
-    classes = measured["classes"]
+    classes = tasks.class_numbers(measured["classes"], "epe_nas")
     logs = jnp.log(jnp.abs(correlation) + _EPSILON)
     of_class = jnp.einsum("ik,ij,jk->k", classes, logs, classes)
     counts = classes.sum(0)

@@ -37,7 +37,7 @@ def knas_published(*, aliased: bool = False) -> Proxy:
 
 def _leading_coordinates(kept: Params, params: Params, batch: Batch) -> Array:
     """Collect the first 50 coordinates of each tensor that has them, `[L, B, 50]`, in order."""
-    measures.compared(batch.labels.size, "knas_published")
+    measures.compared(batch.size, "knas_published")
     by_path = jax.tree_util.tree_leaves_with_path(kept)
     long = [leaf for path, leaf in sorted(by_path, key=_registration) if leaf.shape[1] == 50]
     if not long:
@@ -68,9 +68,7 @@ def _first_50(tensor: Array, per_example: Array) -> Array:
     return per_example.transpose(0, *axes).reshape(per_example.shape[0], -1)[:, :50]
 
 
-_MEASURE = GradientMeasure(
-    gradients.cross_entropy_cotangent, Statistic(_first_50), _leading_coordinates
-)
+_MEASURE = GradientMeasure(gradients.loss_cotangent, Statistic(_first_50), _leading_coordinates)
 
 
 def _first_11(coordinates: Array) -> Array:

@@ -21,7 +21,7 @@ class GradientMeasure:
     """A measure of gradients: those of one request share their passes; see `measure_all`.
 
     Attributes:
-        of: what is differentiated, such as `gradients.cross_entropy_cotangent`.
+        of: what is differentiated, such as `gradients.loss_cotangent`.
         statistic: what to keep of each tensor's gradients.
         collect: `collect(kept, params, batch)`: the measurement, given what was kept, a pytree like
             `params`.
@@ -105,18 +105,18 @@ def _collect_grams(kept: Params, params: Params, batch: Batch) -> empirical.Tens
 
 
 def _collect_squares(kept: Params, params: Params, batch: Batch) -> Array:
-    return empirical.stack(jax.tree.leaves(kept)) / batch.labels.size**2
+    return empirical.stack(jax.tree.leaves(kept)) / batch.size**2
 
 
 def _square(tensor: Array, gradient: Array) -> Array:
     return jnp.square(gradient).sum()
 
 
-tensor_grams = GradientMeasure(gradients.cross_entropy_cotangent, empirical.GRAM, _collect_grams)
+tensor_grams = GradientMeasure(gradients.loss_cotangent, empirical.GRAM, _collect_grams)
 """The Gram matrix of each tensor's per-example loss gradients: `empirical.TensorGrams`."""
 
 batch_gradient_squares = GradientMeasure(
-    gradients.cross_entropy_cotangent, Statistic(_square, per_example=False), _collect_squares
+    gradients.loss_cotangent, Statistic(_square, per_example=False), _collect_squares
 )
 """The squared norm of each tensor's gradient of the mean loss, `[L]`."""
 

@@ -26,13 +26,13 @@ normalization, but no bias: `biases=False` of `ntk_condition`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import gradients, gram, lifetimes
+from jaxnas import gradients, gram, lifetimes, tasks
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import GradientMeasure, compared, or_nothing
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, PerExampleDifferentiable, Proxy
@@ -48,12 +48,12 @@ class Kernel(NamedTuple):
         gram: Theta, `[B, B]`.
         eps: relative precision of what it was measured in: a score is computed in float64, which
             makes a kernel that was measured in float32 no more precise.
-        labels: `int32[B]`.
+        labels: those of the batch.
     """
 
     gram: Array
     eps: Array
-    labels: Array
+    labels: Any
 
 
 def ntk_trace(*, logit: Logit = "label", mode: Mode = "split") -> Proxy:
@@ -128,12 +128,12 @@ def kernel_alignment(*, mode: Mode = "split") -> Proxy:
     return Proxy(_named("kernel_alignment", "label", mode), _measure("sum", mode), _alignment)
 
 
-def random_cotangent(logits: Array, labels: Array) -> Array:
+def random_cotangent(logits: Array, labels: Any) -> Array:
     """Return the derivative of a random direction of the logits, `[B, K]`, of length 1.
 
     The direction is that of the number of classes: the same for all networks and examples.
     """
-    direction = np.random.default_rng(0).normal(size=logits.shape[-1])
+    direction = np.random.default_rng(0).normal(size=logits.shape[1:])
     unit = jnp.asarray(direction / np.linalg.norm(direction), logits.dtype)
     return jnp.broadcast_to(unit[None], logits.shape)
 
@@ -166,8 +166,9 @@ class CoupledKernel:
     ) -> Kernel:
         """Return the kernel, given the logits and the pullback to the gradient of the batch."""
         cotangent = self.of(logits, batch.labels)
-        count = batch.labels.size
-        alone = jnp.eye(count, dtype=cotangent.dtype)[:, :, None] * cotangent[None]
+        count = batch.size
+        each = jnp.eye(count, dtype=cotangent.dtype)
+        alone = each.reshape(count, count, *(1,) * (cotangent.ndim - 1)) * cotangent[None]
         paths = jax.tree_util.tree_leaves_with_path(params)
         read = [
             position
@@ -254,7 +255,8 @@ def _mean(kernel: Kernel) -> Array:
 
 def _alignment(kernel: Kernel) -> Array:
     compared(len(kernel.gram), "kernel_alignment")
-    same = (kernel.labels[:, None] == kernel.labels[None, :]).astype(kernel.gram.dtype)
+    labels = tasks.class_numbers(kernel.labels, "kernel_alignment")
+    same = (labels[:, None] == labels[None, :]).astype(kernel.gram.dtype)
     theta, classes = (own - own.mean() for own in (kernel.gram, same))
     norm = jnp.linalg.norm(theta)
     # What is left of a constant kernel is rounding.

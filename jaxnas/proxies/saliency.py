@@ -158,7 +158,7 @@ def _of_channels(tensor: Array, per_example: Array) -> Array:
 
 def _collect_squares(kept: Params, params: Params, batch: Batch) -> Array:
     """Collect what is quadratic in the gradient of the mean loss, of each weight `[L]`."""
-    return collect_weights(kept, params, batch) / batch.labels.size**2
+    return collect_weights(kept, params, batch) / batch.size**2
 
 
 def _own_norm(tensor: Array, gradient: Array) -> Array:
@@ -184,10 +184,10 @@ def collect_weights(kept: Params, params: Params, batch: Batch) -> Array:
 
 def _collect_mean(kept: Params, params: Params, batch: Batch) -> Array:
     """Collect what is linear in the gradient of the mean loss, of each weight `[L]`."""
-    return collect_weights(kept, params, batch) / batch.labels.size
+    return collect_weights(kept, params, batch) / batch.size
 
 
-_of_loss = functools.partial(measures.GradientMeasure, gradients.cross_entropy_cotangent)
+_of_loss = functools.partial(measures.GradientMeasure, gradients.loss_cotangent)
 _MAGNITUDES = _of_loss(Statistic(_magnitude, per_example=False), _collect_mean)
 _PRODUCTS = _of_loss(Statistic(_product, per_example=False), _collect_mean)
 _CHANNELS = _of_loss(Statistic(_of_channels), _collect_squares)

@@ -97,7 +97,7 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
         # The ordinary gradient, with all examples but one silenced.
         only = (gradients.GRADIENT,)
         out, pullback = gradients.per_example_vjp(network, params, batch.inputs, only)
-        cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+        cotangent = gradients.loss_cotangent(out.logits, batch.labels)
         alone = [
             pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], only)[0]
             for i in range(batch.labels.size)

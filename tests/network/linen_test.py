@@ -460,7 +460,7 @@ def test_a_gradient_by_hand():
     # Logits (0, 0): the gradient of example x is x (softmax - one-hot), that of the bias is x = 1.
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     batch = Batch(jnp.array([[1.0, 2], [4, 0]]), jnp.array([0, 1]))
-    of = gradients.cross_entropy_cotangent
+    of = gradients.loss_cotangent
     network = LinenNetwork(nn.Dense(2))
     ((kept,),) = gradients.read(network, params, batch, {of: (KEEP,)}).values()
     np.testing.assert_allclose(kept["kernel"], [[[-0.5, 0.5], [-1, 1]], [[2, -2], [0, 0]]])
@@ -632,7 +632,7 @@ def test_a_resnet_takes_the_memory_and_the_time_of_one_gradient(statistic):
 
     def statistics(params, images):
         out, pullback = network.per_example_vjp(params, images, (statistic,))
-        cotangent = gradients.cross_entropy_cotangent(out.logits, labels)
+        cotangent = gradients.loss_cotangent(out.logits, labels)
         return pullback(cotangent, (statistic,))
 
     programs = [

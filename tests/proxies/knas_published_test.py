@@ -44,7 +44,7 @@ def _one_by_one(network, params, batch):
     """`[11, B, 50]`: the leading coordinates, from one ordinary gradient an example."""
     only = (gradients.GRADIENT,)
     out, pullback = gradients.per_example_vjp(network, params, batch.inputs, only)
-    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     rows = []
     for i in range(batch.labels.size):
         silenced = cotangent * (jnp.arange(batch.labels.size) == i)[:, None]

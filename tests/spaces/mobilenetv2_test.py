@@ -284,7 +284,7 @@ def test_gradients_of_examples_one_by_one(norm):
     assert isinstance(network, PerExampleDifferentiable)
     batch = Batch(_images(), jnp.array([0, 2, 1]))
     out, pullback = network.per_example_vjp(own, batch.inputs, (SQUARE, TOTAL))
-    cotangent = gradients.cross_entropy_cotangent(out.logits, batch.labels)
+    cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     squares, sums = pullback(cotangent, (SQUARE, TOTAL))
     # A function brings no pullback of its own.
     alone = gradients.per_example_gradients(lambda p, x: network(p, x), own, batch)

@@ -182,7 +182,7 @@ def test_one_program_runs_all_wirings_concrete_or_traced(space, batch):
 def test_gradients_of_examples_are_those_of_each_alone(space, batch):
     params = space.init(jax.random.key(0), batch.inputs)
     bound, own = space.bind(space.from_string("1>3 -2 tanh"), params)
-    of = gradients.cross_entropy_cotangent
+    of = gradients.loss_cotangent
     read = gradients.read(bound, own, batch, {of: (empirical.GRAM, gradients.GRADIENT)})
     grams, sums = read[of]
     each = gradients.per_example_gradients(lambda p, x: bound(p, x), own, batch)

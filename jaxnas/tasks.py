@@ -1,0 +1,98 @@
+"""What a network is asked for, when that is not one class an example: labels with their loss.
+
+Scores that read gradients differentiate the loss of each example. For plain class numbers that is
+the cross-entropy; `Targets` are labels of any other kind, with a loss of their own.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.types import Array
+
+Loss = Callable[[Array, Any], Array]
+"""`loss(outputs, labels)`: `[B]`, or `[B, ...]` of which the mean counts, for outputs `[B, ...]`
+and labels, an array or a pytree of arrays `[B, ...]`."""
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Return the cross-entropy in nats, `[B]`: the mean over positions whose label is not negative.
+
+    Args:
+        logits: `[B, ..., K]`: of sequences `[B, T, K]`, of pictures `[B, H, W, K]`.
+        labels: integers `[B, ...]`, in `[0, K)`; a negative one masks its position.
+    """
+    kept = labels >= 0
+    chosen = jnp.where(kept, labels, 0)[..., None]
+    each = -jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=-1)[..., 0]
+    axes = tuple(range(1, labels.ndim))
+    return jnp.where(kept, each, 0).sum(axes) / jnp.maximum(kept.sum(axes), 1)
+
+
+def mse(outputs: Array, labels: Array) -> Array:
+    """Return half the squared error, `[B]`: the mean over all numbers of an example.
+
+    Args:
+        outputs: `[B, ...]`.
+        labels: real numbers of the same shape.
+    """
+    return _mean(jnp.square(outputs - labels) / 2)
+
+
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Return the cross-entropy of independent yes and no in nats, `[B]`: the mean over all.
+
+    Args:
+        logits: `[B, ...]`, of yes.
+        labels: 0 to 1, of the same shape: several labels an example, or a mask.
+    """
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return _mean(-labels * yes - (1 - labels) * no)
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "binary_cross_entropy": binary_cross_entropy,
+}
+"""Losses by name."""
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["loss"])
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """Labels of a task, in the place of `Batch.labels`.
+
+    Attributes:
+        values: an array or a pytree of arrays `[B, ...]`.
+        loss: see `Loss`; use a module-level function, as each other one compiles anew.
+    """
+
+    values: Any
+    loss: Loss
+
+    def losses(self, outputs: Array) -> Array:
+        """Return the loss of each example, `[B]`."""
+        return _mean(self.loss(outputs, self.values))
+
+
+def class_numbers(labels: Any, reader: str) -> Array:
+    """Return labels that are class numbers, `int32[B]`.
+
+    Raises:
+        ValueError: they are `Targets`.
+    """
+    if isinstance(labels, Targets):
+        raise ValueError(
+            f"{reader} reads class numbers, one an example: got labels with a loss; choose a score "
+            "that does not."
+        )
+    return labels
+
+
+def _mean(values: Array) -> Array:
+    return values.reshape(values.shape[0], -1).mean(1)

@@ -79,10 +79,9 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
             )
     if not arrays:
         raise ValueError("A batch needs examples [B, ...]: got no inputs; pass an array.")
-    if loss is None and not isinstance(batch[1], Targets):
-        labels = _class_numbers(batch[1], len(arrays[0]))
-    else:
-        labels = _targets(batch[1], loss, len(arrays[0]))
+    is_task = loss is not None or isinstance(batch[1], Targets)
+    count = len(arrays[0])
+    labels = _targets(batch[1], loss, count) if is_task else _class_numbers(batch[1], count)
     if not _are_finite(arrays):
         raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
     return Batch(inputs, labels)

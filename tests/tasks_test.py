@@ -112,10 +112,9 @@ def test_scores_are_those_of_a_loop_over_the_examples(case):
     rows = []
     for at in range(COUNT):
         one = jax.tree.map(lambda own, at=at: own[at : at + 1], (inputs, labels))
-        rows.append(
-            np.concatenate([own.ravel() for own in jax.tree.leaves(gradient(params, *one))])
-        )
-    kernel = np.stack(rows).astype(np.float64) @ np.stack(rows).T.astype(np.float64)
+        leaves = jax.tree.leaves(gradient(params, *one))
+        rows.append(np.concatenate([np.ravel(own) for own in leaves]).astype(np.float64))
+    kernel = np.stack(rows) @ np.stack(rows).T
     np.testing.assert_allclose(scores["mgm"], kernel.mean(), rtol=1e-5)
 
 
@@ -187,6 +186,6 @@ def test_bad_tasks(kind):
 
 
 def test_the_outputs_of_a_sequence_need_a_loss():
+    batch = Batch(_normal(COUNT, SIZE, 5), np.zeros(COUNT, int))
     with pytest.raises(ValueError, match="or name the loss of another task"):
-        batch = Batch(_normal(COUNT, SIZE, 5), np.zeros(COUNT, int))
         jaxnas.score(_perceptron, PERCEPTRON, batch, "mgm")

@@ -1,6 +1,6 @@
 """Models of other libraries as networks: Flax linen and nnx, Equinox, Haiku, Hugging Face, JAX.
 
-A library is imported only if the model is one of its own.
+No library is imported: a model of one says that it has been.
 """
 
 import copy

@@ -109,9 +109,8 @@ class Piece:
     constants: dict[Any, Any]
     params: list[Any]
     takes: list[Any]
-    from_last: int | None
     gives: list[Any]
-    to_last: int | None
+    axes: tuple[int | None, int | None]
     found: list[Found]
     replaced: dict[int, str]
 
@@ -127,11 +126,11 @@ class Piece:
         """Return what the piece gives, and what was found in it."""
         values = dict(zip(self.constants, constants, strict=True))
         values |= zip((self.params[place] for place in self.reads()), leaves, strict=True)
-        values |= zip(self.takes, _to_axis(inputs, self.from_last), strict=True)
+        values |= zip(self.takes, _to_axis(inputs, self.axes[0]), strict=True)
         _evaluate(self.equations, values, self.replaced)
         outputs = [_value(own, values) for own in self.gives]
-        if self.to_last is not None:
-            outputs[-1] = jnp.moveaxis(outputs[-1], self.to_last, -1)
+        if self.axes[1] is not None:
+            outputs[-1] = jnp.moveaxis(outputs[-1], self.axes[1], -1)
         found = [
             jnp.moveaxis(values[own.value], own.channels, -1)
             if own.kind == "preactivation"
@@ -238,18 +237,24 @@ def _steps(equation: Any) -> bool:
 
 
 def _scan(equation: Any, given: list[Any]) -> list[Any]:
-    constants = equation.params["num_consts"]
-    carried = constants + equation.params["num_carry"]
-    state, stacked = given[constants:carried], []
+    (body,) = _programs(equation.params)
+    # Of a step, what is an entry of an array has an axis less than in the whole.
+    carried = len(given) - _count_entries(equation.invars, body.jaxpr.invars)
+    states = len(equation.outvars) - _count_entries(equation.outvars, body.jaxpr.outvars)
+    constants, state, stacked = given[: carried - states], given[carried - states : carried], []
     steps = range(equation.params["length"])
     for step in reversed(steps) if equation.params["reverse"] else steps:
         entries = [lax.index_in_dim(own, step, keepdims=False) for own in given[carried:]]
-        results = _inline(equation.params["jaxpr"], [*given[:constants], *state, *entries])
-        state = results[: len(state)]
-        stacked.append(results[len(state) :])
+        results = _inline(body, [*constants, *state, *entries])
+        state = results[:states]
+        stacked.append(results[states:])
     if equation.params["reverse"]:
         stacked.reverse()
     return [*state, *(jnp.stack(own) for own in zip(*stacked, strict=True))]
+
+
+def _count_entries(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    return sum(one.aval.ndim > own.aval.ndim for one, own in zip(outer, inner, strict=True))
 
 
 def _bind(equation: Any, given: list[Any]) -> list[Any]:
@@ -516,39 +521,30 @@ class _Reading:
             self.add("preactivation", name, value)
 
     def add(self, kind: str, name: str, value: Any) -> None:
-        channels = self.of(value).channels
-        axis = value.aval.ndim - 1 if channels is None else channels
-        self.found.append(Found(kind, name, value, axis, self.written[value]))
+        self.found.append(Found(kind, name, value, self.axis(value), self.written[value]))
 
     # Blocks.
 
     def pieces(self) -> list[Piece]:
         tokens = [own for own in self.inputs if not _is_floating(own)]
-        pieces, before, start = [], None, -1
+        pieces, before, start = [], None, -2  # an input is found in front of equation 0, at -1
         for cut in [*self.cuts(), None]:
-            end = len(self.equations) if cut is None else self.written[cut]
+            end = self.written[cut] if cut else len(self.equations)
             found = [own for own in self.found if start < own.written <= end]
-            if before is None:
-                found = [own for own in self.found if own.written <= end]
-            takes = self.inputs if before is None else [*tokens, before]
-            gives = self.outputs if cut is None else [*tokens, cut]
+            takes = [*tokens, before] if before else self.inputs
+            gives = [*tokens, cut] if cut else self.outputs
             equations = self.behind(takes, [*gives, *(own.value for own in found)])
             read = {own for equation in equations for own in equation.invars if _is_var(own)}
             constants = {own: it for own, it in self.constants.items() if own in {*read, *gives}}
-            pieces.append(
-                Piece(
-                    *(equations, constants, self.params, takes, self.axis(before), gives),
-                    *(self.axis(cut), found, self.replaced),
-                )
-            )
+            axes = before and self.axis(before), cut and self.axis(cut)
+            parts = equations, constants, self.params, takes, gives, axes, found, self.replaced
+            pieces.append(Piece(*parts))
             before, start = cut, end
         return pieces
 
-    def axis(self, cut: Any) -> int | None:
-        if cut is None:
-            return None
-        channels = self.of(cut).channels
-        return cut.aval.ndim - 1 if channels is None else channels
+    def axis(self, value: Any) -> int:
+        channels = self.of(value).channels
+        return value.aval.ndim - 1 if channels is None else channels
 
     def behind(self, takes: list[Any], gives: list[Any]) -> list[Any]:
         """Return the equations between what a piece takes and what it gives."""

@@ -279,6 +279,30 @@ def test_coupled_examples_are_refused():
         jaxnas.score(mixed, KERNEL, (jnp.eye(4, 6), LABELS), "gradient_values")
 
 
+class Centred(nn.Module):
+    """Couples the examples in a layer that nobody knows."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8)(x))
+        return nn.Dense(CLASSES)(x - x.mean(0, keepdims=True))
+
+
+def test_a_linen_module_that_centres_by_hand_is_refused():
+    x = jax.random.normal(jax.random.key(3), (COUNT, 6))
+    network, params = as_network(Centred(), Centred().init(jax.random.key(0), x))
+    with pytest.raises(ValueError, match="examples that do not see each other"):
+        jaxnas.score(network, params, (x, LABELS), "gradient_values")
+    assert np.isfinite(jaxnas.score(network, params, (x, LABELS), "snip")["snip"])
+
+
+@pytest.mark.parametrize("name", ["jacob_cov", "epe_nas", "zen"])
+def test_scores_that_move_the_inputs_refuse_tokens(name):
+    network, params, inputs = _encoder()
+    with pytest.raises(ValueError, match="got tokens; score"):
+        jaxnas.score(network, params, (inputs, LABELS), name)
+
+
 def test_random_numbers_couple_no_examples():
     def noisy(params, x):
         return x @ params + jax.random.normal(jax.random.key(0), (len(x), 1))

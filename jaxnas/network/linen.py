@@ -159,6 +159,10 @@ def _forward(
 
     # The network, with each call of a layer open to the statistics.
     def logits(params: Params, slots: Mapping[str, Any]) -> Array:
+        # Without statistics of examples, these go through together.
+        if not statistics:
+            return gradients.outputs(network, params, inputs).logits
+
         # A tensor that several calls read: the statistics look at the sum of its gradients.
         gathered = {
             path: _gather(statistics, count, *_of_layer(path, names, params, slots))

@@ -1,6 +1,6 @@
 """Models of other libraries as networks: Flax linen and nnx, Equinox, Haiku, Hugging Face, JAX.
 
-A library is imported only if the model is one of its own.
+No library is imported: a model of one says that it has been.
 """
 
 import copy
@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import core as flax_core
 from flax import linen as nn
-from flax import nnx
 
 from jaxnas import gradients
 from jaxnas.network.linen import LinenNetwork
@@ -96,12 +95,12 @@ def as_network(
         ValueError: a model of no known kind, missing variables, or arguments that do not belong.
     """
     gradients.validate_max_bytes(max_bytes)
-    equinox, haiku = sys.modules.get("equinox"), sys.modules.get("haiku")
+    nnx, equinox, haiku = map(sys.modules.get, ("flax.nnx", "equinox", "haiku"))
     if isinstance(model, nn.Module):
         return _linen(model, variables, max_bytes, call_kwargs)
-    if isinstance(model, nnx.Module):
+    if nnx is not None and isinstance(model, nnx.Module):
         _need_none(variables, "an nnx module")
-        return _nnx(model, call_kwargs)
+        return _nnx(nnx, model, call_kwargs)
     if equinox is not None and isinstance(model, equinox.Module):
         return _equinox(equinox, model, variables, call_kwargs)
     if haiku is not None and isinstance(model, haiku.Transformed | haiku.TransformedWithState):
@@ -151,12 +150,12 @@ def _linen(
     return LinenNetwork(model, collections, call_kwargs, max_bytes), params
 
 
-def _nnx(model: nnx.Module, call_kwargs: dict[str, Any]) -> tuple[ModelNetwork, Params]:
+def _nnx(nnx: Any, model: Any, call_kwargs: dict[str, Any]) -> tuple[ModelNetwork, Params]:
     def is_trained(path: Any, own: Any) -> bool:
         is_param = isinstance(own, nnx.Param) or issubclass(getattr(own, "type", object), nnx.Param)
         return is_param and all(map(_is_floating, jax.tree.leaves(own)))
 
-    graph, params, rest = nnx.split(model, is_trained, ...)  # type: ignore[misc]
+    graph, params, rest = nnx.split(model, is_trained, ...)
 
     def apply(params: Params, inputs: Any, axis_name: str | None = None) -> Any:
         merged = nnx.merge(graph, params, jax.tree.map(jnp.asarray, rest))

@@ -46,12 +46,20 @@ def epe_nas() -> Proxy:
 
 def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Any]:
     """Measure a factor of the covariances of the rows, with the classes `[B, K]` of the images."""
+    if not all(map(measures.is_floating, jax.tree.leaves(batch.inputs))):
+        raise ValueError(
+            "The score differentiates by the inputs: got tokens; score a network of images or "
+            "vectors, or choose another score."
+        )
 
     def logits(inputs: Array) -> Array:
         return gradients.outputs(apply_fn, params, inputs).logits
 
     given, pullback = jax.vjp(logits, batch.inputs)
-    (rows,) = pullback(jnp.ones_like(given))
+    (of_inputs,) = pullback(jnp.ones_like(given))
+    rows = jnp.concatenate(
+        [own.reshape(len(given), -1) for own in jax.tree.leaves(of_inputs)], axis=1
+    )
     classes: Any = batch.labels
     if not isinstance(classes, tasks.Targets):
         classes = jax.nn.one_hot(classes, given.shape[-1], dtype=given.dtype)

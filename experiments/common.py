@@ -21,7 +21,7 @@ from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summa
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.spaces.nasbench201 import equivalence
-from jaxnas.types import Batch, SearchSpace
+from jaxnas.types import Batch, ScoreFn, SearchSpace
 
 _SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -219,6 +219,11 @@ def seed() -> int:
 def seeds() -> tuple[int, ...]:
     """Return the seeds of the draws, the seed of the run first."""
     return tuple(range(seed(), seed() + _NUM_SEEDS.value))
+
+
+def from_table(benchmark: TabularBenchmark) -> ScoreFn:
+    """Return the look-up of CIFAR-10 validation accuracy after 12 epochs, in percent."""
+    return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
 
 
 class Findings(NamedTuple):

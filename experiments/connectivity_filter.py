@@ -35,7 +35,6 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, pruning_runs
-from experiments.fine_step import from_table
 from jaxnas import Scorer, connectivity, encoding, processes, search
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
@@ -156,7 +155,7 @@ def _searches(
 ) -> pd.DataFrame:
     """Return every search, a row each."""
     params = benchmark.params[benchmark.index(archs)].astype(float)
-    validate = from_table(benchmark)
+    validate = common.from_table(benchmark)
     accuracies = {data: benchmark.accuracy(archs, data) for data in DATASETS}
     rows = []
     for number in range(_NUM_SEARCHES.value):

@@ -30,12 +30,12 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from experiments.fine_step import Trainer
 from jaxnas import processes, search
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Report, Table, Text
 from jaxnas.spaces import darts
+from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
@@ -69,7 +69,10 @@ def main() -> None:
             return
         scores = {name: scored.mean(name) for name in names}
         params = np.array([own.space.num_params(arch) for arch in archs], float)
-        trainer = Trainer(own, _of_norm(own), _training(), folder / "training")
+        trainer = Trainer(
+            *(_of_norm(own), own.dataset, _training(), folder / "training"),
+            image_size=own.image_size,
+        )
         steps = _hybrid(archs, scores, trainer, jax.random.fold_in(key, 1))
         count = len(steps)
         by_name = {

@@ -25,7 +25,6 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from experiments.fine_step import from_table
 from jaxnas import processes, proxies, search
 from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
@@ -126,7 +125,7 @@ def _runs(found: common.Findings) -> Iterator[Run]:
 def _hybrid_runs(
     found: common.Findings, scores: dict[str, np.ndarray], key: jax.Array
 ) -> Iterator[Run]:
-    look = from_table(found.benchmark)
+    look = common.from_table(found.benchmark)
 
     def run(method: str, objective: search.Objective, options: HybridOptions) -> Run:
         result = search.hybrid(

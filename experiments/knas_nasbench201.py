@@ -20,13 +20,13 @@ import pandas as pd
 from absl import flags
 
 from experiments import common
-from experiments.fine_step import Trainer, from_table, nasbench201_like
 from jaxnas import processes, proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
 from jaxnas.search import TwoStepResult, sample_distinct, two_step
 from jaxnas.spaces.nasbench201 import cell
+from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import ScoreFn
 
@@ -79,12 +79,13 @@ def _trainer(own: common.Setting, folder: Path) -> Trainer:
         flip=_FLIP.value,
         seed=common.seed(),
     )
-    return Trainer(own, nasbench201_like(own.space), options, folder / "training")
+    where = folder / "training"
+    return Trainer(own.space, own.dataset, options, where, image_size=own.image_size)
 
 
 def _searches(found: common.Findings, trainer: Trainer | None) -> pd.DataFrame:
     """Return one row for each way to keep k candidates, with the same fine step."""
-    fine_fn: ScoreFn = trainer or from_table(found.benchmark)
+    fine_fn: ScoreFn = trainer or common.from_table(found.benchmark)
     coarse = {name: found.scored.mean(name) for name in found.scored.scores}
     rows = []
     for name, scores in (coarse | {"#params": found.params}).items():

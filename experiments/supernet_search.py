@@ -24,7 +24,6 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, supernet_runs
-from experiments.fine_step import SpaceFn, Trainer
 from experiments.supernet_runs import Run
 from jaxnas import search
 from jaxnas.launch import launch
@@ -32,6 +31,7 @@ from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.spaces import mobilenetv2 as space_of
 from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Costs, Layout, SearchedNetwork, costs, resolve
 from jaxnas.supernet.recipes import Recipe
+from jaxnas.trainer import SpaceFn, Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
@@ -68,7 +68,10 @@ def main() -> None:
             legal=lambda archs: table.num_macs(archs) <= cap,
         )
         arms = _arms(space, table, cap, history, jax.random.fold_in(key, 2))
-        trainer = Trainer(own, _of_norm(own), _retraining(recipe), folder / "retrained")
+        trainer = Trainer(
+            *(_of_norm(own), own.dataset, _retraining(recipe), folder / "retrained"),
+            image_size=own.image_size,
+        )
         rows = [
             {
                 "by": name,

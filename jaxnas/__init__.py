@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxnas.network.models import as_network
     from jaxnas.scorer import Scorer, Scores
     from jaxnas.scoring import score
+    from jaxnas.trainer import Trainer
     from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
 
 __version__ = "0.2.0"
@@ -25,6 +26,7 @@ _MODULE_OF = {
     "SearchSpace": "types",
     "SearchStrategy": "types",
     "as_network": "network.models",
+    "Trainer": "trainer",
     "find": "finder",
     "score": "scoring",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "Scores",
     "SearchSpace",
     "SearchStrategy",
+    "Trainer",
     "__version__",
     "as_network",
     "find",

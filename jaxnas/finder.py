@@ -16,6 +16,7 @@ from jaxnas import encoding, search
 from jaxnas.proxies import cost, resolve
 from jaxnas.runs import Plot, Report, Table, Text, figures, save
 from jaxnas.scorer import Scorer, Scores
+from jaxnas.trainer import Trainer
 from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
 
 EXHAUSTIVE = "exhaustive"
@@ -89,6 +90,26 @@ class Found(NamedTuple):
         first = self.scores.mean(next(iter(self.scores.scores)))
         frame = self.scores.to_frame()
         return frame.assign(**self.costs, **{"best so far": np.maximum.accumulate(first)})
+
+    def validate(self, trainer: Trainer, k: int = 10) -> pd.DataFrame:
+        """Train the best `k` and return them, the best validation accuracy first.
+
+        Returns:
+            Columns `arch`, the first score, `validation %` and `test %`.
+        """
+        archs, first = self.top(k), next(iter(self.scores.scores))
+        accuracies = trainer(archs)
+        names = [self.space.to_string(arch) for arch in archs]
+        scores = self.to_frame().set_index("arch")[first]
+        frame = pd.DataFrame(
+            {
+                "arch": names,
+                first: [scores[name] for name in names],
+                "validation %": accuracies,
+                "test %": [trainer.test_accuracy[name] for name in names],
+            }
+        )
+        return frame.sort_values("validation %", ascending=False, kind="stable", ignore_index=True)
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""

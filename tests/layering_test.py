@@ -30,7 +30,7 @@ FLOORS = {
     4: ("supernet",),
     # Join the wings; see everything.
     5: (
-        *("engine", "finder", "scorer", "scoring", "processes"),
+        *("engine", "finder", "scorer", "scoring", "processes", "trainer"),
         *("launch", "__init__", "__main__"),
     ),
 }

@@ -1,69 +1,72 @@
-"""The fine step of a two-step search: what decides among the candidates that were kept."""
+"""What decides among the candidates that a score has kept: training them for a while."""
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments.common import Setting
 from jaxnas import datasets, spaces
-from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.runs import track
 from jaxnas.training import TrainingOptions, accuracy, train
-from jaxnas.types import Array, Outputs, Params, ScoreFn, SearchSpace
+from jaxnas.types import Array, Outputs, Params, SearchSpace
 
 SpaceFn = Callable[[str], SearchSpace]
-"""`of_norm(norm)`: a search space whose normalisation layers do that."""
+"""`of_norm(norm)`: a search space whose normalization layers do that."""
 
 _VALIDATION_SHARE = 5
-
-
-def from_table(benchmark: TabularBenchmark) -> ScoreFn:
-    """Return the look-up of CIFAR-10 validation accuracy after 12 epochs, in percent."""
-    return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
-
-
-def nasbench201_like(space: SearchSpace) -> SpaceFn:
-    """Return NAS-Bench-201 in the sizes of a space, for any normalisation mode."""
-    sizes = {name: value for name, value in space.options.items() if name != "norm"}
-    return lambda norm: spaces.nasbench201(**sizes, norm=norm)
 
 
 class Trainer:
     """Trains candidates for real, each once, and remembers how they did.
 
     A fifth of the training images of each class is held out: their accuracy decides. The test
-    images are for reporting.
+    images are for reporting. A trainer is a score of searches: call it with `archs`, `int32[A, D]`,
+    for accuracies `[A]`. Each training resumes from its checkpoint.
 
     Attributes:
         test_accuracy: percent, of what has been trained, by the string of the architecture.
     """
 
     def __init__(
-        self, own: Setting, of_norm: SpaceFn, options: TrainingOptions, folder: Path
+        self,
+        space: SearchSpace | SpaceFn,
+        dataset: datasets.Dataset,
+        options: TrainingOptions | None = None,
+        folder: str | Path | None = None,
+        *,
+        image_size: int | None = None,
     ) -> None:
         """Make a trainer.
 
         Args:
-            own: the images.
-            of_norm: the space of a normalisation mode.
-            options: of the training.
-            folder: of all that is trained.
+            space: the search space, in any mode of normalization; or `of_norm(norm)`, for a space
+                of which `spaces.BY_NAME` has no factory.
+            dataset: the images.
+            options: of the training; 12 epochs if None.
+            folder: of the checkpoints of all that is trained; a temporary one if None.
+            image_size: side of the images in pixels; None keeps that of the data set.
+
+        Raises:
+            ValueError: a space that is not made by its name and options.
         """
+        of_norm = _of_norm(space) if isinstance(space, SearchSpace) else space
         self._learning, self._judging = of_norm("batch"), of_norm("eval")
-        self._options = options
-        sizes = {name: own for name, own in self._learning.options.items() if name != "norm"}
-        what = json.dumps([sizes, own.context["data"], own.image_size, options])
-        self._folder = folder / hashlib.sha256(what.encode()).hexdigest()[:12]
-        dataset = own.dataset
+        self._options = TrainingOptions(epochs=12) if options is None else options
+        size = image_size or dataset.x_train.shape[1]
+        sizes = {key: own for key, own in self._learning.options.items() if key != "norm"}
+        name = self._learning.name
+        what = json.dumps([name, sizes, datasets.digest(dataset), size, self._options])
+        root = Path(tempfile.mkdtemp() if folder is None else folder)
+        self._folder = root / hashlib.sha256(what.encode()).hexdigest()[:12]
         images, test_images = (
-            datasets.resize(datasets.normalize(dataset, part), own.image_size)
+            datasets.resize(datasets.normalize(dataset, part), size)
             for part in (dataset.x_train, dataset.x_test)
         )
-        held_out = _held_out(dataset.y_train, options.seed)
+        held_out = _held_out(dataset.y_train, self._options.seed)
         self._train = images[~held_out], dataset.y_train[~held_out]
         self._valid = images[held_out], dataset.y_train[held_out]
         self._test = test_images, dataset.y_test
@@ -114,3 +117,19 @@ def _held_out(labels: np.ndarray, seed: int) -> np.ndarray:
         members = rng.permutation(np.flatnonzero(labels == label))
         held_out[members[: max(1, len(members) // _VALIDATION_SHARE)]] = True
     return held_out
+
+
+def _of_norm(space: SearchSpace) -> SpaceFn:
+    """Return the space in any mode of normalization, made by its name and options."""
+    sizes = {name: value for name, value in space.options.items() if name != "norm"}
+
+    def of_norm(norm: str) -> SearchSpace:
+        try:
+            return spaces.BY_NAME[space.name](**sizes, norm=norm)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"A trainer needs the space in two modes: got {space.name}, which is not made by "
+                "its name and options; pass a function of the mode of normalization."
+            ) from error
+
+    return of_norm

@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
 
-from experiments.common import Setting
-from experiments.fine_step import Trainer, _held_out, from_table, nasbench201_like
-from jaxnas import datasets
+from experiments.common import from_table
+from jaxnas import Scorer, datasets, find
 from jaxnas.benchmarks import nasbench201 as table
 from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import cell
+from jaxnas.trainer import Trainer, _held_out
 from jaxnas.training import TrainingOptions
+
+SPACE = nasbench201(channels=4, cells=1, classes=3)
 
 
 @pytest.fixture
-def setting():
+def dataset():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
 
@@ -22,11 +24,9 @@ def setting():
             np.uint8
         )
 
-    dataset = datasets.create(
+    return datasets.create(
         "colors", (images(60), labels), (images(30), labels[:30]), ("r", "g", "b")
     )
-    space = nasbench201(channels=4, cells=1, classes=3)
-    return Setting(space, dataset, lambda seed: None, (0,), 8, {"data": "colors"})
 
 
 def test_a_fifth_of_each_class_is_held_out():
@@ -37,20 +37,31 @@ def test_a_fifth_of_each_class_is_held_out():
     np.testing.assert_array_equal(held_out, _held_out(labels, seed=0))
 
 
-def test_training_learns_and_is_done_once(setting, tmp_path):
+def test_training_learns_and_is_done_once(dataset, tmp_path):
     options = TrainingOptions(epochs=8, batch_size=16, crop_padding=0, flip=False)
-    trainer = Trainer(setting, nasbench201_like(setting.space), options, tmp_path)
+    trainer = Trainer(SPACE, dataset, options, tmp_path)
     archs = np.array([(3, 1, 1, 1, 1, 1)] * 2)
     first, again = trainer(archs)
     assert first == again >= 90
     (accuracy,) = trainer.test_accuracy.values()
     assert accuracy >= 80
     assert trainer.test_accuracy.keys() == {cell.to_string(archs[0])}
-    resumed = Trainer(setting, nasbench201_like(setting.space), options, tmp_path)
+    resumed = Trainer(SPACE, dataset, options, tmp_path)
     assert resumed(archs[:1])[0] == first
-    other = Trainer(setting, nasbench201_like(setting.space), options._replace(epochs=1), tmp_path)
+    other = Trainer(SPACE, dataset, options._replace(epochs=1), tmp_path)
     other(archs[:1])
     assert len(list(tmp_path.iterdir())) == 2
+    # What a search has found is judged by it.
+    found = find(Scorer(SPACE, dataset, "params", batch_size=4), "random", evaluations=3)
+    judged = found.validate(other, 2)
+    assert set(judged["arch"]) == {SPACE.to_string(arch) for arch in found.top(2)}
+    assert judged["validation %"].is_monotonic_decreasing
+    assert judged["test %"].tolist() == [other.test_accuracy[name] for name in judged["arch"]]
+
+
+def test_a_space_without_a_name_needs_a_function(dataset):
+    with pytest.raises(ValueError, match="not made by its name and options"):
+        Trainer(SPACE._replace(name="mine"), dataset)
 
 
 def test_the_table_is_the_12_epoch_validation_accuracy():

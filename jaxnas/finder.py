@@ -1,8 +1,10 @@
 """Searching a space without training: the best architectures by a score, within caps on costs."""
 
+import collections
+import copy
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from jaxnas import encoding, search
 from jaxnas.proxies import cost, resolve
-from jaxnas.runs import Plot, Report, Table, Text, figures, save
+from jaxnas.runs import Plot, Report, Table, Text, figures, save, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
 from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
@@ -197,61 +199,85 @@ def find(
             f"evaluations and at_once must be positive: got {evaluations} and {at_once}."
         )
     limits = {_cost(name): float(limit) for name, limit in (caps or {}).items()}
-    measure = scorer.of(list(limits)) if limits else None
-
-    def costs_of(archs: np.ndarray) -> dict[str, NDArray[np.float64]]:
-        measured = measure(archs) if measure else None
-        return {proxy.name: measured.mean(proxy.name) for proxy in limits} if measured else {}
-
-    def is_within(archs: np.ndarray) -> NDArray[np.bool_]:
-        within = np.ones(len(archs), bool)
-        for name, costs in costs_of(archs).items():
-            within &= costs <= {proxy.name: limit for proxy, limit in limits.items()}[name]
-        return within
-
-    # The whole space at once.
     if strategy == EXHAUSTIVE:
         everything = _everything(scorer.space, evaluations)
-        archs = everything[is_within(everything)]
-        if not len(archs):
-            raise ValueError(_nothing_within(limits, len(everything)))
-        return Found(scorer(archs), costs_of(archs), len(everything) - len(archs), scorer)
+        archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
+        scores, count = scorer(archs) if len(archs) else None, len(everything)
+    else:
+        wanted = 100 if evaluations is None else evaluations
+        at_once = 1 if strategy == "local_search" else at_once
+        chosen = _strategy(strategy, scorer.space)
+        rounds = _rounds(scorer, chosen, limits, wanted, seed, at_once)
+        ((scores, count),) = collections.deque(track(rounds, wanted, "searching"), maxlen=1)
+    if scores is None:
+        named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
+        raise ValueError(
+            f"An architecture must be within the caps {named}: got none among {count}; raise them."
+        )
+    costs = _costs(scorer, limits, scores.archs)
+    return Found(scores, costs, count - len(scores.archs), scorer)
 
-    chosen = _strategy(strategy, scorer.space)
-    at_once = 1 if strategy == "local_search" else at_once
+
+def _rounds(
+    scorer: Scorer,
+    strategy: SearchStrategy,
+    limits: Mapping[Proxy, float],
+    wanted: int,
+    seed: int,
+    at_once: int,
+) -> Iterator[tuple[Scores | None, int]]:
+    """Yield all scores so far and the number of architectures met, once for each that is new."""
+    quiet = copy.copy(scorer)
+    quiet.progress = False
     init_key, ask_key = jax.random.split(jax.random.key(seed))
-    ask = jax.jit(jax.vmap(chosen.ask, (0, None)))
-    met: dict[bytes, int | None] = {}  # the position among the scored; None if it was refused
-    asked: list[np.ndarray] = []
+    ask = jax.jit(jax.vmap(strategy.ask, (0, None)))
     archs = np.empty((0, len(scorer.space.num_choices)), np.int32)
+    asked: list[np.ndarray] = []
+    met: dict[bytes, int | None] = {}  # the position among the scored; None if it was refused
     scores: Scores | None = None
     fruitless = 0
-    wanted = 100 if evaluations is None else evaluations
     while len(archs) < wanted and fruitless < _MOST_FRUITLESS:
         # The strategy learns what is known, as it now stands, and asks for several.
         known = np.array([]) if scores is None else scores.mean(next(iter(scores.scores)))
         told = [-np.inf if at is None else known[at] for at in (met[a.tobytes()] for a in asked)]
-        state = _told(chosen, init_key, asked, told, archs.shape[1])
+        state = _told(strategy, init_key, asked, told, archs.shape[1])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(ask_key, len(asked) + jnp.arange(at_once))
         proposed = np.asarray(ask(keys, state), np.int32)[: wanted - len(archs)]
         different = {arch.tobytes(): arch for arch in proposed}
         asked += different.values()
 
         # What is new and within the caps is scored.
-        new = np.array([arch for code, arch in different.items() if code not in met])
-        fruitless = 0 if len(new) else fruitless + 1
-        if not len(new):
-            continue
-        legal = new[is_within(new)]
+        new = np.array([arch for code, arch in different.items() if code not in met], np.int32)
+        new = new.reshape(-1, archs.shape[1])
+        legal = new[_is_within(_costs(quiet, limits, new), limits)] if len(new) else new
         met |= dict.fromkeys(arch.tobytes() for arch in new)
         met |= {arch.tobytes(): len(archs) + at for at, arch in enumerate(legal)}
+        fruitless = 0 if len(legal) else fruitless + 1
         if len(legal):
             archs = np.concatenate([archs, legal])
-            scores = scorer(archs)
+            scores = quiet(archs)
+        for _ in legal:
+            yield scores, len(met)
     if scores is None:
-        raise ValueError(_nothing_within(limits, len(met)))
-    refused = sum(position is None for position in met.values())
-    return Found(scores, costs_of(archs), refused, scorer)
+        yield scores, len(met)
+
+
+def _costs(
+    scorer: Scorer, limits: Mapping[Proxy, float], archs: np.ndarray
+) -> dict[str, NDArray[np.float64]]:
+    """Return what the caps are about, by name, `[A]`."""
+    if not limits:
+        return {}
+    measured = scorer.of(list(limits))(archs)
+    return {proxy.name: measured.mean(proxy.name) for proxy in limits}
+
+
+def _is_within(
+    costs: Mapping[str, NDArray[np.float64]], limits: Mapping[Proxy, float]
+) -> NDArray[np.bool_] | slice:
+    """Return which architectures exceed no cap."""
+    within = [costs[proxy.name] <= limit for proxy, limit in limits.items()]
+    return np.logical_and.reduce(within) if within else slice(None)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -307,8 +333,3 @@ def _everything(space: SearchSpace, evaluations: int | None) -> np.ndarray:
 
 def _cost(name: str | Proxy) -> Proxy:
     return _LATENCY if name == _LATENCY.name else resolve(name)[0]
-
-
-def _nothing_within(limits: Mapping[Proxy, float], count: int) -> str:
-    caps = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
-    return f"An architecture must be within the caps {caps}: got none among {count}; raise them."

@@ -194,7 +194,7 @@ class Scorer:
         self.seeds = _checked_seeds(seeds)
         self._plan = resolve_plan(plan)
         self._deduplicate = deduplicate
-        self._progress = progress
+        self.progress = progress
         draw = _batches(data, batch_size, loss)
         self._batch = lambda seed: validate_batch(draw(seed), loss)
         self._draws: dict[int, engine.Draw] = {}
@@ -264,7 +264,7 @@ class Scorer:
             with self._store.part(index) as part:
                 taken = _write(part, part.open_run(self._context), strings, results)
         else:
-            if self._progress and todo > 1:
+            if self.progress and todo > 1:
                 others = total - todo + todo * (count - 1) // count
                 results = track(results, total, "scoring", done=others)
             taken = _write(self._store, run, strings, results)

@@ -565,7 +565,7 @@ BAD_POOLS = {
     "a seed beyond 32 bits": (CELLS, {"seeds": [2**32]}, r"0 to 2\*\*32 - 1: got \[4294967296\]"),
     "a negative seed": (CELLS, {"seeds": [-1]}, r"0 to 2\*\*32 - 1: got \[-1\]"),
     "half a seed": (CELLS, {"seeds": 0.5}, r"got \[0.5\]"),
-    "an unknown plan": (CELLS, {"plan": "jit"}, r"Unknown plan 'jit': use auto, eager or compiled"),
+    "an unknown plan": (CELLS, {"plan": "jit"}, r"plan must be one of auto, eager, compiled: got 'jit'"),
 }
 
 

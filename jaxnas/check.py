@@ -116,7 +116,7 @@ def array(name: str, value: Any, kinds: str = "biuf") -> Any:
     # A bfloat16 has no letter of NumPy's.
     kind = "f" if jnp.issubdtype(value.dtype, jnp.floating) else value.dtype.kind
     if kind not in kinds:
-        numbers = "numbers" if "f" in kinds else "integers"
+        numbers = {"f": "floats", "iu": "integers"}.get(kinds, "numbers")
         raise ValueError(
             f"{name} must be an array of {numbers}: got {value.dtype}{list(value.shape)}; "
             "convert it."
@@ -124,13 +124,13 @@ def array(name: str, value: Any, kinds: str = "biuf") -> Any:
     return value
 
 
-def tree(name: str, value: Any) -> Any:
+def tree(name: str, value: Any, kinds: str = "biufc") -> Any:
     """Return a pytree whose leaves are arrays of numbers, see `array`.
 
     Raises:
         ValueError: a leaf is something else.
     """
-    return jax.tree.map(lambda leaf: array(name, leaf, "biufc"), value)
+    return jax.tree.map(lambda leaf: array(name, leaf, kinds), value)
 
 
 def key(name: str, value: Any) -> Any:

@@ -76,7 +76,7 @@ def loss_cotangent(logits: Array, labels: Any) -> Array:
 
 def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
     """Return the gradient of the mean loss of the batch, a pytree like `params`."""
-    check.tree("params", params)
+    check.tree("params", params, "f")
     (total,) = read(apply_fn, params, batch, {loss_cotangent: (GRADIENT,)})[loss_cotangent]
     return jax.tree.map(lambda own: own / batch.size, total)
 
@@ -87,7 +87,7 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
     Each example goes through the network alone, by `vmap` over `grad`.
     """
     _check(apply_fn, batch)
-    check.tree("params", params)
+    check.tree("params", params, "f")
 
     def loss(params: Params, example: Any, label: Any) -> Array:
         logits = _logits_of_one(apply_fn, params, example)
@@ -102,7 +102,7 @@ def jacobian(apply_fn: ApplyFn, params: Params, inputs: Array) -> Params:
     Each example goes through the network alone, by `vmap` over `jacrev`.
     """
     check.instance("apply_fn", apply_fn, Callable, "a function of parameters and inputs")
-    check.tree("params", params)
+    check.tree("params", params, "f")
     check.tree("inputs", inputs)
     one = functools.partial(_logits_of_one, apply_fn)
     return jax.vmap(jax.jacrev(one), in_axes=(None, 0))(params, inputs)

@@ -139,7 +139,10 @@ def test_the_report(scorer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "got"),
     [
-        ({"strategy": "annealing"}, "strategy must be one of exhaustive, random.*: got 'annealing'"),
+        (
+            {"strategy": "annealing"},
+            "strategy must be one of exhaustive, random.*: got 'annealing'",
+        ),
         ({"evaluations": 0}, "evaluations must be an integer from 1 .*: got 0"),
         ({"at_once": 0}, "at_once must be an integer from 1 .*: got 0"),
         ({"strategy": "exhaustive", "evaluations": 5}, "got evaluations=5 and 64 architectures"),

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import check
 from jaxnas.connectivity.dag import path_histogram
+from jaxnas.connectivity.inputs import square
 from jaxnas.types import Array
 from jaxnas.wiring import LINEAR, MAX_NODES, SKIP, incoming
 
@@ -93,7 +94,7 @@ def published_kernel(wiring: ArrayLike, gram: Array) -> Array:
         wiring: `int32[E]`, may be traced.
         gram: kernel of the input, `[N, N]`.
     """
-    check.array("gram", gram, "f")
+    gram = square("gram", gram)
     kinds = incoming(wiring)
 
     def add(target: Array, kernels: Array) -> Array:

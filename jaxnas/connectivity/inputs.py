@@ -1,9 +1,11 @@
 """Inputs of the theory: centred rows of unit length, and their Gram matrix."""
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import check
+from jaxnas.types import Array
 
 _UNIT = 1e-3  # float32 rows, float16 images
 
@@ -65,8 +67,18 @@ def input_gram(rows: ArrayLike) -> np.ndarray:
 
 def largest_cosine(gram: ArrayLike) -> float:
     """Return the largest cosine between different inputs: all that the published bound reads."""
-    matrix = np.array(check.array("gram", gram), np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise ValueError(f"A Gram matrix is [N, N]: got shape {list(matrix.shape)}.")
+    matrix = np.array(square("gram", gram), np.float64)
     np.fill_diagonal(matrix, -np.inf)
     return float(matrix.max())
+
+
+def square(name: str, matrix: ArrayLike) -> Array:
+    """Return a Gram matrix or a kernel, floats `[N, N]`, which may be traced.
+
+    Raises:
+        ValueError: it is no such matrix.
+    """
+    own = jnp.asarray(check.array(name, matrix, "f"))
+    if own.ndim != 2 or own.shape[0] != own.shape[1] or not own.size:
+        raise ValueError(f"{name} must be [N, N]: got shape {list(own.shape)}; see input_gram.")
+    return own

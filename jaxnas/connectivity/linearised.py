@@ -67,8 +67,8 @@ def linearised_loss(
         ValueError: a kernel and labels that do not fit.
     """
     modes = _modes(ntk, labels)
-    rate, counts = check.array("learning_rate", learning_rate), check.array("steps", steps)
-    return _loss(modes, jnp.asarray(rate), jnp.asarray(counts))
+    counts = jnp.asarray(check.array("steps", steps))
+    return _loss(modes, _scalar("learning_rate", learning_rate), counts)
 
 
 def predicted_steps_to(
@@ -89,10 +89,7 @@ def predicted_steps_to(
         ValueError: a kernel and labels that do not fit.
     """
     modes = _modes(ntk, labels)
-    rate, goal = (
-        jnp.asarray(check.array(name, own))
-        for name, own in (("learning_rate", learning_rate), ("loss", loss))
-    )
+    rate, goal = _scalar("learning_rate", learning_rate), _scalar("loss", loss)
 
     def reached(steps: Array) -> Array:
         return _loss(modes, rate, steps) <= goal
@@ -133,7 +130,7 @@ def leave_one_out_loss(ntk: ArrayLike, labels: ArrayLike, ridge: float = 1e-2) -
 
     Source: Craven and Wahba, 1979 (cross-validation in closed form).
     """
-    if not check.real("ridge", ridge) > 0:
+    if not (ridge := check.real("ridge", ridge)) > 0:
         raise ValueError(f"The ridge must be positive: got {ridge}; 0.01 is usual.")
     kernel, targets = _checked(ntk, labels)
     size = len(kernel)
@@ -155,6 +152,13 @@ def _modes(ntk: ArrayLike, labels: ArrayLike) -> _Modes:
     eigenvalues, vectors = jnp.linalg.eigh(kernel)
     along = jnp.matmul(vectors.T, targets.reshape(len(targets), -1), precision="highest")
     return _Modes(jnp.maximum(eigenvalues, 0), (along**2).sum(1) / 2)
+
+
+def _scalar(name: str, value: ArrayLike) -> Array:
+    number = jnp.asarray(check.array(name, value))
+    if number.ndim:
+        raise ValueError(f"{name} must be one number: got {list(number.shape)}; use jax.vmap.")
+    return number
 
 
 def _checked(ntk: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import check
 from jaxnas.connectivity.bound import relu_layer
+from jaxnas.connectivity.inputs import square
 from jaxnas.types import Array
 from jaxnas.wiring import LINEAR, SKIP, incoming, num_nodes, validate
 
@@ -78,7 +79,7 @@ def kernels(
             Gaussian.
     """
     _check(order, stem)
-    check.array("gram", gram, "f")
+    gram = square("gram", gram)
     kinds = incoming(wiring)
     skip, linear = (kinds == SKIP).astype(gram.dtype), (kinds == LINEAR).astype(gram.dtype)
     state = _forward(skip, linear, _start(gram, stem, len(kinds)), order)

@@ -188,9 +188,8 @@ def regularized_swap(
             f"scores must be [..., 2, A], SWAP and #params: got shape {list(matrix.shape)}; stack "
             "the two."
         )
-    if mu is not None:
-        check.real("mu", mu)
-    if sigma is not None and not check.real("sigma", sigma) > 0:
+    mu = mu if mu is None else check.real("mu", mu)
+    if sigma is not None and not (sigma := check.real("sigma", sigma)) > 0:
         raise ValueError(f"sigma must be positive: got {sigma}; it is in squares of #params.")
     swap, sizes = matrix[..., 0, :], matrix[..., 1, :]
     aim = sizes.max(-1, keepdims=True) if mu is None else mu

@@ -117,7 +117,7 @@ def checked_options(options: HybridOptions) -> HybridOptions:
         check.integer("growth", options.growth, 1)
     if isinstance(options.probes, tuple):
         for point in options.probes:
-            if len(point) != len(options.bounds):
+            if len(check.items("A probe", point)) != len(options.bounds):
                 raise ValueError(
                     f"A probe has a value for each of {', '.join(options.bounds)}: got {point}."
                 )

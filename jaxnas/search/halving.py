@@ -107,7 +107,8 @@ def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:
 
 
 def _count(keep: int | float, left: int, number: int) -> int:
-    kind = check.array("keep", keep).dtype.kind  # a bool has a kind of its own
+    given = check.array("keep", keep)
+    kind = "" if given.ndim else given.dtype.kind  # a bool has a kind of its own
     if kind in "iu" and 1 <= keep <= left:
         return int(keep)
     if kind == "f" and 0 < keep <= 1:

@@ -48,7 +48,7 @@ def test_resize_keeps_shrinks_and_grows():
 
 
 def test_resize_refuses_bad_input():
-    with pytest.raises(ValueError, match="image size must be an integer from 1 .*: got 0"):
+    with pytest.raises(ValueError, match=r"image size must be an integer from 1 .*: got 0"):
         resize(np.zeros((1, 2, 2, 1)), 0)
     with pytest.raises(ValueError, match=r"got shape \[2, 2, 1\]"):
         resize(np.zeros((2, 2, 1)), 1)

@@ -244,7 +244,7 @@ def test_scores_are_the_same_compiled_or_padded(space, batch):
         (Options(activations=("swish",)), "Activations are different ones"),
         (Options(classes=1), "classes must be an integer from 2"),
         (Options(dropout=1.0), "a dropout from 0 to below 1"),
-        (Options(gate=float("nan")), "a finite gate"),
+        (Options(gate=float("nan")), "gate must be a number: got nan"),
     ],
 )
 def test_refuses_options(options, sentence):

@@ -13,6 +13,8 @@ import numpy as np
 import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike
 
+from jaxnas import check
+
 Statistic = Callable[[ArrayLike, ArrayLike], float]
 """`statistic(scores, accuracies)`: one number from two arrays `[A]`."""
 
@@ -80,7 +82,7 @@ def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike)
         ValueError: the arrays differ in length, or hold values without an order.
     """
     predicted, true = _pair(scores, accuracies)
-    matrix = np.asarray(given, np.float64)
+    matrix = np.asarray(check.array("given", given), np.float64)
     if matrix.ndim not in (1, 2) or len(matrix) != len(predicted):
         raise ValueError(
             f"given must be [A] or [A, G] with one row for each of the {len(predicted)} scores: "
@@ -138,9 +140,10 @@ def bootstrap_interval(
         ValueError: for bad arrays, `num_resamples` below 1 or `confidence` outside (0, 1).
     """
     predicted, true = _pair(scores, accuracies)
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1: got {num_resamples}; try 1000.")
-    if not 0.0 < confidence < 1.0:
+    check.instance("statistic", statistic, Callable, "a function of scores and accuracies")
+    check.integer("num_resamples", num_resamples, 1, advice="; try 1000.")
+    check.integer("seed", seed)
+    if not 0.0 < check.real("confidence", confidence) < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1: got {confidence}; try 0.95.")
     group = _groups(groups, len(predicted))
     if len(predicted) == 0:
@@ -207,7 +210,7 @@ def seed_agreement(scores_by_seed: ArrayLike) -> float:
     Raises:
         ValueError: not a matrix, fewer than 2 seeds, or `nan` among the scores.
     """
-    by_seed = np.asarray(scores_by_seed, np.float64)
+    by_seed = np.asarray(check.array("scores_by_seed", scores_by_seed), np.float64)
     if by_seed.ndim != 2 or len(by_seed) < 2:
         raise ValueError(
             "scores_by_seed must be [S, A] with at least 2 seeds: "
@@ -226,7 +229,7 @@ def _spearman(left: np.ndarray, right: np.ndarray) -> float:
 
 def _ordered(name: str, values: ArrayLike) -> np.ndarray:
     """Return `values` as `float64[A]` that can be put in order."""
-    vector = np.asarray(values, np.float64)
+    vector = np.asarray(check.array(name, values), np.float64)
     if vector.ndim != 1:
         raise ValueError(
             f"{name} must be a vector: got shape {vector.shape}; pass one value per architecture."
@@ -258,7 +261,7 @@ def _groups(groups: ArrayLike | None, count: int) -> np.ndarray:
     """Return the number of the group of each architecture, `int[A]`."""
     if groups is None:
         return np.arange(count)
-    labels = np.asarray(groups)
+    labels = check.array("groups", groups, "biufSTU")
     if labels.ndim not in (1, 2) or len(labels) != count:
         raise ValueError(
             f"groups must be [A] or [A, D] with one row for each of the {count} scores: got shape "
@@ -272,11 +275,7 @@ def _undefined(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _best(values: np.ndarray, k: int) -> np.ndarray:
-    if not 1 <= k <= len(values):
-        raise ValueError(
-            f"k must be from 1 to the number of architectures: got k={k} with {len(values)} "
-            "architectures; score more or change k."
-        )
+    check.integer("k", k, 1, len(values), "; score more architectures or change k.")
     return np.argsort(-values, kind="stable")[:k]
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxnas import gradients
+from jaxnas import check, gradients
 from jaxnas.network import Bucket
 from jaxnas.proxies.measures import measure_all
 from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Proxy, SearchSpace, TrainableFn
@@ -171,7 +171,18 @@ def _host() -> jax.Device | None:
 def _reduce_wide(proxies: tuple[Proxy, ...], measured: Any) -> Array:
     by_measure = dict(zip(_measures_of(proxies), measured, strict=True))
     scores = [proxy.reduce(by_measure[proxy.measure]) for proxy in proxies]
-    return jnp.stack([jnp.asarray(score, jnp.float64) for score in scores])
+    return jnp.stack([_number(*own) for own in zip(proxies, scores, strict=True)])
+
+
+def _number(proxy: Proxy, score: Any) -> Array:
+    """Return the score of one network, `float64[]`; raises `ValueError` unless it is a number."""
+    score = check.array(f"What {proxy.name} reduces to", score)
+    if score.ndim:
+        raise ValueError(
+            f"A Proxy must reduce to one number: got {list(score.shape)} of {proxy.name}; sum it, "
+            "or take its mean."
+        )
+    return jnp.asarray(score, jnp.float64)
 
 
 def _measures_of(proxies: tuple[Proxy, ...]) -> tuple[Measure, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from jaxnas import encoding, search
+from jaxnas import check, encoding, search
 from jaxnas.proxies import cost, resolve
 from jaxnas.runs import Plot, Report, Table, Text, figures, save, track
 from jaxnas.scorer import Scorer, Scores
@@ -194,11 +194,17 @@ def find(
         >>> bool((found.costs["params"] <= 20_000).all())
         True
     """
-    if at_once < 1 or (evaluations is not None and evaluations < 1):
-        raise ValueError(
-            f"evaluations and at_once must be positive: got {evaluations} and {at_once}."
-        )
-    limits = {_cost(name): float(limit) for name, limit in (caps or {}).items()}
+    check.instance("scorer", scorer, Scorer, "a Scorer")
+    if not isinstance(strategy, SearchStrategy):
+        check.choice("strategy", strategy, STRATEGIES)
+    check.integer("at_once", at_once, 1)
+    if evaluations is not None:
+        check.integer("evaluations", evaluations, 1)
+    check.integer("seed", seed, 0, 2**32 - 1)
+    check.instance("caps", caps, Mapping | None, "limits by the names of scores")
+    limits = {
+        _cost(name): check.real(f"A cap of {name}", own) for name, own in (caps or {}).items()
+    }
     if strategy == EXHAUSTIVE:
         everything = _everything(scorer.space, evaluations)
         archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
@@ -314,10 +320,6 @@ def _told(
 def _strategy(strategy: str | SearchStrategy, space: SearchSpace) -> SearchStrategy:
     if isinstance(strategy, SearchStrategy):
         return strategy
-    if strategy not in search.BY_NAME:
-        raise ValueError(
-            f"Unknown strategy {strategy!r}: use {', '.join(STRATEGIES)} or a SearchStrategy."
-        )
     return search.BY_NAME[strategy](space.num_choices)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas import lifetimes
+from jaxnas import check, lifetimes
 from jaxnas.tasks import Targets
 from jaxnas.types import (
     ApplyFn,
@@ -76,6 +76,7 @@ def loss_cotangent(logits: Array, labels: Any) -> Array:
 
 def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
     """Return the gradient of the mean loss of the batch, a pytree like `params`."""
+    check.tree("params", params, "f")
     (total,) = read(apply_fn, params, batch, {loss_cotangent: (GRADIENT,)})[loss_cotangent]
     return jax.tree.map(lambda own: own / batch.size, total)
 
@@ -85,6 +86,8 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
 
     Each example goes through the network alone, by `vmap` over `grad`.
     """
+    _check(apply_fn, batch)
+    check.tree("params", params, "f")
 
     def loss(params: Params, example: Any, label: Any) -> Array:
         logits = _logits_of_one(apply_fn, params, example)
@@ -98,6 +101,9 @@ def jacobian(apply_fn: ApplyFn, params: Params, inputs: Array) -> Params:
 
     Each example goes through the network alone, by `vmap` over `jacrev`.
     """
+    check.instance("apply_fn", apply_fn, Callable, "a function of parameters and inputs")
+    check.tree("params", params, "f")
+    check.tree("inputs", inputs)
     one = functools.partial(_logits_of_one, apply_fn)
     return jax.vmap(jax.jacrev(one), in_axes=(None, 0))(params, inputs)
 
@@ -127,6 +133,7 @@ def read(
     Returns:
         For each cotangent and each of its statistics a pytree like `params`.
     """
+    _check(apply_fn, batch)
     if isinstance(apply_fn, PerExampleDifferentiable):
         every = tuple(dict.fromkeys(one for own in wanted.values() for one in own))
         out, pullback = apply_fn.per_example_vjp(params, batch.inputs, every)
@@ -166,6 +173,7 @@ def per_example_vjp(
     Raises:
         ValueError: `max_bytes` is not positive, or the network couples the examples otherwise.
     """
+    check.instance("apply_fn", apply_fn, Callable, "a function of parameters and inputs")
     validate_max_bytes(max_bytes)
     if isinstance(apply_fn, PerExampleDifferentiable):
         return apply_fn.per_example_vjp(params, inputs, statistics)
@@ -223,10 +231,14 @@ def by_statistic(
     )
 
 
+def _check(apply_fn: ApplyFn, batch: Batch) -> None:
+    check.instance("apply_fn", apply_fn, Callable, "a function of parameters and inputs")
+    check.instance("batch", batch, Batch, "a jaxnas.Batch")
+
+
 def validate_max_bytes(max_bytes: int) -> None:
-    """Raise `ValueError` unless `max_bytes` is positive."""
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be positive: got {max_bytes}; the default is 2**28.")
+    """Raise `ValueError` unless `max_bytes` is a positive integer."""
+    check.integer("max_bytes", max_bytes, 1, 2**63, "; the default is 2**28.")
 
 
 def validate_uncoupled(network: Any, params: Params, inputs: Any, alone: Array) -> None:

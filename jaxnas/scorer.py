@@ -17,7 +17,7 @@ import pandas as pd
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import datasets, encoding, engine, processes
+from jaxnas import check, datasets, encoding, engine, processes
 from jaxnas.engine import Score
 from jaxnas.proxies import cost, expand
 from jaxnas.proxies.measures import measure_all
@@ -189,7 +189,12 @@ class Scorer:
                 known kind, or several processes without a store; and when called, architectures, a
                 batch or networks that do not fit (see `score`).
         """
-        self.space = space
+        self.space: SearchSpace = check.instance("space", space, SearchSpace, "a SearchSpace")
+        check.integer("batch_size", batch_size, 1)
+        check.instance("store", store, ScoreStore | check.PATH | None, "a ScoreStore or a file")
+        check.instance("context", context, Mapping | None, "a mapping, or None")
+        check.instance("deduplicate", deduplicate, bool, "True or False")
+        check.instance("progress", progress, bool, "True or False")
         self.by = expand(by)
         self.seeds = _checked_seeds(seeds)
         self._plan = resolve_plan(plan)
@@ -407,10 +412,8 @@ def resolve_plan(plan: str) -> str:
     Raises:
         ValueError: an unknown plan.
     """
-    if plan == "auto":
+    if check.choice("plan", plan, ("auto", "eager", "compiled")) == "auto":
         return "eager" if jax.default_backend() == "cpu" else "compiled"
-    if plan not in ("eager", "compiled"):
-        raise ValueError(f"Unknown plan {plan!r}: use auto, eager or compiled.")
     return plan
 
 
@@ -437,14 +440,13 @@ def _batches(data: Any, batch_size: int, loss: str | Loss | None) -> Callable[[i
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    numbers = np.atleast_1d(np.asarray(seeds))
-    if not numbers.size or numbers.dtype.kind not in "iu":
-        raise ValueError(f"Seeds are integers, one or more: got {numbers.tolist()}; pass (0,).")
-    if numbers.min() < 0 or numbers.max() >= 2**32:
-        raise ValueError(
-            f"A seed is from 0 to 2**32 - 1: got {numbers.tolist()}; JAX would wrap another one."
-        )
-    return tuple(numbers.tolist())
+    numbers = [seeds] if np.ndim(seeds) == 0 else check.items("seeds", seeds)
+    if not numbers:
+        raise ValueError("Seeds are integers, one or more: got none; pass (0,).")
+    return tuple(
+        check.integer("A seed", own, 0, 2**32 - 1, "; JAX would wrap another one.")
+        for own in numbers
+    )
 
 
 def _collect_parts(store: ScoreStore) -> None:

@@ -1,14 +1,13 @@
 """Scoring one network, of your own or of a space, by any set of proxies."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxnas import engine, gradients
+from jaxnas import check, engine, gradients
 from jaxnas.proxies import resolve
 from jaxnas.tasks import LOSSES, Loss, Targets
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
@@ -56,7 +55,7 @@ def score(
     resolved = resolve(proxies)
     batch = validate_batch(batch, loss)
     validate_network(apply_fn, params, batch)
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(0) if key is None else check.key("key", key)
     values = engine.values(resolved, apply_fn, params, batch, key)
     return dict(zip((proxy.name for proxy in resolved), values.tolist(), strict=True))
 
@@ -70,7 +69,7 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(f"A batch is (inputs, labels): got {type(batch).__name__}; pass a pair.")
-    inputs = jax.tree.map(jnp.asarray, batch[0])
+    inputs = jax.tree.map(jnp.asarray, check.tree("inputs", batch[0]))
     arrays = jax.tree.leaves(inputs)
     for own in arrays:
         if own.ndim < 2 or own.shape[:1] != arrays[0].shape[:1] or not own.shape[0]:
@@ -89,7 +88,9 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
 
 def _class_numbers(labels: Any, count: int) -> Array:
     if not isinstance(labels, jax.Array):
-        labels = np.asarray(labels)  # JAX would wrap 64-bit integers before they can be checked
+        labels = check.array(
+            "Labels", labels
+        )  # JAX would wrap 64-bit integers before they can be checked
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"Labels are integers [{count}], one an example: "
@@ -106,15 +107,16 @@ def _class_numbers(labels: Any, count: int) -> Array:
 def _targets(labels: Any, loss: str | Loss | None, count: int) -> Targets:
     if isinstance(labels, Targets):
         labels, loss = labels.values, loss or labels.loss
-    if not (callable(loss) or loss in LOSSES):
-        raise ValueError(f"Unknown loss {loss!r}: use {', '.join(LOSSES)} or a function.")
-    arrays = jax.tree.leaves(labels := jax.tree.map(jnp.asarray, labels))
+    if not callable(loss):
+        loss = LOSSES[check.choice("loss", loss, tuple(LOSSES))]
+    labels = jax.tree.map(jnp.asarray, check.tree("labels", labels))
+    arrays = jax.tree.leaves(labels)
     if not arrays or any(own.shape[:1] != (count,) for own in arrays):
         shapes = [list(own.shape) for own in arrays]
         raise ValueError(f"Labels of a loss are arrays [{count}, ...]: got {shapes}; pass as many.")
     if not _are_finite(arrays):
         raise ValueError("Labels must be finite: got nan or inf; clean or mask them.")
-    return Targets(labels, loss if callable(loss) else LOSSES[str(loss)])
+    return Targets(labels, loss)
 
 
 def _are_finite(arrays: list[Array]) -> bool:
@@ -128,7 +130,8 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
     It needs parameters that can be differentiated, and gives logits `[B, K]` for any number of
     examples, of as many classes as the labels have.
     """
-    leaves = jax.tree.leaves(params)
+    check.instance("apply_fn", apply_fn, Callable, "a function of parameters and inputs")
+    leaves = jax.tree.leaves(check.tree("params", params))
     kinds = {str(jnp.result_type(leaf)) for leaf in leaves}
     if not leaves or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise ValueError(
@@ -150,6 +153,11 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
                 f"apply_fn must give logits [{count}, K] for {count} examples: got "
                 f"{list(shape) or type(given.logits).__name__}; return one row of class scores "
                 "an example, whatever their number, or name the loss of another task."
+            )
+        if not jnp.issubdtype(given.logits.dtype, jnp.floating):
+            raise ValueError(
+                f"apply_fn must give real logits: got {given.logits.dtype}; return floats, such as "
+                "the absolute values of complex ones."
             )
         if count == batch.size:
             _validate_labels(batch.labels, given.logits)

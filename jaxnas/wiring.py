@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.types import Array
 
 ZERO, SKIP, LINEAR = range(3)
@@ -76,11 +77,12 @@ def from_edges(nodes: int, present: Iterable[tuple[int, int, int]]) -> np.ndarra
     Raises:
         ValueError: an edge that does not lead forward (a cycle), is listed twice or is none.
     """
-    num_nodes(np.broadcast_to(ZERO, max(nodes * (nodes - 1) // 2, 0)))
+    check.integer("nodes", nodes, 2, MAX_NODES)
     position = {edge: index for index, edge in enumerate(edges(nodes))}
     wiring = np.zeros(len(position), np.int32)
     seen = set()
-    for source, target, kind in present:
+    for edge in check.items("present", present):
+        source, target, kind = (check.integer("An edge", own) for own in check.items("edge", edge))
         if (source, target) not in position:
             raise ValueError(
                 f"An edge leads from an earlier to a later node of 0 to {nodes - 1}: got "
@@ -102,7 +104,7 @@ def chain(cells: Sequence[ArrayLike]) -> np.ndarray:
     Raises:
         ValueError: no cells, or one that is no wiring.
     """
-    if not cells:
+    if not check.items("cells", cells):
         raise ValueError("A chain has a cell or more: got none; pass wirings [E].")
     present, last = [], 0
     for cell in cells:
@@ -122,7 +124,7 @@ def from_code(code: str) -> np.ndarray:
     Raises:
         ValueError: not a code string.
     """
-    rows = code.split("_")
+    rows = check.instance("code", code, str, "a string").split("_")
     if not _CODE.fullmatch(code) or [len(row) for row in rows] != list(range(1, len(rows) + 1)):
         raise ValueError(
             "A code lists the kinds 0, 1, 2 of the incoming edges of each node, one for node 1, "
@@ -148,6 +150,7 @@ def to_code(wiring: ArrayLike) -> str:
 
 def incoming(wiring: ArrayLike) -> Array:
     """Return the kinds as a matrix `int32[n, n]`, `[target, source]`; zero where no edge can be."""
+    check.array("wiring", wiring, "iu")
     nodes = num_nodes(wiring)
     return (
         jnp.zeros((nodes, nodes), jnp.int32)

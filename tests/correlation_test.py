@@ -229,7 +229,7 @@ def test_bootstrap_leaves_undefined_resamples_out():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_resamples": 0}, "num_resamples must be at least 1: got 0"),
+        ({"num_resamples": 0}, "num_resamples must be an integer from 1 .*: got 0"),
         ({"confidence": 1.0}, "confidence must lie between 0 and 1: got 1.0"),
         ({"confidence": 0.0}, "confidence must lie between 0 and 1"),
         ({"groups": [0, 1]}, r"one row for each of the 3 scores: got shape \(2,\)"),
@@ -260,7 +260,7 @@ def test_top_k_breaks_ties_by_index():
 
 @pytest.mark.parametrize("k", [0, -1, 4])
 def test_k_out_of_range(k):
-    with pytest.raises(ValueError, match=f"got k={k} with 3 architectures"):
+    with pytest.raises(ValueError, match=f"k must be an integer from 1 to 3: got {k}; score more"):
         correlation.top_k_recall([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], k)
 
 

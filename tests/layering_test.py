@@ -18,7 +18,7 @@ FLOORS = {
     # Mathematics on arrays, what a traced program says, and how long it lives.
     0: (
         *("allocator", "types", "encoding", "gram", "correlation", "wiring"),
-        *("programs", "lifetimes", "tasks"),
+        *("programs", "lifetimes", "tasks", "check"),
     ),
     1: ("gradients",),  # of a batch and of each example
     # Do not see each other.
@@ -41,11 +41,12 @@ NARROW = {
     "encoding": ("types",),
     "gram": ("types",),
     "tasks": ("types",),
-    "correlation": ("types",),
-    "wiring": ("types",),
+    "correlation": ("types", "check"),
+    "wiring": ("types", "check"),
     "programs": ("types",),
     "lifetimes": (),
     "runs": ("types", "correlation"),
+    "check": (),
 }
 
 # What floor 0 may import besides jaxnas and the standard library.

@@ -407,7 +407,7 @@ def test_a_network_ends_with_its_programs():
         ((nn.Dense(2),), {}, "needs all of its variables: got NoneType"),
         ((nn.Dense(2), {"kernel": 0}), {}, r"got \['kernel'\]; pass what"),
         ((nn.Dense(2), {"params": {}}), {"mutable": True}, "got mutable; leave it out"),
-        ((nn.Dense(2), {"params": {}}), {"max_bytes": 0}, "max_bytes must be positive"),
+        ((nn.Dense(2), {"params": {}}), {"max_bytes": 0}, "max_bytes must be an integer from 1"),
         ((nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {}), {}, "an nnx module are in the model: got dict"),
         ((lambda params, x: x,), {}, "A function needs its parameters"),
     ],

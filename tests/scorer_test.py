@@ -561,11 +561,15 @@ BAD_POOLS = {
     "a negative operation": ([[1, 2, 3, 4, 0, -1]], {}, r"Decision 5 .* got -1"),
     "real decisions": ([[1.0] * 6], {}, r"integers: got dtype float64"),
     "strings": ([["none"] * 6], {}, r"integers: got dtype <U4"),
-    "no seed": (CELLS, {"seeds": ()}, r"one or more: got \[\]"),
-    "a seed beyond 32 bits": (CELLS, {"seeds": [2**32]}, r"0 to 2\*\*32 - 1: got \[4294967296\]"),
-    "a negative seed": (CELLS, {"seeds": [-1]}, r"0 to 2\*\*32 - 1: got \[-1\]"),
-    "half a seed": (CELLS, {"seeds": 0.5}, r"got \[0.5\]"),
-    "an unknown plan": (CELLS, {"plan": "jit"}, r"Unknown plan 'jit': use auto, eager or compiled"),
+    "no seed": (CELLS, {"seeds": ()}, r"one or more: got none"),
+    "a seed beyond 32 bits": (CELLS, {"seeds": [2**32]}, r"from 0 to 4294967295: got 4294967296"),
+    "a negative seed": (CELLS, {"seeds": [-1]}, r"from 0 to 4294967295: got -1"),
+    "half a seed": (CELLS, {"seeds": 0.5}, r"got 0.5"),
+    "an unknown plan": (
+        CELLS,
+        {"plan": "jit"},
+        r"plan must be one of auto, eager, compiled: got 'jit'",
+    ),
 }
 
 

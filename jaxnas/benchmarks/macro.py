@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.benchmarks import lookup
 from jaxnas.types import ScoreFn
 
@@ -94,13 +94,11 @@ class MacroBenchmark:
         Raises:
             ValueError: If the column is unknown.
         """
-        if column not in self.columns:
-            raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
+        check.choice("column", column, tuple(self.columns))
         table = jnp.asarray(self.columns[column].reshape(NUM_CHOICES), jnp.float32)
         return jax.tree_util.Partial(lookup.look_up, table)
 
 
-@functools.cache
 def nasbench_macro(path: str | Path = TABLE) -> MacroBenchmark:
     """Return the table that comes with the package; it is read once and cannot be written to.
 
@@ -108,7 +106,12 @@ def nasbench_macro(path: str | Path = TABLE) -> MacroBenchmark:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
     """
-    content = io.BytesIO(Path(path).read_bytes())
+    return _read(Path(check.instance("path", path, check.PATH, "a path")))
+
+
+@functools.cache
+def _read(path: Path) -> MacroBenchmark:
+    content = io.BytesIO(path.read_bytes())
     archs = encoding.enumerate_archs(NUM_CHOICES)
     try:
         with np.load(content, allow_pickle=False) as stored:
@@ -134,6 +137,7 @@ def from_string(string: str) -> NDArray[np.int32]:
     Raises:
         ValueError: `string` is not the string of a network.
     """
+    check.instance("string", string, str, "a string")
     if len(string) != len(NUM_CHOICES) or set(string) - set("012"):
         raise ValueError(
             f"A network is written as 8 digits, 0 {BLOCKS[0]}, 1 {BLOCKS[1]}, 2 {BLOCKS[2]}: got "

@@ -26,7 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.benchmarks import lookup
 from jaxnas.benchmarks.nasbench101_notation import (
     MAX_EDGES,
@@ -90,7 +90,7 @@ class NASBench101Sample:
         Raises:
             ValueError: If a cell is unknown, or the number of epochs.
         """
-        if epochs not in EPOCHS:
+        if check.integer("epochs", epochs) not in EPOCHS:
             raise ValueError(f"epochs must be one of {', '.join(map(str, EPOCHS))}: got {epochs}.")
         return self.columns[f"valid_{epochs}ep"][self.index(archs)]
 
@@ -111,8 +111,7 @@ class NASBench101Sample:
         Raises:
             ValueError: If the column is unknown.
         """
-        if column not in self.columns:
-            raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
+        check.choice("column", column, tuple(self.columns))
         return functools.partial(_look_up, self, column)
 
     def _rows(self, archs: Cells) -> NDArray[np.int32]:
@@ -135,7 +134,6 @@ def _key(arch: ArrayLike) -> int:
     return int(encoding.encode(canonical(arch), NUM_CHOICES))
 
 
-@functools.cache
 def nasbench101(path: str | Path = TABLE) -> NASBench101Sample:
     """Return the table that comes with the package; it is read once and cannot be written to.
 
@@ -143,7 +141,12 @@ def nasbench101(path: str | Path = TABLE) -> NASBench101Sample:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
     """
-    content = io.BytesIO(Path(path).read_bytes())
+    return _read(Path(check.instance("path", path, check.PATH, "a path")))
+
+
+@functools.cache
+def _read(path: Path) -> NASBench101Sample:
+    content = io.BytesIO(path.read_bytes())
     try:
         with np.load(content, allow_pickle=False) as stored:
             archs = encoding.decode(stored["codes"], NUM_CHOICES)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 VERTICES = 7
@@ -150,7 +150,7 @@ def from_string(string: str) -> NDArray[np.int32]:
     Raises:
         ValueError: `string` is not the string of a cell.
     """
-    match = _CELL.fullmatch(string)
+    match = _CELL.fullmatch(check.instance("string", string, str, "a string"))
     rows = match["rows"].split("/") if match else []
     chosen = match["operations"].split(",")[:-1] if match else []
     count = len(rows)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NUM_CHOICES = (len(OPERATIONS),) * 6
@@ -26,7 +26,7 @@ def from_string(string: str) -> NDArray[np.int32]:
     Raises:
         ValueError: `string` is not the string of a cell.
     """
-    match = _CELL.fullmatch(string)
+    match = _CELL.fullmatch(check.instance("string", string, str, "a string"))
     if match is None:
         raise ValueError(
             f"A cell is written |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op in "

@@ -23,7 +23,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.benchmarks import lookup
 from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
 from jaxnas.types import ScoreFn
@@ -112,10 +112,8 @@ class TabularBenchmark:
         Raises:
             ValueError: If the dataset, the split or a cell is unknown.
         """
-        if dataset not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}: got {dataset!r}.")
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}: got {split!r}.")
+        check.choice("dataset", dataset, DATASETS)
+        check.choice("split", split, SPLITS)
         return self.columns[f"{dataset}/{split}"][self.index(archs)]
 
     def seconds(self, archs: Cells) -> NDArray[np.float64]:
@@ -136,15 +134,12 @@ class TabularBenchmark:
         Raises:
             ValueError: If the column is unknown.
         """
-        if column not in self.columns:
-            raise ValueError(f"column must be one of {', '.join(self.columns)}: got {column!r}.")
+        check.choice("column", column, tuple(self.columns))
         table = jnp.asarray(self.columns[column][self.positions], jnp.float32)
         return jax.tree_util.Partial(lookup.look_up, table)
 
     def _checked_indices(self, indices: ArrayLike | Sequence[int]) -> NDArray[np.int32]:
-        array = np.asarray(indices)
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"Official indices are integers: got dtype {array.dtype}.")
+        array = np.asarray(check.array("Official indices", indices, "iu"))
         outside = (array < 0) | (array >= len(self.archs))
         if outside.any():
             raise ValueError(
@@ -154,7 +149,6 @@ class TabularBenchmark:
         return array.astype(np.int32)
 
 
-@functools.cache
 def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
     """Return the table that comes with the package; it is read once and cannot be written to.
 
@@ -162,7 +156,12 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
     """
-    content = io.BytesIO(Path(path).read_bytes())
+    return _read(Path(check.instance("path", path, check.PATH, "a path")))
+
+
+@functools.cache
+def _read(path: Path) -> TabularBenchmark:
+    content = io.BytesIO(path.read_bytes())
     try:
         with np.load(content, allow_pickle=False) as stored:
             order, classes = stored["order"], stored["classes"].astype(np.int32)

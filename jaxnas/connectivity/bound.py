@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.connectivity.dag import path_histogram
+from jaxnas.connectivity.inputs import square
 from jaxnas.types import Array
-from jaxnas.wiring import LINEAR, SKIP, incoming
+from jaxnas.wiring import LINEAR, MAX_NODES, SKIP, incoming
 
 
 def arc_cosine(cosine: ArrayLike) -> Array:
@@ -77,7 +79,8 @@ def published_bound(wiring: ArrayLike, cosine: ArrayLike) -> Array:
         cosine: between different inputs, any shape, a scalar or all pairs.
     """
     histogram = path_histogram(wiring)
-    powers = arc_cosine_powers(jnp.ravel(jnp.asarray(cosine, float)), len(histogram) - 1)
+    cosines_ = jnp.ravel(jnp.asarray(check.array("cosine", cosine), float))
+    powers = arc_cosine_powers(cosines_, len(histogram) - 1)
     total = (histogram[:, None] * powers).sum(0)
     # Differences first: at large P and c near 1 the sums are close to each other.
     positive = (histogram[:, None] * (1 - powers)).sum(0)
@@ -91,6 +94,7 @@ def published_kernel(wiring: ArrayLike, gram: Array) -> Array:
         wiring: `int32[E]`, may be traced.
         gram: kernel of the input, `[N, N]`.
     """
+    gram = square("gram", gram)
     kinds = incoming(wiring)
 
     def add(target: Array, kernels: Array) -> Array:
@@ -155,16 +159,18 @@ def convergence_theorem(
     Raises:
         ValueError: a kernel without a positive smallest eigenvalue, or numbers out of range.
     """
-    if not eigenvalue > 0:
+    check.integer("samples", samples, 2)
+    check.integer("nodes", nodes, 2, MAX_NODES)
+    check.real("paths", paths, 1)
+    if learning_rate is not None:
+        check.real("learning_rate", learning_rate)
+    if not check.real("eigenvalue", eigenvalue) > 0:
         raise ValueError(
             f"The theorem needs a positive smallest eigenvalue: got {eigenvalue}; drop inputs that "
             "are parallel, and wirings without a linear edge where inputs outnumber features."
         )
-    if samples < 2 or not paths >= 1 or nodes < 2 or not 0 < failure < 1:
-        raise ValueError(
-            "The theorem needs two samples, a path, two nodes and a probability: got "
-            f"samples={samples}, paths={paths}, nodes={nodes}, failure={failure}."
-        )
+    if not 0 < check.real("failure", failure) < 1:
+        raise ValueError(f"failure must be a probability above 0 and below 1: got {failure}.")
     height = nodes - 1
     size = samples * paths
     allowed = eigenvalue / size**2 * 2.0 ** (height if published else -height)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.benchmarks import notation
-from jaxnas.wiring import LINEAR, SKIP, ZERO, from_edges
+from jaxnas.wiring import LINEAR, MAX_NODES, SKIP, ZERO, from_edges
 
 NASBENCH201_KINDS = (ZERO, SKIP, LINEAR, LINEAR, SKIP)
 """Kind of each operation of NAS-Bench-201, in the order of `benchmarks.notation.OPERATIONS`."""
@@ -50,7 +50,12 @@ def from_nasbench101(
     Raises:
         ValueError: not a cell, a cycle, or more than `vertices` vertices.
     """
-    adjacency = np.asarray(matrix)
+    adjacency = np.asarray(check.array("matrix", matrix))
+    operations = [
+        check.instance("An operation", own, str, "a string")
+        for own in check.items("operations", operations)
+    ]
+    check.integer("vertices", vertices, 2, MAX_NODES // 2)
     size = len(operations)
     if adjacency.shape != (size, size) or not np.isin(adjacency, (0, 1)).all():
         raise ValueError(
@@ -103,6 +108,8 @@ def from_darts(
     Raises:
         ValueError: not a cell.
     """
+    cell = [tuple(check.items("An edge of cell", edge)) for edge in check.items("cell", cell)]
+    concatenated = check.items("concatenated", concatenated)
     if len(cell) != 2 * _DARTS_NODES:
         raise ValueError(
             f"A DARTS cell has {2 * _DARTS_NODES} edges, two for each sum: got {len(cell)}; pass "
@@ -112,6 +119,9 @@ def from_darts(
     node = {0: 1, 1: 2} | {own: 2 * own for own in sums}
     output = 2 * sums.stop - 1
     present = [(0, node[0], SKIP), (0, node[1], SKIP)]
+    for operation, source in cell:
+        check.instance("An operation", operation, str, "a string")
+        check.integer("A predecessor", source)
     for own, first, second in zip(sums, cell[::2], cell[1::2], strict=True):
         for operation, source in (first, second):
             if source not in range(own):
@@ -126,7 +136,7 @@ def from_darts(
             present.append((node[own] - 1, node[own], _darts_kind(first[0])))
         present.append((node[second[1]], node[own], _darts_kind(second[0])))
     read = sums if published else concatenated
-    if not set(read) <= set(sums):
+    if not all(own in sums for own in read):
         raise ValueError(f"The output reads sums 2 to 5: got {list(read)}.")
     return from_edges(output + 1, present + [(node[own], output, SKIP) for own in read])
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import wiring
+from jaxnas import check, wiring
 from jaxnas.benchmarks import notation
 
 MAX_BYTES = 4 * 2**30
@@ -151,7 +151,7 @@ def _stem(images: np.ndarray) -> Kernels:
 
 
 def _checked(images: ArrayLike) -> np.ndarray:
-    array = np.asarray(images, np.float64)
+    array = np.asarray(check.array("images", images), np.float64)
     if array.ndim != 4 or not array.size or len(array) < 2:
         raise ValueError(
             f"A kernel compares two images or more, [N, H, W, C]: got shape {list(array.shape)}."

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.types import Array
 from jaxnas.wiring import LINEAR, SKIP, incoming, live_edges, num_nodes, reach, validate
 
@@ -105,7 +106,10 @@ def expected_depth_width(skip: ArrayLike, linear: ArrayLike) -> tuple[np.ndarray
     Raises:
         ValueError: shapes that differ or are no wirings', or shares that are none.
     """
-    of_skip, of_linear = np.asarray(skip, float), np.asarray(linear, float)
+    of_skip, of_linear = (
+        np.asarray(check.array(name, own), float)
+        for name, own in (("skip", skip), ("linear", linear))
+    )
     num_nodes(of_skip)
     if of_skip.shape != of_linear.shape:
         raise ValueError(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.connectivity.dag import expected_depth_width, path_statistics, statistics
 from jaxnas.types import Array
 from jaxnas.wiring import LINEAR, SKIP, validate
@@ -68,7 +69,7 @@ def half_radius(wirings: ArrayLike, fraction: float = 0.5) -> Ranges:
     Raises:
         ValueError: a fraction outside (0, 1], or no wiring with a linear edge.
     """
-    if not 0 < fraction <= 1:
+    if not 0 < check.real("fraction", fraction) <= 1:
         raise ValueError(f"The fraction of the radius is in (0, 1]: got {fraction}; 0.5 is usual.")
     own = statistics(wirings)
     deep = own.depth > 0
@@ -83,6 +84,7 @@ def half_radius(wirings: ArrayLike, fraction: float = 0.5) -> Ranges:
 
 def within(ranges: Ranges) -> Keep:
     """Return the published rule: effective depth and width both in their ranges."""
+    check.instance("ranges", ranges, Ranges, "Ranges")
 
     def keep(wiring: ArrayLike) -> Array:
         own = path_statistics(wiring)
@@ -101,8 +103,7 @@ def deep_enough(total_depth: int = 2) -> Keep:
     Raises:
         ValueError: a sum below 1, which would keep wirings without a path.
     """
-    if total_depth < 1:
-        raise ValueError(f"total_depth is at least 1: got {total_depth}; 2 keeps the best cells.")
+    check.integer("total_depth", total_depth, 1, advice="; 2 keeps the best cells.")
     return lambda wiring: path_statistics(wiring).total_depth >= total_depth
 
 
@@ -112,6 +113,7 @@ def select(keep: Keep, wirings: ArrayLike) -> Kept:
     Raises:
         ValueError: see `wiring.validate`; or no wirings.
     """
+    check.instance("keep", keep, Callable, "a rule such as deep_enough()")
     checked = validate(wirings)
     if checked.ndim != 2 or not len(checked):
         raise ValueError(f"Pass the wirings as [A, E]: got shape {list(checked.shape)}.")
@@ -139,7 +141,7 @@ def reserve_moderate(kinds: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]
     Args:
         kinds: `O` kinds of edges, that of each operation.
     """
-    linear, skip = (np.asarray(kinds) == kind for kind in (LINEAR, SKIP))
+    linear, skip = (check.array("kinds", kinds, "iu") == kind for kind in (LINEAR, SKIP))
 
     def reserve(alive: np.ndarray) -> np.ndarray:
         reserved = np.zeros_like(alive)

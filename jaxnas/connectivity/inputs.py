@@ -1,7 +1,11 @@
 """Inputs of the theory: centred rows of unit length, and their Gram matrix."""
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxnas import check
+from jaxnas.types import Array
 
 _UNIT = 1e-3  # float32 rows, float16 images
 
@@ -16,13 +20,13 @@ def unit_rows(inputs: ArrayLike, mean: ArrayLike | None = None) -> np.ndarray:
     Raises:
         ValueError: fewer than two examples, or one that is the mean of all.
     """
-    array = np.asarray(inputs, np.float64)
+    array = np.asarray(check.array("inputs", inputs), np.float64)
     if array.ndim < 2 or len(array) < 2:
         raise ValueError(
             f"A kernel compares two examples or more: got shape {list(array.shape)}; pass [N, ...]."
         )
     rows = array.reshape(len(array), -1)
-    rows = rows - (rows.mean(0) if mean is None else np.ravel(mean))
+    rows = rows - (rows.mean(0) if mean is None else np.ravel(check.array("mean", mean)))
     norms = np.linalg.norm(rows, axis=1)
     if not (norms > 1e-12 * norms.max()).all() or not np.isfinite(norms).all():
         raise ValueError(
@@ -39,7 +43,7 @@ def input_gram(rows: ArrayLike) -> np.ndarray:
         ValueError: fewer than two rows, rows of another length than 1, or two of one direction,
             which no network can tell apart up to their length.
     """
-    array = np.asarray(rows, np.float64)
+    array = np.asarray(check.array("rows", rows), np.float64)
     if array.ndim != 2 or len(array) < 2:
         raise ValueError(
             f"A kernel compares two inputs or more: got shape {list(array.shape)}; pass [N, F]."
@@ -63,6 +67,18 @@ def input_gram(rows: ArrayLike) -> np.ndarray:
 
 def largest_cosine(gram: ArrayLike) -> float:
     """Return the largest cosine between different inputs: all that the published bound reads."""
-    matrix = np.array(gram, np.float64)
+    matrix = np.array(square("gram", gram), np.float64)
     np.fill_diagonal(matrix, -np.inf)
     return float(matrix.max())
+
+
+def square(name: str, matrix: ArrayLike) -> Array:
+    """Return a Gram matrix or a kernel, floats `[N, N]`, which may be traced.
+
+    Raises:
+        ValueError: it is no such matrix.
+    """
+    own = jnp.asarray(check.array(name, matrix, "f"))
+    if own.ndim != 2 or own.shape[0] != own.shape[1] or not own.size:
+        raise ValueError(f"{name} must be [N, N]: got shape {list(own.shape)}; see input_gram.")
+    return own

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.types import Array
 
 _LONGEST = 2.0**62
@@ -26,6 +27,7 @@ def centred_one_hot(labels: ArrayLike, classes: int) -> np.ndarray:
     Raises:
         ValueError: labels that are no classes.
     """
+    check.integer("classes", classes, 1)
     array = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
         raise ValueError(
@@ -65,7 +67,8 @@ def linearised_loss(
         ValueError: a kernel and labels that do not fit.
     """
     modes = _modes(ntk, labels)
-    return _loss(modes, jnp.asarray(learning_rate), jnp.asarray(steps))
+    counts = jnp.asarray(check.array("steps", steps))
+    return _loss(modes, _scalar("learning_rate", learning_rate), counts)
 
 
 def predicted_steps_to(
@@ -86,7 +89,7 @@ def predicted_steps_to(
         ValueError: a kernel and labels that do not fit.
     """
     modes = _modes(ntk, labels)
-    rate, goal = jnp.asarray(learning_rate), jnp.asarray(loss)
+    rate, goal = _scalar("learning_rate", learning_rate), _scalar("loss", loss)
 
     def reached(steps: Array) -> Array:
         return _loss(modes, rate, steps) <= goal
@@ -127,7 +130,7 @@ def leave_one_out_loss(ntk: ArrayLike, labels: ArrayLike, ridge: float = 1e-2) -
 
     Source: Craven and Wahba, 1979 (cross-validation in closed form).
     """
-    if not ridge > 0:
+    if not (ridge := check.real("ridge", ridge)) > 0:
         raise ValueError(f"The ridge must be positive: got {ridge}; 0.01 is usual.")
     kernel, targets = _checked(ntk, labels)
     size = len(kernel)
@@ -151,8 +154,16 @@ def _modes(ntk: ArrayLike, labels: ArrayLike) -> _Modes:
     return _Modes(jnp.maximum(eigenvalues, 0), (along**2).sum(1) / 2)
 
 
+def _scalar(name: str, value: ArrayLike) -> Array:
+    number = jnp.asarray(check.array(name, value))
+    if number.ndim:
+        raise ValueError(f"{name} must be one number: got {list(number.shape)}; use jax.vmap.")
+    return number
+
+
 def _checked(ntk: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    kernel, targets = jnp.asarray(ntk), jnp.asarray(labels)
+    kernel = jnp.asarray(check.array("ntk", ntk))
+    targets = jnp.asarray(check.array("labels", labels))
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.size:
         raise ValueError(f"The NTK of N inputs is [N, N]: got shape {list(kernel.shape)}.")
     if targets.ndim not in (1, 2) or len(targets) != len(kernel):

@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.connectivity.bound import relu_layer
+from jaxnas.connectivity.inputs import square
 from jaxnas.types import Array
 from jaxnas.wiring import LINEAR, SKIP, incoming, num_nodes, validate
 
@@ -77,6 +79,7 @@ def kernels(
             Gaussian.
     """
     _check(order, stem)
+    gram = square("gram", gram)
     kinds = incoming(wiring)
     skip, linear = (kinds == SKIP).astype(gram.dtype), (kinds == LINEAR).astype(gram.dtype)
     state = _forward(skip, linear, _start(gram, stem, len(kinds)), order)
@@ -115,11 +118,12 @@ def over_wirings(
             that need more than `MAX_BYTES`.
     """
     _check(order, stem)
+    check.instance("measure", measure, Callable, "a function of Kernels")
     checked = validate(wirings)
     if checked.ndim != 2:
         raise ValueError(f"Pass the wirings as [A, E]: got shape {list(checked.shape)}.")
     with jax.enable_x64(True):
-        matrix = jnp.asarray(gram, jnp.float64)
+        matrix = jnp.asarray(check.array("gram", gram), jnp.float64)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
             raise ValueError(
                 f"The kernel of two inputs or more is [N, N]: got shape {list(matrix.shape)}; "
@@ -142,10 +146,8 @@ def _map(
 
 
 def _check(order: str, stem: str) -> None:
-    if order not in ("post", "pre"):
-        raise ValueError(f"order must be 'post' (ReLU last) or 'pre' (ReLU first): got {order!r}.")
-    if stem not in ("linear", "relu"):
-        raise ValueError(f"stem must be 'linear' or 'relu': got {stem!r}.")
+    check.choice("order", order, ("post", "pre"))
+    check.choice("stem", stem, ("linear", "relu"))
     if (order, stem) == ("pre", "relu"):
         raise ValueError(
             "In pre order node 0 must be Gaussian: got a relu stem; use stem='linear' or "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jaxnas import check
 from jaxnas.datasets.cifar import bundled_cifar10, load_cifar10, load_cifar100
 from jaxnas.datasets.dataset import Dataset, create, digest, validate
 from jaxnas.datasets.imagenet16 import load_imagenet16
@@ -55,7 +56,7 @@ def load(spec: str = "cifar10-sample") -> Dataset:
         FileNotFoundError: if a file of the data set is missing.
         ImportError: if the data set needs a library that is not installed.
     """
-    kind, _, place = spec.partition(":")
+    kind, _, place = check.instance("spec", spec, str, "a string").partition(":")
     if spec in _WITHOUT_PLACE:
         return _WITHOUT_PLACE[spec]()
     if kind in _WITH_PLACE and place:

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxnas import check
 from jaxnas.types import Batch
 
 
@@ -56,17 +57,19 @@ def create(
     Raises:
         ValueError: where `validate` does.
     """
-    x_train, x_test = _as_pixels(train[0]), _as_pixels(test[0])
+    (x_train, y_train), (x_test, y_test) = _pair("train", train), _pair("test", test)
+    x_train, x_test = _as_pixels(x_train), _as_pixels(x_test)
     mean, std = (
-        np.asarray(values, np.float32)
-        for values in (_moments(x_train) if moments is None else moments)
+        np.asarray(check.array("moments", values), np.float32)
+        for values in (_moments(x_train) if moments is None else _pair("moments", moments))
     )
+    class_names = check.items("class_names", class_names)
     dataset = Dataset(
         name=name,
         x_train=_frozen(x_train),
-        y_train=_frozen(_as_labels(train[1])),
+        y_train=_frozen(_as_labels(y_train)),
         x_test=_frozen(x_test),
-        y_test=_frozen(_as_labels(test[1])),
+        y_test=_frozen(_as_labels(y_test)),
         num_classes=len(class_names),
         class_names=tuple(class_names),
         mean=_frozen(mean),
@@ -84,6 +87,7 @@ def validate(dataset: Dataset) -> None:
             differ in number, the splits differ in shape, a label is out of range, an image holds
             NaN or infinity, or names or moments do not match the classes or channels.
     """
+    check.instance("dataset", dataset, Dataset, "a Dataset")
     _validate_split(dataset, "train", dataset.x_train, dataset.y_train)
     _validate_split(dataset, "test", dataset.x_test, dataset.y_test)
     name, train, test = dataset.name, dataset.x_train, dataset.x_test
@@ -140,13 +144,20 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean / scale, std / scale
 
 
+def _pair(name: str, value: Any) -> list[Any]:
+    pair = check.items(name, value)
+    if len(pair) != 2:
+        raise check.refuse(name, "a pair", value)
+    return pair
+
+
 def _as_pixels(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
+    images = np.asarray(check.array("images", images))
     return images.astype(np.float32) if images.dtype.kind == "f" else images
 
 
 def _as_labels(labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = np.asarray(check.array("labels", labels))
     # int32 where nothing is lost; `validate` refuses the rest.
     fits = labels.dtype.kind in "iu" and labels.size and -1 <= labels.min() <= labels.max() < 2**31
     return labels.astype(np.int32) if fits else labels

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.datasets.dataset import Dataset
 from jaxnas.types import Array, Batch
 
@@ -19,7 +20,8 @@ def normalize(dataset: Dataset, images: ArrayLike) -> Array:
     Raises:
         ValueError: if `images` has another rank or number of channels than the data set.
     """
-    pixels = jnp.asarray(images)
+    check.instance("dataset", dataset, Dataset, "a Dataset")
+    pixels = jnp.asarray(check.array("images", images))
     channels = dataset.mean.shape[0]
     if pixels.ndim != 4 or pixels.shape[-1] != channels:
         raise ValueError(
@@ -40,11 +42,10 @@ def resize(images: ArrayLike, size: int) -> Array:
     Raises:
         ValueError: if `images` is not of rank 4 or `size` is below 1.
     """
-    pixels = jnp.asarray(images).astype(jnp.float32)
+    pixels = jnp.asarray(check.array("images", images)).astype(jnp.float32)
     if pixels.ndim != 4:
         raise ValueError(f"images must be [B, H, W, C]: got shape {list(pixels.shape)}.")
-    if size < 1:
-        raise ValueError(f"The image size must be at least 1: got {size}.")
+    check.integer("The image size", size, 1, 2**16)
     shape = (pixels.shape[0], size, size, pixels.shape[3])
     if pixels.shape == shape:
         return pixels
@@ -81,18 +82,14 @@ def batch(
         ValueError: if `size` is below 1 or above the size of the split, `seed` is negative, or the
             split is unknown.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f'split must be "train" or "test": got "{split}".')
+    check.instance("dataset", dataset, Dataset, "a Dataset")
+    check.choice("split", split, ("train", "test"))
     train = split == "train"
     images = dataset.x_train if train else dataset.x_test
     labels = dataset.y_train if train else dataset.y_test
-    if not 1 <= size <= len(labels):
-        raise ValueError(
-            f"The batch size must be between 1 and the {len(labels)} {split} examples of "
-            f"{dataset.name}: got {size}."
-        )
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0: got {seed}.")
+    advice = f"; {dataset.name} has {len(labels)} {split} examples."
+    check.integer("The batch size", size, 1, len(labels), advice)
+    check.integer("seed", seed, 0, 2**63)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     if class_balanced:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas import check
 from jaxnas.network.layers import TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
@@ -46,10 +47,7 @@ def checked_mode(name: str) -> Mode:
     Raises:
         ValueError: there is none.
     """
-    for mode in MODES:
-        if mode == name:
-            return mode
-    raise ValueError(f"Unknown normalization mode {name!r}: use one of {', '.join(MODES)}.")
+    return check.choice("norm", name, MODES)
 
 
 def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) -> Normalized:

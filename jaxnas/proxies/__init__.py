@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
 from jaxnas.proxies import (
     aggregate,
     az_nas,
@@ -117,7 +118,7 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
         ValueError: no proxy, an unknown one, or one name twice.
     """
     resolved = []
-    for proxy in [chosen] if isinstance(chosen, str | Proxy) else chosen:
+    for proxy in [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen):
         if isinstance(proxy, str) and proxy.partition("@")[0] in BY_NAME:
             name, restricted, pattern = proxy.partition("@")
             proxy = BY_NAME[name]
@@ -190,7 +191,7 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
     Raises:
         ValueError: no score, an unknown one, or one name twice.
     """
-    asked = [chosen] if isinstance(chosen, str | Proxy) else list(chosen)
+    asked = [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen)
     names = tuple(map(_name, asked))
     if not names or len(set(names)) < len(names):
         raise ValueError(

@@ -18,6 +18,10 @@ import scipy  # loads its parts when they are used
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
+
+_FINITE = np.finfo(np.float64).max
+
 
 def hybrid_score(
     metric: ArrayLike, condition: ArrayLike, *, tau: float, mu: float
@@ -178,13 +182,14 @@ def regularized_swap(
     Raises:
         ValueError: If the shape is another, or `sigma` is not positive.
     """
-    matrix = np.asarray(scores, np.float64)
+    matrix = np.asarray(check.array("scores", scores), np.float64)
     if matrix.ndim < 2 or matrix.shape[-2] != 2 or not matrix.size:
         raise ValueError(
             f"scores must be [..., 2, A], SWAP and #params: got shape {list(matrix.shape)}; stack "
             "the two."
         )
-    if sigma is not None and not sigma > 0:
+    mu = mu if mu is None else check.real("mu", mu)
+    if sigma is not None and not (sigma := check.real("sigma", sigma)) > 0:
         raise ValueError(f"sigma must be positive: got {sigma}; it is in squares of #params.")
     swap, sizes = matrix[..., 0, :], matrix[..., 1, :]
     aim = sizes.max(-1, keepdims=True) if mu is None else mu
@@ -234,7 +239,7 @@ channels at once. Two of its draws on all of NAS-Bench-201 chose it, others conf
 
 
 def _ranks(scores: ArrayLike) -> NDArray[np.float64]:
-    matrix = np.asarray(scores, np.float64)
+    matrix = np.asarray(check.array("scores", scores), np.float64)
     if matrix.ndim < 2 or not matrix.size:
         raise ValueError(
             "scores must be [..., P, A], with one score and one architecture at least: got shape "
@@ -248,7 +253,10 @@ def _checked_pool(
     metric: ArrayLike, condition: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return `M`, `kappa` and which are usable, all `[A]`; what is not reads 1."""
-    magnitudes, conditions = np.asarray(metric, np.float64), np.asarray(condition, np.float64)
+    magnitudes, conditions = (
+        np.asarray(check.array(name, own), np.float64)
+        for name, own in (("metric", metric), ("condition", condition))
+    )
     if magnitudes.ndim != 1 or magnitudes.shape != conditions.shape:
         raise ValueError(
             "metric and condition must be vectors [A] of the same architectures: got shapes "
@@ -261,5 +269,4 @@ def _checked_pool(
 
 def _not_negative(**constants: float) -> None:
     for name, value in constants.items():
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name} must be finite and not negative: got {value}.")
+        check.real(name, value, 0, _FINITE)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.types import Array, ScoreFn, SearchStrategy
 
 Keep = Callable[[Array], Array]
@@ -84,10 +85,11 @@ def run(
         ValueError: If `num_evaluations` is not positive, if `score_fn` gives another shape than
             `[1]`, or if `jit` is true and `score_fn` cannot be traced.
     """
-    if num_evaluations < 1:
-        raise ValueError(
-            f"num_evaluations must be positive: got {num_evaluations}; ask for at least one."
-        )
+    check.instance("strategy", strategy, SearchStrategy, "a SearchStrategy")
+    check.instance("score_fn", score_fn, Callable, "a function of architectures")
+    check.instance("keep", keep, Callable | None, "a function of an architecture, or None")
+    check.key("key", key)
+    check.integer("num_evaluations", num_evaluations, 1)
     if jit:
         if not isinstance(score_fn, jax.tree_util.Partial):
             score_fn = jax.tree_util.Partial(score_fn)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnas import check
 from jaxnas.search.bayesian import Acquisition, suggest
 
 Point = tuple[float, ...]
@@ -98,25 +99,27 @@ def _suggest(
 
 def checked_options(options: HybridOptions) -> HybridOptions:
     """Return the options; raises `ValueError` for one that is out of range."""
+    check.instance("options", options, HybridOptions, "HybridOptions")
+    check.instance("bounds", options.bounds, Mapping, "ranges by the names of constants")
     if not options.bounds:
         raise ValueError("bounds must name one constant at least: got none.")
-    for name, (low, high) in options.bounds.items():
+    for name, limits in options.bounds.items():
+        low, high = (check.real(name, limit) for limit in check.items(name, limits))
         if not -np.inf < low < high < np.inf:
             raise ValueError(
                 f"{name} must be a range of two finite numbers, the smaller first: got "
                 f"({low}, {high})."
             )
-    if options.acquisition not in ("ei", "ucb"):
-        raise ValueError(f"Unknown acquisition {options.acquisition!r}: use ei or ucb.")
-    for name, count in (("probes", options.probes), ("growth", options.growth)):
-        if isinstance(count, int) and count < 1:
-            raise ValueError(f"{name} must be positive, or None: got {count}.")
+    check.choice("acquisition", options.acquisition, ("ei", "ucb"))
+    if not isinstance(options.probes, tuple | None):
+        check.integer("probes", options.probes, 1)
+    if options.growth is not None:
+        check.integer("growth", options.growth, 1)
     if isinstance(options.probes, tuple):
         for point in options.probes:
-            if len(point) != len(options.bounds):
+            if len(check.items("A probe", point)) != len(options.bounds):
                 raise ValueError(
                     f"A probe has a value for each of {', '.join(options.bounds)}: got {point}."
                 )
-    if options.exploited < 0:
-        raise ValueError(f"exploited must not be negative: got {options.exploited}.")
+    check.integer("exploited", options.exploited)
     return options

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxnas import check
 from jaxnas.search.base import History
 from jaxnas.search.sampling import checked_choices
 from jaxnas.types import Array
@@ -72,6 +73,9 @@ def constrained_evolution(
     choices = checked_choices(num_choices)
     options = EvolutionOptions() if options is None else options
     _check(options)
+    check.instance("score_fn", score_fn, Callable, "a function of architectures")
+    check.instance("legal", legal, Callable | None, "a function of architectures, or None")
+    check.key("key", key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     archs = np.empty((0, len(choices)), np.int32)
     scores = np.empty(0, np.float32)
@@ -155,7 +159,7 @@ def _crossovers(
 
 
 def _checked(found: ArrayLike, count: int, name: str, dtype: type) -> NDArray:
-    values = np.asarray(found)
+    values = check.array(f"What {name} gives", found)
     if values.shape != (count,):
         raise ValueError(
             f"{name} must return one value an architecture, shape [{count}] for archs of shape "
@@ -165,11 +169,9 @@ def _checked(found: ArrayLike, count: int, name: str, dtype: type) -> NDArray:
 
 
 def _check(options: EvolutionOptions) -> None:
-    sizes = (options.population, options.generations, options.parents)
-    if min(sizes) < 1 or min(options.mutations, options.crossovers) < 0:
-        raise ValueError(
-            "population, generations and parents are at least 1, mutations and crossovers at least "
-            f"0: got {options}."
-        )
-    if not 0 <= options.mutation_rate <= 1:
-        raise ValueError(f"mutation_rate is from 0 to 1: got {options.mutation_rate}.")
+    check.instance("options", options, EvolutionOptions, "EvolutionOptions")
+    for name in ("population", "generations", "parents"):
+        check.integer(name, getattr(options, name), 1)
+    for name in ("mutations", "crossovers"):
+        check.integer(name, getattr(options, name))
+    check.real("mutation_rate", options.mutation_rate, 0, 1)

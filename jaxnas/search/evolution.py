@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnas import check
 from jaxnas.search.sampling import checked_choices, open_decisions, sample
 from jaxnas.types import Array, SearchStrategy
 
@@ -40,11 +41,8 @@ def regularized_evolution(
     Raises:
         ValueError: If a size is not positive, or `num_choices` leaves nothing to mutate.
     """
-    if population_size < 1 or tournament_size < 1:
-        raise ValueError(
-            "population_size and tournament_size must be positive: got "
-            f"{population_size} and {tournament_size}."
-        )
+    check.integer("population_size", population_size, 1)
+    check.integer("tournament_size", tournament_size, 1)
     open_decisions(num_choices)
 
     def init(key: Array) -> Population:

@@ -1,12 +1,13 @@
 """Successive halving: cheap scores thin a pool out, dearer ones decide among what is left."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
 from jaxnas.search.candidates import validate_candidates
 from jaxnas.types import ScoreFn
 
@@ -76,6 +77,7 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
             `nan` or `inf`, or none that is finite.
     """
     archs = validate_candidates(candidates)
+    rungs = check.items("rungs", rungs)
     counts = _counts(rungs, len(archs))
     left = np.arange(len(archs), dtype=np.int64)
     results: list[RungResult] = []
@@ -97,13 +99,16 @@ def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:
         raise ValueError("rungs must hold at least one Rung: got none; the last one decides.")
     counts, left = [], num_candidates
     for number, rung in enumerate(rungs, 1):
+        check.instance("rungs", rung, Rung, "a list of Rung")
+        check.instance("score_fn", rung.score_fn, Callable, "a function of architectures")
         left = _count(rung.keep, left, number)
         counts.append(left)
     return counts
 
 
 def _count(keep: int | float, left: int, number: int) -> int:
-    kind = np.asarray(keep).dtype.kind  # a bool has a kind of its own
+    given = check.array("keep", keep)
+    kind = "" if given.ndim else given.dtype.kind  # a bool has a kind of its own
     if kind in "iu" and 1 <= keep <= left:
         return int(keep)
     if kind == "f" and 0 < keep <= 1:
@@ -115,7 +120,7 @@ def _count(keep: int | float, left: int, number: int) -> int:
 
 
 def _checked_scores(scored: ArrayLike, shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
-    scores = np.asarray(scored, np.float64)
+    scores = np.asarray(check.array("What score_fn gives", scored), np.float64)
     if scores.shape != shape[:1]:
         raise ValueError(
             f"score_fn must return one score an architecture: got shape {list(scores.shape)} for "

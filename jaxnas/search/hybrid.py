@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
 from jaxnas.search.candidates import validate_candidates
 from jaxnas.search.constants import Choose, Evaluation, HybridOptions, checked_options, plan_steps
 from jaxnas.types import Array, ScoreFn
@@ -78,6 +79,7 @@ def hybrid(
             objective or the feedback has another shape, the objective holds `nan` or `inf` or
             excludes every candidate, or every feedback failed.
     """
+    history = check.items("history", history)
     new = hybrid_steps(
         candidates,
         objective,
@@ -113,12 +115,12 @@ def hybrid_steps(
     """
     archs = validate_candidates(candidates)
     chosen = checked_options(HybridOptions() if options is None else options)
-    if not 1 <= num_evaluations <= len(archs):
-        raise ValueError(
-            "num_evaluations must be from 1 to the number of candidates: got "
-            f"{num_evaluations} with {len(archs)}; sample more or ask for fewer."
-        )
-    told = [_restored(step) for step in history]
+    check.instance("objective", objective, Callable, "a function of constants")
+    check.instance("feedback", feedback, Callable, "a function of architectures")
+    check.key("key", key)
+    advice = "; sample more candidates or ask for fewer."
+    check.integer("num_evaluations", num_evaluations, 1, len(archs), advice)
+    told = [_restored(step) for step in check.items("history", history)]
     if len(told) > num_evaluations:
         raise ValueError(
             f"history must not be longer than num_evaluations: got {len(told)} steps for "
@@ -131,8 +133,10 @@ def hybrid_steps(
 
 def _restored(step: Sequence[Any]) -> Evaluation:
     """Return a step, also one that was written to a file and read as lists."""
-    point, *rest = step
-    return Evaluation(tuple(point), *rest)
+    fields = check.items("A step of history", step)
+    if not 3 <= len(fields) <= 4:
+        raise check.refuse("A step of history", "an Evaluation", step)
+    return Evaluation(tuple(check.items("Its point", fields[0])), *fields[1:])
 
 
 def _steps(

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxnas import check
+
 
 def knapsack(
     scores: ArrayLike, costs: ArrayLike, cap: float, *, fixed: float = 0.0
@@ -22,7 +24,11 @@ def knapsack(
     Raises:
         ValueError: tables of different shapes, or a cap below the cheapest architecture.
     """
-    table, prices = np.asarray(scores, float), np.asarray(costs, float)
+    check.real("cap", cap), check.real("fixed", fixed)
+    table, prices = (
+        np.asarray(check.array(name, own), float)
+        for name, own in (("scores", scores), ("costs", costs))
+    )
     if table.ndim != 2 or not table.size or table.shape != prices.shape:
         raise ValueError(
             "scores and costs are two tables [L, K], L and K positive: got shapes "
@@ -72,7 +78,10 @@ def pareto_front(costs: ArrayLike, scores: ArrayLike) -> NDArray[np.int64]:
     Raises:
         ValueError: arrays of different shapes.
     """
-    price, value = np.asarray(costs, float), np.asarray(scores, float)
+    price, value = (
+        np.asarray(check.array(name, own), float)
+        for name, own in (("costs", costs), ("scores", scores))
+    )
     if price.ndim != 1 or price.shape != value.shape:
         raise ValueError(
             f"costs and scores are of shape [N]: got {list(price.shape)} and {list(value.shape)}."

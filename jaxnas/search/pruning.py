@@ -12,6 +12,8 @@ import scipy  # loads its parts when they are used
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
+
 SuperScoreFn = Callable[[NDArray[np.bool_]], Sequence[float]]
 """`score_fn(alive)`: the scores of the super-network of the operations `bool[D, O]`, `S` of them;
 larger is better."""
@@ -80,12 +82,14 @@ def prune(
         ValueError: a decision without an operation, scores of changing number, or a rule that
             reserves all operations of a decision, or some that are not alive.
     """
-    mask = np.array(alive)
+    mask = np.array(check.array("alive", alive))
     if mask.ndim != 2 or mask.dtype != bool or not mask.size or not mask.any(1).all():
         raise ValueError(
             "alive must be bool[D, O] with an operation for each decision: got "
             f"{mask.dtype}{list(mask.shape)}."
         )
+    check.instance("score_fn", score_fn, Callable, "a function of a mask")
+    check.instance("reserve", reserve, Callable | None, "a function of a mask, or None")
     rounds = []
     while (mask.sum(1) > 1).any():
         own = _round(mask, score_fn, reserve)

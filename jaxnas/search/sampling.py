@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxnas import check
 from jaxnas.types import Array, SearchStrategy
 
 
@@ -35,8 +36,8 @@ def sample(key: Array, num_choices: Sequence[int], num: int) -> Array:
         ValueError: If `num_choices` is not a list of positive integers, or `num` is negative.
     """
     choices = checked_choices(num_choices)
-    if num < 0:
-        raise ValueError(f"num must not be negative: got {num}.")
+    check.key("key", key)
+    check.integer("num", num)
     shape = (num, len(choices))
     return jax.random.randint(key, shape, 0, np.broadcast_to(choices, shape), jnp.int32)
 
@@ -53,11 +54,8 @@ def sample_distinct(key: Array, num_choices: Sequence[int], num: int) -> Array:
     """
     choices = checked_choices(num_choices)
     size = math.prod(choices.tolist())
-    if not 0 <= num <= size:
-        raise ValueError(
-            f"num must be from 0 to the size of the space: got num={num} with {size} "
-            "architectures; ask for fewer."
-        )
+    check.key("key", key)
+    check.integer("num", num, 0, size, "; the space has no more.")
     if size <= 4 * num:
         positions = np.asarray(jax.random.permutation(key, size)[:num])
         strides = np.cumprod([1, *choices[:0:-1]])[::-1]

@@ -1,5 +1,6 @@
 """The two-step search of KNAS: a coarse score keeps k candidates, a fine one chooses among them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from jaxnas import check
 from jaxnas.search.candidates import validate_candidates
 from jaxnas.types import Array, ScoreFn
 
@@ -63,7 +65,8 @@ def two_step(
             number of different candidates, a coarse score is `nan`, or no fine score is finite.
     """
     archs = validate_candidates(candidates, distinct=False)
-    coarse = np.asarray(coarse_scores, np.float64)
+    check.instance("fine_fn", fine_fn, Callable, "a function of architectures")
+    coarse = np.asarray(check.array("coarse_scores", coarse_scores), np.float64)
     if coarse.shape != archs.shape[:1]:
         raise ValueError(
             f"coarse_scores must have one score a candidate: got shape {list(coarse.shape)} for "
@@ -76,11 +79,7 @@ def two_step(
         )
     ranked = np.argsort(-coarse, kind="stable")
     first = np.unique(archs[ranked], axis=0, return_index=True)[1]
-    if not 1 <= k <= len(first):
-        raise ValueError(
-            "k must be from 1 to the number of different candidates: got "
-            f"k={k} with {len(first)}; sample more or change k."
-        )
+    check.integer("k", k, 1, len(first), "; sample more different candidates or change k.")
     kept = ranked[np.sort(first)[:k]]
     fine = _fine_scores(fine_fn, archs[kept])
     winner = int(kept[fine.argmax()])
@@ -102,6 +101,7 @@ def controls(
     Raises:
         ValueError: As `two_step`.
     """
+    check.key("key", key)
     order = jax.random.permutation(key, len(validate_candidates(candidates, distinct=False)))
     return Controls(
         random=two_step(candidates, order, fine_fn, k),
@@ -110,7 +110,7 @@ def controls(
 
 
 def _fine_scores(fine_fn: ScoreFn, archs: NDArray[np.int32]) -> NDArray[np.float64]:
-    scores = np.asarray(fine_fn(archs), np.float64)
+    scores = np.asarray(check.array("What fine_fn gives", fine_fn(archs)), np.float64)
     if scores.shape != archs.shape[:1]:
         raise ValueError(
             f"fine_fn must return one score an architecture: got shape {list(scores.shape)} for "

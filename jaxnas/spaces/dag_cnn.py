@@ -11,6 +11,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxnas import check
+from jaxnas import wiring as wirings
 from jaxnas.network import Net, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces.wired import Wired, check_module, wired_space
@@ -63,10 +65,13 @@ def dag_cnn(
     Raises:
         ValueError: a size below 1 (2 nodes), an even kernel, or an unknown option of the module.
     """
-    height, width, colors = shape
-    sizes = {"height": height, "width of an image": width, "colors": colors}
-    networks = (DagCNN() if module is None else module).clone(nodes=nodes, shape=tuple(shape))
-    check_module(networks, sizes | {"kernel_size": networks.kernel_size}, _CHOICES)
+    if len(sizes := check.items("shape", shape)) != 3:
+        raise check.refuse("shape", "(height, width, colors)", shape)
+    shape = tuple(check.integer("A size of shape", own, 1) for own in sizes)
+    check.integer("nodes", nodes, 2, wirings.MAX_NODES)
+    module = check.instance("module", DagCNN() if module is None else module, DagCNN, "a DagCNN")
+    networks = module.clone(nodes=nodes, shape=shape)
+    check_module(networks, {"kernel_size": networks.kernel_size}, _CHOICES)
     if networks.kernel_size % 2 == 0:
         raise ValueError(
             f"kernel_size must be odd, to keep the size: got {networks.kernel_size}; try 3."

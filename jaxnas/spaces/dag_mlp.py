@@ -8,6 +8,8 @@ inputs `[B, F]`; `RELEASED` has the options of the released code of Chen et al.,
 
 import jax.numpy as jnp
 
+from jaxnas import check
+from jaxnas import wiring as wirings
 from jaxnas.network import Net, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces.wired import Wired, check_module, wired_space
@@ -60,6 +62,9 @@ def dag_mlp(
     Raises:
         ValueError: a size below 1 (2 nodes), or an unknown option of the module.
     """
-    networks = (DagMLP() if module is None else module).clone(nodes=nodes, features=features)
-    check_module(networks, {"features": features}, {})
+    check.integer("nodes", nodes, 2, wirings.MAX_NODES)
+    check.integer("features", features, 1)
+    module = check.instance("module", DagMLP() if module is None else module, DagMLP, "a DagMLP")
+    networks = module.clone(nodes=nodes, features=features)
+    check_module(networks, {}, {})
     return wired_space("dag_mlp", networks, (features,))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.network import (
     Arch,
     Bucket,
@@ -69,7 +69,7 @@ def image_space(
 
     fields = {field.name for field in dataclasses.fields(networks)} - _OF_FLAX
     given: dict[str, Any] = {
-        "is_connected": lambda arch: np.True_,
+        "is_connected": functools.partial(always_connected, choices),
         "representative": lambda arch: np.array(encoding.one(arch, choices), np.int32),
         "num_params": num_params,
     }
@@ -81,6 +81,17 @@ def image_space(
         options={field: getattr(networks, field) for field in sorted(fields)},
         **(given | functions),
     )
+
+
+def always_connected(choices: Sequence[int], arch: ArrayLike) -> np.bool_:
+    """Return True, of one architecture of a space whose networks are all connected.
+
+    Raises:
+        ValueError: not one architecture of the space.
+    """
+    if not isinstance(arch, jax.core.Tracer):
+        encoding.one(arch, choices)
+    return np.True_
 
 
 def factory(
@@ -119,13 +130,13 @@ def factory(
         )
 
     def make(**options: Any) -> SearchSpace:
-        signature.bind(**options)
-        chosen = networks(**options)
-        normalization.checked_mode(chosen.norm)
-        sizes = [field.name for field in fields if field.type is int]
-        validate_sizes(
-            *((name, getattr(chosen, name), 1 + (name == "classes"), 2**31 - 1) for name in sizes)
-        )
+        bound = signature.bind(**options)
+        bound.apply_defaults()
+        normalization.checked_mode(bound.arguments["norm"])
+        for name in (field.name for field in fields if field.type is int):
+            least = 2 if name == "classes" else 1
+            bound.arguments[name] = check.integer(name, bound.arguments[name], least)
+        chosen = networks(**bound.arguments)
         return image_space(
             networks.space,
             chosen,
@@ -145,6 +156,7 @@ def factory(
 
 def _from_digits(notation: str, choices: Sequence[int], string: str) -> np.ndarray:
     """Return the architecture `int32[D]` of a string with a digit for each decision."""
+    check.instance("string", string, str, "a string")
     literal = re.escape(notation).replace(re.escape("{}"), "{}")
     match = re.fullmatch(literal.format(*(f"([0-{count - 1}])" for count in choices)), string)
     if match is None:
@@ -186,14 +198,3 @@ def _light(networks: ImageNetwork) -> list[list[int]]:
     return [
         [number if known else row.index(False) for number, known in enumerate(row)] for row in heavy
     ]
-
-
-def validate_sizes(
-    *sizes: tuple[str, Any, int, int], advice: str = "; the default is the benchmark's."
-) -> None:
-    """Raise `ValueError` unless each `(name, value, least, most)` is an integer in its range."""
-    for name, value, least, most in sizes:
-        if not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(
-                f"{name} must be an integer from {least} to {most}: got {value!r}{advice}"
-            )

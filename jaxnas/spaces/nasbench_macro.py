@@ -9,6 +9,7 @@ CVPR 2021, arXiv 2103.11922; parameters and FLOPs are those of its table, `bench
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.benchmarks import macro
 from jaxnas.spaces.mobilenetv2 import space_of
 from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Candidate
@@ -30,8 +31,8 @@ def layout(channels: int = 32, head: int = 1280, image_size: int = 32) -> Layout
     Raises:
         ValueError: a size that is too small.
     """
-    if min(channels, head) < 1:
-        raise ValueError(f"channels and head are at least 1: got {channels} and {head}.")
+    channels, head = check.integer("channels", channels, 1), check.integer("head", head, 1)
+    image_size = check.integer("image_size", image_size, 1)
     stages = tuple(Stage(factor * channels, count, 2) for factor, count in ((2, 2), (4, 3), (8, 3)))
     return resolve(Layout(image_size, channels, 1, 0, stages, head, CANDIDATES, activation="relu"))
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxnas import check
 from jaxnas.network import Operation, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.spaces.mobilenetv2 import blocks, space_of
@@ -119,10 +120,10 @@ def shufflenetv2(
     Raises:
         ValueError: an unknown name or mode, a size too small, or a table that makes no network.
     """
-    if isinstance(layout, str) and layout not in BY_LAYOUT:
-        raise ValueError(f"layout must be one of {', '.join(BY_LAYOUT)}: got {layout!r}.")
+    if isinstance(layout, str):
+        layout = BY_LAYOUT[check.choice("layout", layout, tuple(BY_LAYOUT))]
     return space_of(
-        checked(BY_LAYOUT[layout] if isinstance(layout, str) else layout),
+        checked(layout),
         name="shufflenetv2",
         classes=classes,
         colors=colors,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas import wiring as wirings
 from jaxnas.network import Net, Network, Operation, StaticArch, Value, Weights, layers, module
 from jaxnas.network import operations as ops
@@ -240,13 +241,9 @@ def check_module(networks: Wired, sizes: Mapping[str, Any], choices: Mapping[str
         ValueError: an unknown option, a size below 1, or a ReLU stem in `pre` order.
     """
     for name, values in {**_CHOICES, **choices}.items():
-        if getattr(networks, name) not in values:
-            raise ValueError(
-                f"{name} must be one of {', '.join(values)}: got {getattr(networks, name)!r}."
-            )
+        check.choice(name, getattr(networks, name), values)
     for name, value in {**sizes, "width": networks.width, "classes": networks.classes}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer: got {value!r}.")
+        check.integer(name, value, 1)
     if networks.order == "pre" and networks.stem == "relu":
         raise ValueError(
             "In pre order the stem is linear, a ReLU follows anyway: got stem='relu'; use "

@@ -150,9 +150,9 @@ def test_the_theorem_by_hand():
     [
         (0.0, {}, "positive smallest eigenvalue: got 0.0"),
         (float("nan"), {}, "got nan"),
-        (1.0, {"samples": 1}, "samples=1"),
-        (1.0, {"paths": 0}, "paths=0"),
-        (1.0, {"failure": 1.0}, "failure=1.0"),
+        (1.0, {"samples": 1}, "samples must be .*: got 1"),
+        (1.0, {"paths": 0}, "paths must be a number from 1 .*: got 0"),
+        (1.0, {"failure": 1.0}, "failure must be .*: got 1.0"),
     ],
 )
 def test_bad_input(eigenvalue, changed, words):

@@ -85,7 +85,7 @@ def test_wirings_without_a_path_never_pass():
     [
         (lambda: filter.half_radius(np.zeros((2, 6), int)), "No wiring has a linear edge"),
         (lambda: filter.half_radius(np.ones((2, 6), int), 0), r"in \(0, 1\]: got 0"),
-        (lambda: filter.deep_enough(0), "at least 1: got 0"),
+        (lambda: filter.deep_enough(0), "total_depth must be an integer from 1 .*: got 0"),
         (lambda: filter.select(filter.deep_enough(), np.zeros(6, int)), r"got shape \[6\]"),
         (lambda: filter.select(filter.deep_enough(), np.zeros((0, 6), int)), r"got shape \[0, 6\]"),
     ],

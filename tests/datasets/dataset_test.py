@@ -52,7 +52,7 @@ def test_arrays_are_typed_and_cannot_be_written_to():
     [
         (GOOD[0], [0, 1], r"train images must be \[N, H, W, C\]: got shape \[2, 2, 2\]"),
         (GOOD.astype(np.int64), [0, 1], "uint8 or floating: got int64"),
-        (GOOD.astype(object), [0, 1], "uint8 or floating: got object"),
+        (GOOD.astype(object), [0, 1], "images must be an array of numbers: got object"),
         (GOOD[:0], [], r"must not be empty: got shape \[0, 2, 2, 2\]"),
         (GOOD, [0], r"must be \[2\], one an image: got shape \[1\]"),
         (GOOD, [[0], [1]], r"one an image: got shape \[2, 1\]"),

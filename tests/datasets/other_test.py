@@ -59,7 +59,7 @@ def test_npz_with_one_set_is_split(tmp_path):
         ({"x": IMAGES, "y": LABELS + 1}, r"train labels must be in 0\.\.2: got 1\.\.3"),
         ({"x": IMAGES, "y": LABELS * 10**9}, r"train labels must be in 0\.\.2"),
         ({"x": IMAGES, "y": LABELS / 2}, "must be integers: got float64"),
-        ({"x": IMAGES, "y": LABELS.astype(str)}, "must be integers"),
+        ({"x": IMAGES, "y": LABELS.astype(str)}, "labels must be an array of numbers"),
         ({"x": IMAGES.reshape(10, 4), "y": LABELS}, r"must be \[N, H, W, C\]"),
         ({"x": np.full((10, 2, 2, 1), np.nan), "y": LABELS}, "NaN or infinity in 8 of 8"),
         (

@@ -48,7 +48,7 @@ def test_resize_keeps_shrinks_and_grows():
 
 
 def test_resize_refuses_bad_input():
-    with pytest.raises(ValueError, match="at least 1: got 0"):
+    with pytest.raises(ValueError, match=r"image size must be an integer from 1 .*: got 0"):
         resize(np.zeros((1, 2, 2, 1)), 0)
     with pytest.raises(ValueError, match=r"got shape \[2, 2, 1\]"):
         resize(np.zeros((2, 2, 1)), 1)
@@ -97,12 +97,12 @@ def test_batch_types_sizes_and_split(dataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "between 1 and the 16 train examples of toy: got 0"),
-        ({"size": 17}, "between 1 and the 16 train examples of toy: got 17"),
-        ({"size": 4, "split": "test"}, "the 3 test examples of toy: got 4"),
-        ({"size": 4, "split": "valid"}, 'split must be "train" or "test": got "valid"'),
-        ({"size": 4, "seed": -1}, "seed must be at least 0: got -1"),
-        ({"size": 4, "image_size": 0}, "image size must be at least 1: got 0"),
+        ({"size": 0}, "from 1 to 16: got 0; toy has 16 train examples"),
+        ({"size": 17}, "from 1 to 16: got 17; toy has 16 train"),
+        ({"size": 4, "split": "test"}, "from 1 to 3: got 4; toy has 3 test examples"),
+        ({"size": 4, "split": "valid"}, "split must be one of train, test: got 'valid'"),
+        ({"size": 4, "seed": -1}, "seed must be an integer from 0 .*: got -1"),
+        ({"size": 4, "image_size": 0}, "image size must be an integer from 1 .*: got 0"),
     ],
 )
 def test_batch_refuses_bad_input(dataset, options, message):

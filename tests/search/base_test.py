@@ -153,7 +153,7 @@ def test_scores_of_another_shape(shape, jit):
 
 @pytest.mark.parametrize("num_evaluations", [0, -1])
 def test_no_evaluations(num_evaluations):
-    with pytest.raises(ValueError, match=f"must be positive: got {num_evaluations};"):
+    with pytest.raises(ValueError, match=f"must be an integer from 1 .*: got {num_evaluations};"):
         run(COUNTING, _weighted_sum, key=KEY, num_evaluations=num_evaluations)
 
 

@@ -92,7 +92,7 @@ def _sum(archs):
 
 @pytest.mark.parametrize("name", ["population_size", "tournament_size"])
 def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match="population_size and tournament_size must be positive"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer from 1 .*: got 0"):
         regularized_evolution(NUM_CHOICES, **{name: 0})
 
 

@@ -106,8 +106,14 @@ POOL = [[0], [1], [2], [0]]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: two_step(POOL, [1, 2, 3, 4], _first, 4), "k must be .*: got k=4 with 3; "),
-        (lambda: two_step(POOL, [1, 2, 3, 4], _first, 0), "k must be .*: got k=0 with 3; "),
+        (
+            lambda: two_step(POOL, [1, 2, 3, 4], _first, 4),
+            "k must be an integer from 1 to 3: got 4; ",
+        ),
+        (
+            lambda: two_step(POOL, [1, 2, 3, 4], _first, 0),
+            "k must be an integer from 1 to 3: got 0; ",
+        ),
         (lambda: two_step([], [], _first, 1), r"candidates must be .*shape \[0\]"),
         (lambda: two_step(np.zeros((0, 6), int), [], _first, 1), r"candidates .*shape \[0, 6\]"),
         (lambda: two_step([[0.5]], [1], _first, 1), "candidates must be .*: got float64"),

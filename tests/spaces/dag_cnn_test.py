@@ -122,9 +122,9 @@ def test_the_facts_of_the_space(images):
     [
         (lambda x: _space(readout="mean"), "flatten, pool: got 'mean'"),
         (lambda x: _space(kernel_size=2), "must be odd, to keep the size: got 2"),
-        (lambda x: _space(kernel_size=0), "kernel_size must be a positive integer: got 0"),
+        (lambda x: _space(kernel_size=0), "kernel_size must be an integer from 1 .*: got 0"),
         (lambda x: _space(order="both"), "post, pre: got 'both'"),
-        (lambda x: dag_cnn.dag_cnn(shape=(4, 0, 3)), "width of an image must .*: got 0"),
+        (lambda x: dag_cnn.dag_cnn(shape=(4, 0, 3)), "A size of shape must be .*: got 0"),
         (
             lambda x: _space().init(jax.random.key(0), x[:, :2]),
             r"floats \[B, 4, 4, 2\]: got float32\[3, 2, 4, 2\]",

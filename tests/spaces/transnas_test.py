@@ -442,7 +442,7 @@ def test_operations_of_other_spaces_are_refused(call):
         ({"channels": 0}, ValueError, "channels must be an integer from 1"),
         ({"channels": 2.5}, ValueError, "channels must be an integer from 1"),
         ({"classes": 1}, ValueError, "classes must be an integer from 2"),
-        ({"norm": "layer"}, ValueError, "Unknown normalization mode 'layer'"),
+        ({"norm": "layer"}, ValueError, "norm must be one of batch, .*: got 'layer'"),
         ({"cells": 2}, TypeError, "unexpected keyword argument 'cells'"),
     ],
 )

@@ -1,9 +1,10 @@
 """DARTS: a normal and a reduction cell, four nodes of two operations each; 10^18 networks."""
 
+from jaxnas import check
 from jaxnas.network import normalization
 from jaxnas.spaces.darts import cell
 from jaxnas.spaces.darts.network import Darts
-from jaxnas.spaces.image_space import image_space, validate_sizes
+from jaxnas.spaces.image_space import image_space
 from jaxnas.types import SearchSpace
 
 __all__ = ["Darts", "cell", "darts"]
@@ -31,13 +32,12 @@ def darts(
     Raises:
         ValueError: a size that is too small, odd channels, or an unknown mode.
     """
-    validate_sizes(
-        ("channels", channels, 2, 2**16),
-        ("layers", layers, 3, 90),  # two reductions; the names of the stages have two digits
-        ("classes", classes, 2, 2**31),
-        ("colors", colors, 1, 2**16),
-        advice=".",
-    )
+    channels = check.integer("channels", channels, 2, 2**16)
+    layers = check.integer(
+        "layers", layers, 3, 90
+    )  # two reductions; the names of the stages have two digits
+    classes = check.integer("classes", classes, 2, 2**31)
+    colors = check.integer("colors", colors, 1, 2**16)
     if channels % 2:
         raise ValueError(
             f"A factorized reduction halves the channels: got {channels}; make it even."

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 
 OPERATIONS = (
     "max_pool_3x3",
@@ -123,6 +123,7 @@ def from_string(string: str) -> NDArray[np.int32]:
     Raises:
         ValueError: `string` is not a genotype of four nodes a cell, all of them in the output.
     """
+    check.instance("string", string, str, "a string")
     try:
         call = ast.parse(string.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "Genotype":

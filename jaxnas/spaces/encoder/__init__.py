@@ -5,6 +5,7 @@ be they concrete or traced. Scores read the gradients of the layers and of the h
 embeddings, which no wiring changes, would take as much room an example as the vocabulary.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -14,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding, gradients, pretrained
+from jaxnas import check, encoding, gradients, pretrained
 from jaxnas.network.linen import LinenNetwork
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options
 from jaxnas.spaces.encoder.network import BoundEncoder, EncoderNetwork, validate_tokens
+from jaxnas.spaces.image_space import always_connected
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 
 __all__ = ["BoundEncoder", "EncoderNetwork", "Options", "encoder", "wiring"]
@@ -46,6 +48,8 @@ def encoder(
         ValueError: an option that is not there, or out of its range.
     """
     gradients.validate_max_bytes(max_bytes)
+    check.instance("source", source, Pretrained | EncoderConfig, "a Pretrained or EncoderConfig")
+    check.instance("options", options, Options | None, "Options, or None")
     config, weights = source if isinstance(source, Pretrained) else (source, {})
     options = _checked(options or Options(), config)
     own = EncoderNetwork(config, options)
@@ -74,7 +78,7 @@ def encoder(
         bind=bind,
         to_string=lambda arch: wiring.to_string(arch, config.layers, names),
         from_string=lambda notation: wiring.from_string(notation, config.layers, names),
-        is_connected=lambda arch: np.True_,
+        is_connected=functools.partial(always_connected, own.num_choices),
         representative=lambda arch: np.array(encoding.one(arch, own.num_choices), np.int32),
         num_params=lambda arch: _num_params(own, encoding.one(arch, own.num_choices)),
         options={"weights": _digest(weights), **config._asdict(), **options._asdict()},
@@ -119,11 +123,13 @@ def _checked(options: Options, config: EncoderConfig) -> Options:
         ("join", options.join, layers.JOINS),
         ("pooling", options.pooling, layers.POOLINGS),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}: got {value!r}.")
-    if options.classes < 2 or not 0 <= options.dropout < 1 or not math.isfinite(options.gate):
+        check.choice(name, value, allowed)
+    check.integer("classes", options.classes, 2)
+    dropout = check.real("dropout", options.dropout, 0)
+    gate = check.real("gate", options.gate)
+    if dropout >= 1 or not math.isfinite(gate):
         raise ValueError(
-            "An encoder has 2 classes or more, a dropout from 0 to below 1 and a finite gate: got "
-            f"{options.classes}, {options.dropout} and {options.gate}."
+            "An encoder has a dropout from 0 to below 1 and a finite gate: got "
+            f"{options.dropout} and {options.gate}."
         )
     return options

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 
 PRETRAINED = "pretrained"
 
@@ -57,6 +57,7 @@ def from_string(notation: str, layers: int, activations: Sequence[str]) -> np.nd
     Raises:
         ValueError: it names something twice, or something that this encoder does not have.
     """
+    check.instance("notation", notation, str, "a string")
     joined = pairs(layers)
     places = {f"{source}>{target}": at for at, (source, target) in enumerate(joined)}
     places |= {f"-{layer}": len(joined) + layer - 1 for layer in range(1, layers + 1)}

@@ -3,7 +3,7 @@
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.network import normalization
 from jaxnas.spaces.image_space import image_space
 from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, Candidate, Layer
@@ -87,11 +87,8 @@ def space_of(
     Raises:
         ValueError: an unknown mode, or a size too small.
     """
-    if bypass not in ("identity", "norm"):
-        raise ValueError(f"bypass must be identity or norm: got {bypass!r}.")
-    for field, value, least in (("classes", classes, 2), ("colors", colors, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{field} must be an integer of at least {least}: got {value!r}.")
+    check.choice("bypass", bypass, ("identity", "norm"))
+    classes, colors = check.integer("classes", classes, 2), check.integer("colors", colors, 1)
     network = SearchedNetwork(normalization.checked_mode(norm), colors, layout, classes, bypass)
     space = image_space(
         name,
@@ -106,7 +103,7 @@ def space_of(
 
 
 def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:
-    words = string.split(",")
+    words = check.instance("string", string, str, "a string").split(",")
     decisions = []
     for own, word in zip(candidates, words, strict=False):
         if word == "-1" and IDENTITY in own:

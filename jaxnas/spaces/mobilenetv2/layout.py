@@ -9,6 +9,7 @@ al., "FairNAS", ICCV 2021, arXiv 1907.01845.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxnas import check
 from jaxnas.spaces.mobilenetv2.blocks import ACTIVATIONS, Activation, Block, Candidate, Layer
 
 CANDIDATES = tuple(Candidate(size, expansion) for size in (3, 5, 7) for expansion in (3, 6))
@@ -85,9 +86,8 @@ def resolve(layout: str | Layout) -> Layout:
         ValueError: an unknown name, or a table that makes no network.
     """
     if isinstance(layout, str):
-        if layout not in BY_LAYOUT:
-            raise ValueError(f"layout must be one of {', '.join(BY_LAYOUT)}: got {layout!r}.")
-        return BY_LAYOUT[layout]
+        return BY_LAYOUT[check.choice("layout", layout, tuple(BY_LAYOUT))]
+    check.instance("layout", layout, Layout, "a Layout, or the name of one")
     widths = [layout.image_size, layout.stem, *(stage.outputs for stage in layout.stages)]
     counts = [stage.layers for stage in layout.stages]
     if not layout.stages or min(*widths, *counts) < 1 or min(layout.first, layout.head) < 0:

@@ -1,7 +1,8 @@
 """NAS-Bench-101: 423,624 cells, graphs of up to seven vertices; one draw of weights for all."""
 
+from jaxnas import check
 from jaxnas.network import StaticArch, normalization
-from jaxnas.spaces.image_space import image_space, validate_sizes
+from jaxnas.spaces.image_space import image_space
 from jaxnas.spaces.nasbench101 import cell
 from jaxnas.spaces.nasbench101.network import NASBench101
 from jaxnas.types import SearchSpace
@@ -38,12 +39,14 @@ def nasbench101(
     Raises:
         ValueError: a size that is too small, or an unknown mode.
     """
-    validate_sizes(
-        ("channels", channels, 4, 2**16),  # four vertices may share them
-        ("cells", cells, 1, 30),  # the names of the stages have two digits
-        ("classes", classes, 2, 2**31),
-        ("colors", colors, 1, 2**16),
-    )
+    channels = check.integer(
+        "channels", channels, 4, 2**16, "; the default is the benchmark's."
+    )  # four vertices may share them
+    cells = check.integer(
+        "cells", cells, 1, 30, "; the default is the benchmark's."
+    )  # the names of the stages have two digits
+    classes = check.integer("classes", classes, 2, 2**31)
+    colors = check.integer("colors", colors, 1, 2**16)
     return image_space(
         "nasbench101",
         NASBench101(

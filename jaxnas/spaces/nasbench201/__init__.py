@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnas import check
 from jaxnas.network import StaticArch, SuperArch, normalization
-from jaxnas.spaces.image_space import image_space, validate_sizes
+from jaxnas.spaces.image_space import image_space
 from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.spaces.nasbench201.network import NASBench201
 from jaxnas.types import SearchSpace
@@ -38,12 +39,12 @@ def nasbench201(
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
     """
-    validate_sizes(
-        ("channels", channels, 1, 2**16),
-        ("cells", cells, 1, 30),  # the names of the stages have two digits
-        ("classes", classes, 2, 2**31),
-        ("colors", colors, 1, 2**16),
-    )
+    channels = check.integer("channels", channels, 1, 2**16)
+    cells = check.integer(
+        "cells", cells, 1, 30, "; the default is the benchmark's."
+    )  # the names of the stages have two digits
+    classes = check.integer("classes", classes, 2, 2**31)
+    colors = check.integer("colors", colors, 1, 2**16)
     return image_space(
         "nasbench201",
         NASBench201(

@@ -547,7 +547,7 @@ def test_multiply_adds_by_hand():
         ({"channels": 0}, "channels must be an integer from 2 to 65536: got 0"),
         ({"layers": 2}, "layers must be an integer from 3 to 90: got 2"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
-        ({"norm": "layer"}, "Unknown normalization mode 'layer'"),
+        ({"norm": "layer"}, "norm must be one of batch, .*: got 'layer'"),
     ],
 )
 def test_bad_options(options, message):

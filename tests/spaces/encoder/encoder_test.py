@@ -242,9 +242,9 @@ def test_scores_are_the_same_compiled_or_padded(space, batch):
         (Options(pooling="max"), "pooling must be one of cls, mean: got 'max'"),
         (Options(activations=("gelu",)), "Activations are different ones"),
         (Options(activations=("swish",)), "Activations are different ones"),
-        (Options(classes=1), "2 classes or more"),
+        (Options(classes=1), "classes must be an integer from 2"),
         (Options(dropout=1.0), "a dropout from 0 to below 1"),
-        (Options(gate=float("nan")), "a finite gate"),
+        (Options(gate=float("nan")), "gate must be a number: got nan"),
     ],
 )
 def test_refuses_options(options, sentence):

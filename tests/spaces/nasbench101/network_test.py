@@ -493,7 +493,7 @@ def test_units_of_a_compiled_cell_are_not_counted():
         ({"cells": 0}, "cells must be an integer from 1 to 30: got 0"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
         ({"colors": 1.5}, "colors must be an integer .*: got 1.5"),
-        ({"norm": "layer"}, "Unknown normalization mode 'layer'"),
+        ({"norm": "layer"}, "norm must be one of batch, .*: got 'layer'"),
     ],
 )
 def test_bad_options(options, message):

@@ -615,7 +615,7 @@ def test_without_normalization_there_is_no_scale():
         ({"cells": 0}, "cells must be an integer from 1 to 30: got 0"),
         ({"cells": 31}, "cells must be an integer from 1 to 30: got 31"),
         ({"classes": 1}, "classes must be an integer from 2 .*: got 1"),
-        ({"norm": "layer"}, "Unknown normalization mode 'layer': use one of batch"),
+        ({"norm": "layer"}, "norm must be one of batch, .*: got 'layer'"),
     ],
 )
 def test_bad_options(options, message):

@@ -250,13 +250,13 @@ def test_measures_are_shared_by_what_they_are():
 def test_a_proxy_that_reduces_to_a_list_is_refused(linear):
     proxy = Proxy("three", lambda *network: jnp.ones(3), lambda measured: measured)
     with pytest.raises(ValueError, match=r"^A Proxy must reduce to one number: got \[3\] of three"):
-        score(*linear, proxy)
+        jaxnas.score(*linear, proxy)
 
 
 def test_complex_logits_are_refused(linear):
     _, params, batch = linear
     with pytest.raises(ValueError, match=r"^apply_fn must give real logits: got complex64; .*\.$"):
-        score(lambda params, x: _linear(params, x) * (1 + 1j), params, batch, "grad_norm")
+        jaxnas.score(lambda params, x: _linear(params, x) * (1 + 1j), params, batch, "grad_norm")
 
 
 def test_logits_of_nan_behind_a_relu_are_not_finite(linear):
@@ -265,4 +265,4 @@ def test_logits_of_nan_behind_a_relu_are_not_finite(linear):
     def network(params, x):
         return jax.nn.relu(_linear(params, x) * jnp.nan)
 
-    assert np.isnan(list(score(network, params, batch, ["grad_norm", "mgm"]).values())).all()
+    assert np.isnan(list(jaxnas.score(network, params, batch, ["grad_norm", "mgm"]).values())).all()

@@ -141,7 +141,13 @@ def values(
 ) -> np.ndarray:
     """Return the scores of one network, `float64[P]`."""
     measured = measure_all(_measures_of(proxies), apply_fn, params, batch, key)
-    return reduce(proxies, jax.device_get(measured))
+    found = reduce(proxies, jax.device_get(measured))
+    # A last ReLU takes the gradient from logits that are nan: then there is not nothing to score.
+    if np.isneginf(found).any():
+        logits = gradients.outputs(apply_fn, params, batch.inputs).logits
+        if not bool(jnp.isfinite(logits).all()):
+            return np.where(np.isneginf(found), np.nan, found)
+    return found
 
 
 def reduce(proxies: tuple[Proxy, ...], measured: Any) -> np.ndarray:

@@ -150,7 +150,7 @@ def to_code(wiring: ArrayLike) -> str:
 
 def incoming(wiring: ArrayLike) -> Array:
     """Return the kinds as a matrix `int32[n, n]`, `[target, source]`; zero where no edge can be."""
-    check.array("wiring", wiring, "iu")
+    check.array("wiring", wiring, "biu")
     nodes = num_nodes(wiring)
     return (
         jnp.zeros((nodes, nodes), jnp.int32)

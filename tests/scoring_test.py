@@ -245,3 +245,24 @@ def test_measures_are_shared_by_what_they_are():
     # Seven scores of the Gram matrices are one backward pass.
     assert proxies.BY_NAME["layer_balance"].measure is measures.tensor_grams
     assert proxies.BY_NAME["offdiagonal"].measure is measures.tensor_grams
+
+
+def test_a_proxy_that_reduces_to_a_list_is_refused(linear):
+    proxy = Proxy("three", lambda *network: jnp.ones(3), lambda measured: measured)
+    with pytest.raises(ValueError, match=r"^A Proxy must reduce to one number: got \[3\] of three"):
+        jaxnas.score(*linear, proxy)
+
+
+def test_complex_logits_are_refused(linear):
+    _, params, batch = linear
+    with pytest.raises(ValueError, match=r"^apply_fn must give real logits: got complex64; .*\.$"):
+        jaxnas.score(lambda params, x: _linear(params, x) * (1 + 1j), params, batch, "grad_norm")
+
+
+def test_logits_of_nan_behind_a_relu_are_not_finite(linear):
+    _, params, batch = linear
+
+    def network(params, x):
+        return jax.nn.relu(_linear(params, x) * jnp.nan)
+
+    assert np.isnan(list(jaxnas.score(network, params, batch, ["grad_norm", "mgm"]).values())).all()

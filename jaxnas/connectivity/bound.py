@@ -94,7 +94,7 @@ def published_kernel(wiring: ArrayLike, gram: Array) -> Array:
         wiring: `int32[E]`, may be traced.
         gram: kernel of the input, `[N, N]`.
     """
-    gram = square("gram", gram)
+    gram = jnp.asarray(square("gram", gram))
     kinds = incoming(wiring)
 
     def add(target: Array, kernels: Array) -> Array:

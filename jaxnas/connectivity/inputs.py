@@ -1,11 +1,11 @@
 """Inputs of the theory: centred rows of unit length, and their Gram matrix."""
 
-import jax.numpy as jnp
+from typing import Any
+
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import check
-from jaxnas.types import Array
 
 _UNIT = 1e-3  # float32 rows, float16 images
 
@@ -72,13 +72,13 @@ def largest_cosine(gram: ArrayLike) -> float:
     return float(matrix.max())
 
 
-def square(name: str, matrix: ArrayLike) -> Array:
+def square(name: str, matrix: ArrayLike) -> Any:
     """Return a Gram matrix or a kernel, floats `[N, N]`, which may be traced.
 
     Raises:
         ValueError: it is no such matrix.
     """
-    own = jnp.asarray(check.array(name, matrix, "f"))
+    own = check.array(name, matrix, "f")
     if own.ndim != 2 or own.shape[0] != own.shape[1] or not own.size:
         raise ValueError(f"{name} must be [N, N]: got shape {list(own.shape)}; see input_gram.")
     return own

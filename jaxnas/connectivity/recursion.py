@@ -79,7 +79,7 @@ def kernels(
             Gaussian.
     """
     _check(order, stem)
-    gram = square("gram", gram)
+    gram = jnp.asarray(square("gram", gram))
     kinds = incoming(wiring)
     skip, linear = (kinds == SKIP).astype(gram.dtype), (kinds == LINEAR).astype(gram.dtype)
     state = _forward(skip, linear, _start(gram, stem, len(kinds)), order)

@@ -108,7 +108,7 @@ def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:
 
 def _count(keep: int | float, left: int, number: int) -> int:
     given = check.array("keep", keep)
-    kind = "" if given.ndim else given.dtype.kind  # a bool has a kind of its own
+    kind = "several" if given.ndim else given.dtype.kind  # a bool has a kind of its own
     if kind in "iu" and 1 <= keep <= left:
         return int(keep)
     if kind == "f" and 0 < keep <= 1:

@@ -211,8 +211,14 @@ def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():
     [
         (lambda: aggregate.hybrid_score([1, 2], [1], tau=0, mu=0), r"shapes \[2\] and \[1\]"),
         (lambda: aggregate.realizable_bound([[1.0]], [[1.0]]), "vectors"),
-        (lambda: aggregate.hybrid_score([1], [1], tau=-0.1, mu=0), "tau must be finite"),
-        (lambda: aggregate.hybrid_score([1], [1], tau=0, mu=np.nan), "mu must be finite"),
+        (
+            lambda: aggregate.hybrid_score([1], [1], tau=-0.1, mu=0),
+            "tau must be a number from 0 .*: got -0.1",
+        ),
+        (
+            lambda: aggregate.hybrid_score([1], [1], tau=0, mu=np.nan),
+            "mu must be a number from 0 .*: got nan",
+        ),
         (
             lambda: aggregate.published_hybrid_score([1], [1], tau=0, mu=0, scale=np.inf),
             "scale must",

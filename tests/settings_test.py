@@ -1,0 +1,73 @@
+"""Scores under the settings of JAX that users turn on: the same, and none fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SETTINGS = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DEBUG_NANS": "1",
+}
+
+CODE = """
+import json
+import jax, jax.numpy as jnp
+from flax import linen as nn
+import jaxnas
+
+BY = ["grad_norm", "snip", "synflow", "naswot", "swap", "mgm", "layer_balance", "expressivity"]
+BY += ["channel_independence", "zico", "jacob_cov", "ntk_trace", "fisher"]
+
+class Small(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+# Drawn in float32 whatever the setting.
+keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 2)
+images = jax.random.normal(keys[0], (8, 8, 8, 3), jnp.float32)
+labels = jnp.arange(8, dtype=jnp.int32) % 3
+network, params = jaxnas.as_network(Small(), Small().init(keys[1], images))
+scores = {"linen": jaxnas.score(network, params, (images, labels), BY)}
+
+space = jaxnas.spaces.nasbench201(channels=2, cells=1, classes=3)
+scorer = jaxnas.Scorer(space, (images, labels), by=BY, progress=False)
+found = scorer([[3, 1, 2, 3, 4, 3]])
+scores["cell"] = {name: float(found.scores[name][0, 0]) for name in BY}
+status = {name: str(found.status[name][0, 0]) for name in BY}
+print(json.dumps([scores, status]))
+"""
+
+
+def _run(**setting: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    finished = subprocess.run(
+        [sys.executable, "-c", CODE],
+        env={**os.environ, **setting},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    scores, status = json.loads(finished.stdout.splitlines()[-1])
+    return scores, status
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return _run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_scores_are_the_same_under_a_setting_of_jax(plain, name):
+    scores, status = _run(**{name: SETTINGS[name]})
+    assert set(status.values()) == {"ok"}, status
+    for network, expected in plain[0].items():
+        assert scores[network] == pytest.approx(expected, rel=1e-4), network

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxnas.finder import Found, find
     from jaxnas.network.models import as_network
-    from jaxnas.scorer import Scorer, Scores
+    from jaxnas.scorer import Scorer, Scores, rank
     from jaxnas.scoring import score
     from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
 
@@ -26,6 +26,7 @@ _MODULE_OF = {
     "SearchStrategy": "types",
     "as_network": "network.models",
     "find": "finder",
+    "rank": "scorer",
     "score": "scoring",
 }
 _MODULES = (
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "as_network",
     "find",
+    "rank",
     "score",
 ]
 

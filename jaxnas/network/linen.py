@@ -494,7 +494,11 @@ def _open(
     The call is made for one example, inside a map over all. `custom_vmap` hands the rule all
     examples at once, whose gradients a statistic looks at together.
     """
-    names = tuple(tensors)
+    # Named by number: the layer of one place in a network is that of another.
+    numbers = {name: str(number) for number, name in enumerate(tensors)}
+    names = tuple(numbers.values())
+    tensors = {numbers[name]: tensor for name, tensor in tensors.items()}
+    slots = {numbers[name]: slot for name, slot in slots.items()}
 
     @jax.custom_batching.custom_vmap
     def apply(index: Array, tensors: Tensors, slots: Any, arrays: list[Array]) -> list[Array]:

@@ -119,8 +119,9 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
 
         return lambda arch: count(encoding.one(arch, sizes))
 
+    name = getattr(build, "__name__", type(build).__name__)
     return SearchSpace(
-        name=getattr(build, "__name__", type(build).__name__),
+        name=name,
         num_choices=sizes,
         init=lambda key, inputs: (key, inputs),
         bind=bind,
@@ -129,7 +130,7 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
         is_connected=lambda arch: True,
         representative=representative,
         num_params=_no_inputs,
-        options={"module": getattr(build, "__module__", ""), **written},
+        options={"build": f"{getattr(build, '__module__', '')}.{name}", "choices": written},
         is_traceable=False,
         num_params_for=num_params_for,
     )

@@ -183,8 +183,15 @@ def test_a_search_keeps_to_its_caps(space):
         space.num_params([0, 0, 0])
 
 
-def test_a_seed_and_the_batch_decide_the_scores(space):
+def test_a_seed_decides_the_scores_and_a_store_knows_them(space, tmp_path):
+    stored = {"seeds": (0, 1), "store": tmp_path / "scores.db"}
     one, again = (scorer_of(space, seeds=(0, 1))([[0, 0, 0]]) for _ in range(2))
+    for known in (False, True):
+        with scorer_of(space, **stored) as scorer:
+            found = scorer([[0, 0, 0]])
+        assert np.isnan(found.seconds).all() == known
+        np.testing.assert_array_equal(found.scores["layer_balance"], one.scores["layer_balance"])
+        assert found.to_frame()["#params"][0] == scorer.space.num_params([0, 0, 0])
     scores = one.scores["layer_balance"]
     np.testing.assert_array_equal(scores, again.scores["layer_balance"])
     assert scores[0, 0] != scores[1, 0]

@@ -255,9 +255,8 @@ def _calls_of_layers(
 
     def cut(path: Path, call: Call, results: list[Array]) -> list[Array]:
         try:
-            again = call.layer(
-                [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)], call.arrays
-            )
+            zeros = [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)]
+            again = _again(call.layer, zeros, call.arrays, network.eager)
         except (errors.FlaxError, AttributeError):
             # It draws random numbers, or needs more of the network than it was called with.
             return results
@@ -502,7 +501,7 @@ def _open(
 
     @jax.custom_batching.custom_vmap
     def apply(index: Array, tensors: Tensors, slots: Any, arrays: list[Array]) -> list[Array]:
-        return call.layer([tensors[name] for name in names], arrays)
+        return _again(call.layer, [tensors[name] for name in names], arrays, eager)
 
     @apply.def_vmap
     def apply_to_all(count: int, is_mapped: Any, index: Array, *args: Any) -> Any:
@@ -516,6 +515,14 @@ def _open(
     return apply(lax.axis_index(gradients.EXAMPLES), tensors, slots, call.arrays)
 
 
+def _again(layer: _Layer, leaves: list[Array], arrays: list[Array], eager: bool) -> list[Array]:
+    """Return the results of a layer; that of an eager network is traced once for all."""
+    if eager and _is_hashable(layer):
+        return _trace_shared(layer, leaves, arrays)
+    return layer(leaves, arrays)
+
+
+_trace_shared = jax.jit(_Layer.__call__, static_argnums=0)
 _apply_shared = jax.jit(layers.apply, static_argnums=(0, 1))
 
 

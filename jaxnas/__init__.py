@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxnas.finder import Found, find
     from jaxnas.network.models import as_network
-    from jaxnas.scorer import Scorer, Scores
+    from jaxnas.scorer import Scorer, Scores, rank
     from jaxnas.scoring import score
     from jaxnas.trainer import Trainer
     from jaxnas.types import Batch, Outputs, Proxy, SearchSpace, SearchStrategy
@@ -28,6 +28,7 @@ _MODULE_OF = {
     "as_network": "network.models",
     "Trainer": "trainer",
     "find": "finder",
+    "rank": "scorer",
     "score": "scoring",
 }
 _MODULES = (
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "as_network",
     "find",
+    "rank",
     "score",
 ]
 

@@ -5,6 +5,8 @@ blocks, and its activations are found there: see `programs`.
 """
 
 import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,8 +27,8 @@ def stages(
     """Return the stages of a network, first to last: each `stage(inputs) -> Passed`.
 
     A stage of a network that is not `Staged` is a block of its program, compiled once for the
-    network. What it passes on are the tokens, if the network reads any, and its features
-    `[B, ..., C]`.
+    network, or evaluated operation by operation if the network is `eager`. What it passes on are
+    the tokens, if the network reads any, and its features `[B, ..., C]`.
 
     Args:
         apply_fn: any network.
@@ -52,20 +54,30 @@ def stages(
         (normalized, structure, shapes),
         lambda: programs.read(logits, params, inputs, normalized=normalized),
     )
-    return [functools.partial(_pass, piece, params) for piece in program.pieces]
+    # Of an eager network, operation by operation.
+    look, pull = _look, _pull
+    if getattr(apply_fn, "eager", False):
+        look, pull = inspect.unwrap(_look), inspect.unwrap(_pull)
+    return [functools.partial(_pass, look, pull, piece, params) for piece in program.pieces]
 
 
-def _pass(piece: programs.Piece, params: Params, inputs: tuple[Any, ...]) -> Passed:
+def _pass(
+    look: Callable[..., Any],
+    pull: Callable[..., Any],
+    piece: programs.Piece,
+    params: Params,
+    inputs: tuple[Any, ...],
+) -> Passed:
     leaves = jax.tree.leaves(params)
     read = [leaves[place] for place in piece.reads()]
     constants = list(piece.constants.values())
     given, structure = jax.tree.flatten(inputs)
-    outputs, values = _look(piece, read, constants, given)
+    outputs, values = look(piece, read, constants, given)
 
     def pullback(cotangents: tuple[Array | None, ...], chosen: Statistics) -> tuple[Any, Any]:
         if any(statistic.per_example for statistic in chosen):
             raise ValueError("A stage that JAX differentiates has sums only: use gradients.read.")
-        of_inputs, kept = _pull(piece, chosen, read, constants, given, cotangents[-1])
+        of_inputs, kept = pull(piece, chosen, read, constants, given, cotangents[-1])
         return jax.tree.unflatten(structure, of_inputs), kept
 
     shown = [Shown(found.kind, (), value) for found, value in zip(piece.found, values, strict=True)]

@@ -34,6 +34,8 @@ def remember(network: Callable[..., Any], key: Any, make: Callable[[], Any]) -> 
 def for_each_network(*static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: `jax.jit` of a function of a network, whose programs end with it.
 
+    A network with a true attribute `eager` has none: the function is called as it is.
+
     Args:
         *static: positions of further static arguments, counted from the network's, 0.
     """
@@ -41,6 +43,8 @@ def for_each_network(*static: int) -> Callable[[Callable[..., Any]], Callable[..
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(network: Callable[..., Any], *args: Any) -> Any:
+            if getattr(_owner(network)[0], "eager", False):
+                return function(network, *args)
             return remember(network, function, lambda: _compiled(function, network, static))(*args)
 
         return call

@@ -17,14 +17,14 @@ import pandas as pd
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import check, datasets, encoding, engine, processes
+from jaxnas import check, datasets, encoding, engine, processes, spaces
 from jaxnas.engine import Score
 from jaxnas.proxies import cost, expand
 from jaxnas.proxies.measures import measure_all
 from jaxnas.runs import ScoreRow, ScoreStore, track
 from jaxnas.scoring import validate_batch, validate_network
 from jaxnas.tasks import Loss
-from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace
+from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace, TrainableFn
 
 _FLUSH_SECONDS = 2.0
 _KEPT_DRAWS = 2
@@ -103,12 +103,12 @@ class Scores(NamedTuple):
 
         Returns:
             Columns `arch` (the notation of the space), `#params`, one for each score, and `missing`
-            with the reasons, "" where there are none.
+            with the reasons, "" where there are none. `#params` is nan of what cannot be built.
         """
         frame = pd.DataFrame(
             {
                 "arch": [self.space.to_string(arch) for arch in self.archs],
-                "#params": [self.space.num_params(arch) for arch in self.archs],
+                "#params": [_num_params(self.space, arch) for arch in self.archs],
                 **{name: own.mean(0) for name, own in (self.scores | self.measured).items()},
             }
         )
@@ -179,7 +179,8 @@ class Scorer:
             context: what determines a score besides the space and the seed, for the store; see
                 `run_context`, which is the default with the digest of the first seed's batch.
             plan: `eager` runs architecture by architecture over small shared programs (best on a
-                CPU), `compiled` compiles one program for all (best on GPU and TPU), `auto` chooses.
+                CPU), `compiled` compiles one program for all (best on GPU and TPU; not of a
+                family), `auto` chooses.
             deduplicate: False scores each architecture by itself: those that are the same function
                 then differ by their draws of weights.
             progress: show a progress bar where more than one architecture is to be scored.
@@ -197,11 +198,14 @@ class Scorer:
         check.instance("progress", progress, bool, "True or False")
         self.by = expand(by)
         self.seeds = _checked_seeds(seeds)
-        self._plan = resolve_plan(plan)
+        self._plan = resolve_plan(plan, space)
         self._deduplicate = deduplicate
         self.progress = progress
         draw = _batches(data, batch_size, loss)
         self._batch = lambda seed: validate_batch(draw(seed), loss)
+        if space.num_params_for is not None:
+            inputs = self._batch(self.seeds[0]).inputs
+            self.space = space._replace(num_params=space.num_params_for(inputs))
         self._draws: dict[int, engine.Draw] = {}
         self._met: dict[tuple[bytes, int], dict[str, Score]] = {}
         if store is None and processes.shard()[1] > 1:
@@ -303,8 +307,14 @@ class Scorer:
         wherever a program need not be one: see `search.run`.
 
         Raises:
-            ValueError: several scores, an aggregate, or `params`, which a space counts by itself.
+            ValueError: several scores, an aggregate, `params`, which a space counts by itself, or
+                a space whose networks have different shapes.
         """
+        if not self.space.is_traceable:
+            raise ValueError(
+                f"A traceable score needs networks of one shape: got the family {self.space.name}; "
+                "call the scorer, or search with jaxnas.find."
+            )
         (proxy, *others), (name, *_) = self.by.proxies, self.by.names
         if others or proxy.name != name:
             raise ValueError(
@@ -389,11 +399,77 @@ class Scorer:
             batch = self._batch(seed)
             key = jax.random.key(seed)
             params = self.space.init(jax.random.fold_in(key, 0), batch.inputs)
-            validate_network(*self.space.bind(arch, params), batch)
-            self._draws[seed] = engine.Draw(self.space, params, batch, key)
+            space = self.space
+            if space.is_traceable:
+                validate_network(*space.bind(arch, params), batch)
+            else:
+                space = space._replace(bind=functools.partial(_bind_validated, space, batch))
+            self._draws[seed] = engine.Draw(space, params, batch, key)
             while len(self._draws) > _KEPT_DRAWS:
                 del self._draws[next(iter(self._draws))]
         return self._draws[seed]
+
+
+def rank(
+    models: Mapping[str, Any] | Sequence[Any],
+    data: datasets.Dataset | Batch | tuple[ArrayLike, ArrayLike] | Callable[[int], Batch],
+    by: str | Proxy | Iterable[str | Proxy] = "panel",
+    **options: Any,
+) -> Scores:
+    """Return the scores of a few networks of anybody's; `ranked()` of them is the table.
+
+        >>> import jax, jaxnas
+        >>> from flax import linen as nn
+        >>> def mlp(width):
+        ...     flat = lambda images: images.reshape(len(images), -1)
+        ...     return nn.Sequential([flat, nn.Dense(width), nn.relu, nn.Dense(10)])
+        >>> batch = jax.numpy.ones((4, 8, 8, 3)), jax.numpy.arange(4)
+        >>> models = {"small": mlp(8), "large": mlp(16)}
+        >>> jaxnas.rank(models, batch, by="params", progress=False).ranked()["arch"].tolist()
+        ['large', 'small']
+
+    Args:
+        models: by name, or a list, whose names are their positions. Each is what `build` of a
+            family may give: see `jaxnas.spaces.family`.
+        data: as of `Scorer`.
+        by: as of `Scorer`.
+        **options: of `Scorer`.
+
+    Raises:
+        ValueError: no models; and as `Scorer`. What is wrong with one model is in its row.
+    """
+    named = dict(models) if isinstance(models, Mapping) else dict(enumerate(models))
+    if not named:
+        raise ValueError("Nothing to rank: got no models; pass {'small': model_a, ...}.")
+    names = [str(name) for name in named]
+
+    def networks(model: Any) -> Any:
+        return named[model]
+
+    space = spaces.family(networks, model=tuple(named))._replace(
+        to_string=lambda arch: names[encoding.one(arch, (len(names),))[0]],
+        from_string=lambda name: np.array([names.index(name)], np.int32),
+    )
+    return Scorer(space, data, by, **options)(encoding.enumerate_archs(space.num_choices))
+
+
+def _bind_validated(
+    space: SearchSpace, batch: Batch, arch: Any, params: Params
+) -> tuple[TrainableFn, Params]:
+    """Bind a candidate whose network is not that of the others: the batch may not fit it alone."""
+    network, read = space.bind(arch, params)
+    validate_network(network, read, batch)
+    return network, read
+
+
+def _num_params(space: SearchSpace, arch: np.ndarray) -> float:
+    """Return the number of parameters; nan of an architecture that cannot be built."""
+    try:
+        return space.num_params(arch)
+    except Exception:
+        if space.is_traceable:
+            raise
+        return np.nan
 
 
 def _score_traced(
@@ -406,14 +482,20 @@ def _score_traced(
     return jax.lax.map(one, archs)
 
 
-def resolve_plan(plan: str) -> str:
-    """Return `eager` or `compiled`; `auto` is what suits the default backend.
+def resolve_plan(plan: str, space: SearchSpace) -> str:
+    """Return `eager` or `compiled`; `auto` is what suits the space and the default backend.
 
     Raises:
-        ValueError: an unknown plan.
+        ValueError: an unknown plan, or `compiled` of networks of different shapes.
     """
-    if check.choice("plan", plan, ("auto", "eager", "compiled")) == "auto":
-        return "eager" if jax.default_backend() == "cpu" else "compiled"
+    check.choice("plan", plan, ("auto", "eager", "compiled"))
+    if plan == "compiled" and not space.is_traceable:
+        raise ValueError(
+            f"The networks of {space.name} have different shapes and are no one program: got "
+            "plan='compiled'; use auto or eager."
+        )
+    if plan == "auto":
+        return "eager" if not space.is_traceable or jax.default_backend() == "cpu" else "compiled"
     return plan
 
 

@@ -189,6 +189,10 @@ class SearchSpace(NamedTuple):
         pattern: architectures `int32[A, D]` without their light operations; those with one pattern
             are a `network.Bucket`, which a compiled program runs as a batch. None for a space
             whose `bind` knows no buckets: there any architectures are a batch.
+        is_traceable: False where `bind` takes concrete architectures only, whose networks have
+            different shapes: they are run eagerly, and each is validated by itself.
+        num_params_for: `num_params_for(inputs)` gives `num_params` where it depends on the shape of
+            the inputs; None where it does not.
     """
 
     name: str
@@ -202,6 +206,8 @@ class SearchSpace(NamedTuple):
     num_params: Callable[[ArrayLike], int]
     options: Mapping[str, Any]
     pattern: Callable[[ArrayLike], np.ndarray] | None = None
+    is_traceable: bool = True
+    num_params_for: Callable[[Any], Callable[[ArrayLike], int]] | None = None
 
 
 Measure = Callable[[ApplyFn, Params, Batch, Array], Any]

@@ -29,7 +29,7 @@ from jax.extend import core
 from jax.tree_util import PyTreeDef
 
 from jaxnas import gradients, lifetimes
-from jaxnas.network import convolution, layers
+from jaxnas.network import layers, linen_kernels
 from jaxnas.network.layers import TensorGradient, Tensors
 from jaxnas.network.summary import Summarized
 from jaxnas.types import Array, Outputs, Params, Pullback, Statistic, Statistics
@@ -57,12 +57,15 @@ class LinenNetwork(Summarized):
         call_kwargs: for `module.apply`: `train=False`, `method`, `rngs`.
         max_bytes: bound of the per-example gradients of tensors that several calls read; a larger
             tensor exists alone, and so does that of a layer.
+        eager: whether it is run operation by operation, each a program that all networks share,
+            and no program is compiled for this network alone.
     """
 
     module: nn.Module
     collections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     call_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_bytes: int = gradients.MAX_BYTES
+    eager: bool = False
 
     def __repr__(self) -> str:
         name = type(self.module).__name__
@@ -136,6 +139,19 @@ class LinenNetwork(Summarized):
         return nn.intercept_methods(_without_dropout)
 
 
+def initial(module: nn.Module, key: Array, inputs: Any) -> Any:
+    """Return the initial variables of a module for inputs `[B, ...]`; the network is not run.
+
+    The programs of its initializers are shared by all modules with tensors of these shapes.
+    """
+    shapes = jax.tree.map(lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), inputs)
+    with nn.intercept_methods(_without_dropout):
+        try:
+            return module.lazy_init(key, shapes)
+        except errors.LazyInitError:  # some values depend on the inputs
+            return module.init(key, inputs)
+
+
 # One pass forward and one backward.
 
 
@@ -175,15 +191,30 @@ def _forward(
                 return results
             tensors, of_layer = _of_layer(path, names, params, slots)
             if path in gathered:
-                return _open(call, (_EACH,), tensors, gathered[path])
-            return _open(call, statistics, tensors, of_layer)
+                return _open(call, (_EACH,), tensors, gathered[path], network.eager)
+            return _open(call, statistics, tensors, of_layer, network.eager)
 
         def one(example: Array) -> Array:
             return network.logits_of_one({**variables, "params": params}, example, visit)
 
         return jax.vmap(one, axis_name=gradients.EXAMPLES)(inputs)
 
+    if network.eager:
+        logits = _by_equations(logits, params, slots)
     return jax.vjp(logits, params, slots)
+
+
+def _by_equations(function: Callable[..., Array], *args: Any) -> Callable[..., Array]:
+    """Return a function as the equations on which its result depends, evaluated one by one."""
+    program = jax.make_jaxpr(function)(*args)
+    live, _ = _live(program.jaxpr)
+    kept = core.ClosedJaxpr(program.jaxpr.replace(eqns=live), program.consts)
+
+    def evaluate(*args: Any) -> Array:
+        (result,) = core.jaxpr_as_fun(kept)(*jax.tree.leaves(args))
+        return result
+
+    return evaluate
 
 
 @lifetimes.for_each_network(1, 2)
@@ -228,9 +259,8 @@ def _calls_of_layers(
 
     def cut(path: Path, call: Call, results: list[Array]) -> list[Array]:
         try:
-            again = call.layer(
-                [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)], call.arrays
-            )
+            zeros = [jnp.zeros_like(leaf) for leaf in _leaves_at(params, path)]
+            again = _again(call.layer, zeros, call.arrays, network.eager)
         except (errors.FlaxError, AttributeError):
             # It draws random numbers, or needs more of the network than it was called with.
             return results
@@ -245,7 +275,7 @@ def _calls_of_layers(
 
     # What it still reads, and what is too large, is left out.
     program = jax.make_jaxpr(logits)(params).jaxpr
-    is_read = jax.tree.unflatten(jax.tree.structure(params), _is_read(program))
+    is_read = jax.tree.unflatten(jax.tree.structure(params), _live(program)[1])
     found, room = {}, network.max_bytes
     count = len(jax.tree.leaves(inputs)[0])
     for path, times in calls.items():
@@ -256,13 +286,18 @@ def _calls_of_layers(
     return found
 
 
-def _is_read(program: core.Jaxpr) -> list[bool]:
-    """Return for each argument of a program whether its results depend on it."""
+def _live(program: core.Jaxpr) -> tuple[list[Any], list[bool]]:
+    """Return the equations of a program that its results depend on, and which arguments those are.
+
+    Arguments are a flag each.
+    """
     live = {variable for variable in program.outvars if isinstance(variable, core.Var)}
+    equations = []
     for equation in reversed(program.eqns):
         if live.intersection(equation.outvars):
+            equations.append(equation)
             live.update(read for read in equation.invars if isinstance(read, core.Var))
-    return [argument in live for argument in program.invars]
+    return equations[::-1], [argument in live for argument in program.invars]
 
 
 def _itself(tensor: Array, each: Array) -> Array:
@@ -383,7 +418,18 @@ def _call(layer: nn.Module, method: str, args: Any, kwargs: Any) -> "Call":
     constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
     params = jax.tree.structure(variables["params"])
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    return Call(_Layer(module, method, params, structure, constants), arrays)
+    return Call(_Layer(_nameless(module), method, params, structure, constants), arrays)
+
+
+def _nameless(layer: nn.Module) -> nn.Module:
+    """Return a layer as equal as can be to another one that computes the same."""
+    # Its initializers, each perhaps a function of its own, have done their work.
+    defaults: dict[str, Any] = {
+        field.name: field.default
+        for field in dataclasses.fields(layer)
+        if field.name.endswith("_init") and type(layer).__module__.startswith("flax.linen.")
+    }
+    return layer.clone(name=None, parent=None, **defaults)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -405,12 +451,12 @@ def _is_floating(leaf: Any) -> bool:
     return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class _Layer:
-    """A layer and what it is called with for one example, without its arrays.
+    """A layer and what it is called with for one example, without its arrays; equal by value.
 
     Attributes:
-        module: unbound.
+        module: unbound, without its name.
         method: name of what is called.
         params: structure of its parameters.
         structure: of its other variables, and of its arguments.
@@ -441,27 +487,55 @@ class Call(NamedTuple):
     arrays: list[Array]
 
 
-def _open(call: Call, statistics: Statistics, tensors: Tensors, slots: Any) -> list[Array]:
+def _open(
+    call: Call, statistics: Statistics, tensors: Tensors, slots: Any, eager: bool
+) -> list[Array]:
     """Return the results of a call, its tensors open to the statistics; see `layers.apply`.
+
+    An eager network shares the program of the call with all that have the layer.
 
     The call is made for one example, inside a map over all. `custom_vmap` hands the rule all
     examples at once, whose gradients a statistic looks at together.
     """
-    names = tuple(tensors)
+    # Named by number: the layer of one place in a network is that of another.
+    numbers = {name: str(number) for number, name in enumerate(tensors)}
+    names = tuple(numbers.values())
+    tensors = {numbers[name]: tensor for name, tensor in tensors.items()}
+    slots = {numbers[name]: slot for name, slot in slots.items()}
 
     @jax.custom_batching.custom_vmap
     def apply(index: Array, tensors: Tensors, slots: Any, arrays: list[Array]) -> list[Array]:
-        return call.layer([tensors[name] for name in names], arrays)
+        return _again(call.layer, [tensors[name] for name in names], arrays, eager)
 
     @apply.def_vmap
     def apply_to_all(count: int, is_mapped: Any, index: Array, *args: Any) -> Any:
         tensors, slots, arrays = args
         rule = _Rule(call.layer, names, tuple(is_mapped[-1]))
-        results = layers.apply(rule, statistics, tensors, slots, (index, arrays))
+        run = _apply_shared if eager and _is_hashable(rule) else layers.apply
+        results = run(rule, statistics, tensors, slots, (index, arrays))
         return results, [True] * len(results)
 
     # The number of the example is an argument, so that a layer without any other is mapped too.
     return apply(lax.axis_index(gradients.EXAMPLES), tensors, slots, call.arrays)
+
+
+def _again(layer: _Layer, leaves: list[Array], arrays: list[Array], eager: bool) -> list[Array]:
+    """Return the results of a layer; that of an eager network is traced once for all."""
+    if eager and _is_hashable(layer):
+        return _trace_shared(layer, leaves, arrays)
+    return layer(leaves, arrays)
+
+
+_trace_shared = jax.jit(_Layer.__call__, static_argnums=0)
+_apply_shared = jax.jit(layers.apply, static_argnums=(0, 1))
+
+
+def _is_hashable(own: Any) -> bool:
+    try:
+        hash(own)
+    except TypeError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -500,7 +574,7 @@ class _Rule:
         }
         if self.is_mapped == (True,):
             name = self.names[-1]
-            of_kernel = _of_kernel(self.layer, x[1][0], tensors[name], cotangent[0])
+            of_kernel = linen_kernels.of_kernel(self.layer, x[1][0], tensors[name], cotangent[0])
             found[name] = found[name]._replace(**of_kernel)
         return floating, found
 
@@ -516,56 +590,3 @@ class _Rule:
             return jax.vjp(lambda tensors: self._one(tensors, x), tensors)[1](cotangent)[0]
 
         return self._map(one, 0)(tensors, x, cotangent)
-
-
-_KERNELS = [jax.tree.structure(params) for params in ({"kernel": 0}, {"bias": 0, "kernel": 0})]
-
-
-def _of_kernel(layer: _Layer, x: Array, kernel: Array, cotangent: Array) -> dict[str, Any]:
-    """Return fields of the `TensorGradient` of a kernel where it is a product of matrices.
-
-    Args:
-        layer: any; nothing is returned for one that is not known.
-        x: its only array, `[B, ...]`.
-        kernel: its last tensor.
-        cotangent: of its first result, `[B, ...]`.
-    """
-    module = layer.module
-    if (
-        type(module) not in (nn.Dense, nn.Conv)
-        or layer.method != "__call__"
-        or layer.params not in _KERNELS
-        or module.precision is not None
-        or not x.dtype == kernel.dtype == cotangent.dtype
-    ):
-        return {}
-    if type(module) is nn.Dense and module.dot_general is module.dot_general_cls is None:
-        return {"each": lambda: jnp.einsum("b...f,b...k->bfk", x, cotangent)}
-    if type(module) is nn.Conv and x.ndim == 5 and x.shape[1] == 1 and _is_plain(module):
-        strides = _pair(module.strides)
-        padding = nn.linear.canonicalize_padding(module.padding, 2)
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(x.shape[2:4], kernel.shape[:2], strides, padding)
-        factors = x[:, 0], kernel, cotangent[:, 0], strides, padding
-        return {
-            "each": lambda: convolution.per_example_kernel_gradients(*factors),
-            "in_parts": lambda keep: convolution.keep_tap_by_tap(keep, *factors),
-        }
-    return {}
-
-
-def _is_plain(conv: nn.Conv) -> bool:
-    """Return whether a convolution mixes all channels of pixels that lie together."""
-    return (
-        conv.feature_group_count == 1
-        and _pair(conv.input_dilation) == _pair(conv.kernel_dilation) == (1, 1)
-        and conv.mask is None
-        and conv.conv_general_dilated is None
-        and conv.conv_general_dilated_cls is None
-        and (not isinstance(conv.padding, str) or conv.padding in ("SAME", "VALID"))
-    )
-
-
-def _pair(value: Any) -> tuple[int, ...]:
-    """Return what Flax takes for rows and columns as a pair."""
-    return (1, 1) if value is None else (value,) * 2 if isinstance(value, int) else tuple(value)

@@ -16,7 +16,7 @@ from flax import core as flax_core
 from flax import linen as nn
 
 from jaxnas import gradients
-from jaxnas.network.linen import LinenNetwork
+from jaxnas.network.linen import LinenNetwork, initial
 from jaxnas.network.summary import Summarized
 from jaxnas.types import Array, Outputs, Params
 
@@ -32,11 +32,13 @@ class ModelNetwork(Summarized):
         apply: `apply(params, inputs)`: what the model gives for a batch.
         of_example: the same for a batch of one, inside a map over the axis `gradients.EXAMPLES`,
             across which it normalizes.
+        eager: as of `LinenNetwork`.
     """
 
     library: str
     apply: Apply
     of_example: Apply
+    eager: bool = False
 
     def __call__(self, params: Params, inputs: Any) -> Outputs | Array:
         """Return what the model gives for `inputs` `[B, ...]`."""
@@ -118,6 +120,29 @@ def as_network(
             "A function needs its parameters: got none; pass as_network(apply_fn, params)."
         )
     return _function(model, variables, call_kwargs)
+
+
+def eager_network(
+    model: Any, key: Array, inputs: Any
+) -> tuple[LinenNetwork | ModelNetwork, Params]:
+    """Return a model that may lack its variables as a network run eagerly, and its parameters.
+
+    Args:
+        model: as of `as_network`, a pair `(model, variables)`, or what `as_network` gave.
+        key: for the initial values of a linen module or a Haiku pair that has none.
+        inputs: `[B, ...]`, for which they are.
+    """
+    if type(model) is tuple and len(model) == 2:
+        first, variables = model
+        is_network = isinstance(first, LinenNetwork | ModelNetwork)
+        network, params = model if is_network else as_network(first, variables)
+    elif isinstance(model, nn.Module) and model.scope is None:
+        network, params = as_network(model, initial(model, key, inputs))
+    elif hasattr(model, "_fields") and hasattr(model, "init"):
+        network, params = as_network(model, model.init(key, inputs))
+    else:
+        network, params = as_network(model)
+    return dataclasses.replace(network, eager=True), params
 
 
 def _need_none(variables: Any, kind: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from jaxnas.spaces.darts import darts
 from jaxnas.spaces.encoder import encoder
+from jaxnas.spaces.family import family
 from jaxnas.spaces.mobilenetv2 import mobilenetv2
 from jaxnas.spaces.nasbench101 import nasbench101
 from jaxnas.spaces.nasbench201 import nasbench201
@@ -27,6 +28,7 @@ __all__ = [
     "BY_NAME",
     "darts",
     "encoder",
+    "family",
     "mobilenetv2",
     "nasbench101",
     "nasbench201",

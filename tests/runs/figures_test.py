@@ -117,7 +117,7 @@ def test_recall_curve_refuses_more_than_it_has_colors_for(count):
 
 
 def test_recall_curve_of_nothing():
-    with pytest.raises(ValueError, match="got k=1 with 0 architectures"):
+    with pytest.raises(ValueError, match="k must be an integer from 1 to 0: got 1"):
         figures.recall_curve({"a": []}, [])
 
 

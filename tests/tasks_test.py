@@ -164,7 +164,7 @@ def test_a_space_is_scored_by_a_loss_and_the_store_knows_it(tmp_path):
 
 
 BAD = {
-    "an unknown loss": ({"loss": "hinge"}, r"loss must be one of cross_entropy, mse, .*: got 'hinge'"),
+    "an unknown loss": ({"loss": "hinge"}, r"one of cross_entropy, mse, .*: got 'hinge'"),
     "labels too few": ({"labels": np.ones((3, 3))}, r"arrays \[4, ...\]: got \[\[3, 3\]\]"),
     "nan labels": ({"labels": np.full((4, 3), np.nan)}, r"Labels must be finite: got nan or inf"),
     "other labels": ({"labels": np.ones((4, 5))}, r"outputs \[4, 3\]: got .*TypeError"),

@@ -36,7 +36,7 @@ _OPTIONS = flags.DEFINE_list(
 )
 _BY = flags.DEFINE_list(
     "by",
-    ["panel"],
+    ["panel", "pair"],
     f"Scores; the first one ranks. Of {', '.join([*aggregate.RECIPES, *BY_NAME])}.",
 )
 _DATA = flags.DEFINE_string(

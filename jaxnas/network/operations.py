@@ -216,7 +216,7 @@ def _positive_part_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _positive_part_backward(outputs: Array, cotangent: Array) -> tuple[Array]:
-    return (cotangent * (outputs > 0),)
+    return (cotangent * (outputs > 0).astype(cotangent.dtype),)
 
 
 _positive_part.defvjp(_positive_part_forward, _positive_part_backward)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import flags
@@ -15,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark
-from jaxnas.launch import say
+from jaxnas.launch import keep_programs, say
 from jaxnas.network import normalization
 from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
@@ -404,10 +403,7 @@ def remembered(path: Path, name: str, context: Mapping[str, Any]) -> dict[str, A
 def run_folder(name: str) -> Iterator[tuple[Path, Meter]]:
     """Give the folder of the results and the meter that runs while the experiment does."""
     _refuse_unread()
-    if _COMPILATION_CACHE.value:
-        cache = Path(_COMPILATION_CACHE.value).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_programs(_COMPILATION_CACHE.value)
     folder = output_folder(_OUTPUT_DIR.value or Path("results") / name)
     with Meter(track_energy=_TRACK_ENERGY.value) as meter:
         yield folder, meter

@@ -11,6 +11,7 @@ Networks are scored on real CIFAR-10 images that come with the package, or on yo
 are stored as they come: the same command goes on where it was interrupted.
 """
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import pandas as pd
 from absl import flags
 
 from jaxnas import benchmarks, correlation, datasets, finder, spaces
-from jaxnas.launch import launch, say
+from jaxnas.launch import keep_programs, launch, say
 from jaxnas.proxies import BY_NAME, aggregate
 from jaxnas.runs import Report, ScoreStore, Table, Text, save, to_text
 from jaxnas.scorer import Scorer, run_context
@@ -163,10 +164,15 @@ def report() -> None:
 COMMANDS: dict[str, Callable[[], None]] = {"rank": rank, "search": search, "report": report}
 
 
+@functools.cache
+def _data() -> datasets.Dataset:
+    return datasets.load(_DATA.value)
+
+
 def _space() -> SearchSpace:
     """Return the space, for the classes and colors of the data, with the options of the flag."""
     factory: Callable[..., SearchSpace] = spaces.BY_NAME[_SPACE.value]
-    data = datasets.load(_DATA.value)
+    data = _data()
     options: dict[str, Any] = {
         "classes": data.num_classes,
         "colors": data.x_train.shape[-1],
@@ -193,7 +199,7 @@ def _pairs(flag: str, given: list[str]) -> dict[str, Any]:
 
 
 def _scorer(space: SearchSpace, folder: str | None) -> Scorer:
-    data = datasets.load(_DATA.value)
+    data = _data()
 
     def batch(seed: int) -> Any:
         size = _IMAGE_SIZE.value or None
@@ -225,7 +231,7 @@ def _against(found: finder.Found, accuracy: np.ndarray) -> Table:
     params = np.array([found.space.num_params(arch) for arch in scores.archs], float)
     rng = np.random.default_rng(_SEED.value)
     draws = [rng.permutation(len(accuracy)) for _ in range(1000)]
-    ranked = {name: np.argsort(-scores.mean(name), kind="stable") for name in scores.scores}
+    ranked = {name: scores.order(name) for name in scores.scores}
     orders = ranked | {"#params": np.argsort(-params, kind="stable")}
     first = [k for k in _FIRST if k <= len(accuracy)]
     rows = [
@@ -259,10 +265,7 @@ def main() -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def run() -> None:
-        if _COMPILATION_CACHE.value:
-            cache = Path(_COMPILATION_CACHE.value).expanduser()
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        keep_programs(_COMPILATION_CACHE.value)
         COMMANDS[name]()
 
     launch(run)

@@ -45,7 +45,7 @@ class Found(NamedTuple):
     scorer: Scorer
 
     def __repr__(self) -> str:
-        name = next(iter(self.scores.scores))
+        name = self.scores.first
         return (
             f"Found({self.space.to_string(self.best)}, the best by {name} of "
             f"{len(self.scores.archs)} {self.space.name} architectures)"
@@ -79,7 +79,7 @@ class Found(NamedTuple):
         costs = self.costs.get(name)
         if costs is None:
             costs = self.scorer.of([_cost(name)])(self.scores.archs).mean(name)
-        first = self.scores.mean(next(iter(self.scores.scores)))
+        first = self.scores.mean(self.scores.first)
         frame = self.to_frame().assign(**{name: costs})
         scored = np.flatnonzero(np.isfinite(first))
         return frame.iloc[scored[search.pareto_front(costs[scored], first[scored])]]
@@ -89,7 +89,7 @@ class Found(NamedTuple):
 
         Costs follow under their names, and `best so far` is the first score.
         """
-        first = self.scores.mean(next(iter(self.scores.scores)))
+        first = self.scores.mean(self.scores.first)
         frame = self.scores.to_frame()
         return frame.assign(**self.costs, **{"best so far": np.maximum.accumulate(first)})
 
@@ -99,7 +99,7 @@ class Found(NamedTuple):
         Returns:
             Columns `arch`, the first score, `validation %` and `test %`.
         """
-        archs, first = self.top(k), next(iter(self.scores.scores))
+        archs, first = self.top(k), self.scores.first
         accuracies = trainer(archs)
         names = [self.space.to_string(arch) for arch in archs]
         scores = self.to_frame().set_index("arch")[first]
@@ -119,7 +119,7 @@ class Found(NamedTuple):
 
     def as_report(self, k: int = 20) -> Report:
         """Return the report: what was found, the best `k`, and the course of the search."""
-        frame, first = self.to_frame(), next(iter(self.scores.scores))
+        frame, first = self.to_frame(), self.scores.first
         best = pd.concat([frame[frame["arch"] == self.space.to_string(a)] for a in self.top(k)])
         course = pd.Series(frame["best so far"].to_numpy(), np.arange(1, len(frame) + 1))
         course = course[np.isfinite(course)]
@@ -244,7 +244,7 @@ def _rounds(
     fruitless = 0
     while len(archs) < wanted and fruitless < _MOST_FRUITLESS:
         # The strategy learns what is known, as it now stands, and asks for several.
-        known = np.array([]) if scores is None else scores.mean(next(iter(scores.scores)))
+        known = np.array([]) if scores is None else scores.mean(scores.first)
         told = [-np.inf if at is None else known[at] for at in (met[a.tobytes()] for a in asked)]
         state = _told(strategy, init_key, asked, told, archs.shape[1])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(ask_key, len(asked) + jnp.arange(at_once))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import check, lifetimes
-from jaxnas.tasks import Targets
+from jaxnas.tasks import Targets, cross_entropy
 from jaxnas.types import (
     ApplyFn,
     Array,
@@ -51,13 +51,6 @@ def outputs(apply_fn: ApplyFn, params: Params, inputs: Array) -> Outputs:
 def as_outputs(result: Outputs | Array) -> Outputs:
     """Return what a network gave as `Outputs`, be it bare logits."""
     return result if isinstance(result, Outputs) else Outputs(result)
-
-
-@jax.jit
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Return the cross-entropy of each example in nats, `[B]`."""
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
 
 
 def losses(logits: Array, labels: Any) -> Array:
@@ -254,11 +247,11 @@ def validate_uncoupled(network: Any, params: Params, inputs: Any, alone: Array) 
 
 
 def _compare(network: Any, params: Params, inputs: Any, alone: Array) -> None:
-    together = _together(network, params, inputs)
+    together = logits_of_batch(network, params, inputs)
     if isinstance(together, jax.core.Tracer) or are_close(alone, together):
         return
     same = jax.tree.map(lambda own: jnp.broadcast_to(own[:1], own.shape), inputs)
-    if not are_close(_together(network, params, same)[:1], together[:1]):
+    if not are_close(logits_of_batch(network, params, same)[:1], together[:1]):
         raise ValueError(
             "Scores of single examples need examples that do not see each other: got a network "
             "whose logits of one example change with the rest of the batch; set its normalization "
@@ -273,7 +266,8 @@ def are_close(own: Array, other: Array) -> bool:
 
 
 @lifetimes.for_each_network()
-def _together(network: ApplyFn, params: Params, inputs: Any) -> Array:
+def logits_of_batch(network: ApplyFn, params: Params, inputs: Any) -> Array:
+    """Return the logits `[B, K]` of a whole batch, by a program that ends with the network."""
     return outputs(network, params, inputs).logits
 
 

@@ -7,8 +7,10 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
+import jax
 from absl import app, flags, logging
 
 from jaxnas import allocator
@@ -40,6 +42,13 @@ def launch(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
     _end_on_signals()
     app.run(guarded)
+
+
+def keep_programs(folder: str) -> None:
+    """Let JAX keep compiled programs in a folder between runs; "" is none."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def say(text: str) -> None:

@@ -90,9 +90,18 @@ class Scores(NamedTuple):
         reasons, counts = np.unique(self.status[name].astype(str), return_counts=True)
         return {r: int(c) for r, c in zip(reasons, counts, strict=True) if r != "ok"}
 
-    def order(self) -> NDArray[np.int64]:
-        """Return the positions from the best to the worst by the first score; equals as given."""
-        return np.argsort(-self.mean(next(iter(self.scores))), kind="stable")
+    @property
+    def first(self) -> str:
+        """The name of the first score, which ranks."""
+        return next(iter(self.scores))
+
+    def order(self, name: str | None = None) -> NDArray[np.int64]:
+        """Return the positions from the best to the worst by a score; equals as given.
+
+        Args:
+            name: of the score; None for the first.
+        """
+        return np.argsort(-self.mean(name or self.first), kind="stable")
 
     def top(self, k: int) -> np.ndarray:
         """Return the best `k` architectures by the first score, best first, `int32[k, D]`."""

@@ -19,6 +19,7 @@ Loss = Callable[[Array, Any], Array]
 and labels, an array or a pytree of arrays `[B, ...]`."""
 
 
+@jax.jit
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return the cross-entropy in nats, `[B]`: the mean over positions whose label is not negative.
 
@@ -30,7 +31,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     chosen = jnp.where(kept, labels, 0)[..., None]
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=-1)[..., 0]
     axes = tuple(range(1, labels.ndim))
-    return jnp.where(kept, each, 0).sum(axes) / jnp.maximum(kept.sum(axes), 1)
+    return jnp.where(kept, each, 0).sum(axes) / jnp.maximum(kept.sum(axes), 1).astype(each.dtype)
 
 
 def mse(outputs: Array, labels: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas import gradients, lifetimes, programs
+from jaxnas import gradients, programs
 from jaxnas.types import Array, Params
 
 
@@ -42,7 +42,7 @@ class Summarized:
         if len(jax.tree.leaves(inputs)[0]) < 2:
             return "not compared, there is only one"
         same = jax.tree.map(lambda own: jnp.broadcast_to(own[:1], own.shape), inputs)
-        first, other = (_logits(self, params, own)[:1] for own in (inputs, same))
+        first, other = (gradients.logits_of_batch(self, params, x)[:1] for x in (inputs, same))
         if gradients.are_close(first, other):
             return "each alone"
         try:
@@ -58,11 +58,6 @@ def _bare(network: Any) -> Any:
         return gradients.outputs(network, params, inputs).logits
 
     return logits
-
-
-@lifetimes.for_each_network()
-def _logits(network: Any, params: Params, inputs: Any) -> Array:
-    return gradients.outputs(network, params, inputs).logits
 
 
 def _nothing(tensor: Array, per_example: Array) -> Array:

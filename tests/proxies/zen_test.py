@@ -10,30 +10,21 @@ from jaxnas import Batch, proxies
 ARCH = np.array([3, 2, 1, 4, 0, 3])
 
 
-def _perceptron(params, inputs):
-    return jax.nn.relu(inputs @ params["first"] + params["shift"][None]) @ params["second"]
-
-
-PARAMS = {
-    "first": jnp.array([[1.0, -2.0], [3.0, 4.0]]),
-    "second": jnp.array([[-1.0], [5.0]]),
-    "shift": jnp.array([-1.0, 0.0]),
-}
-
-
+@pytest.mark.parametrize("name", ["synflow", "zen"])
 @pytest.mark.parametrize(("factor", "expected"), [(0.0, -np.inf), (np.nan, np.nan)])
-def test_nothing_and_nan(factor, expected):
+def test_nothing_and_nan(perceptron, name, factor, expected):
+    apply_fn, params = perceptron
     batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int))
-    own = proxies.BY_NAME["zen"](
-        lambda params, x: jax.nn.relu(factor * _perceptron(params, x)), PARAMS, batch
+    own = proxies.BY_NAME[name](
+        lambda params, x: jax.nn.relu(factor * apply_fn(params, x)), params, batch
     )
     np.testing.assert_equal(np.asarray(own), np.float32(expected))
 
 
-def test_zen_of_a_plain_network():
+def test_zen_of_a_plain_network(perceptron):
     key = jax.random.key(3)
     batch = Batch(jnp.ones((5, 2)), jnp.zeros(5, int))
-    own = proxies.BY_NAME["zen"](_perceptron, PARAMS, batch, key=key)
+    own = proxies.BY_NAME["zen"](*perceptron, batch, key=key)
     # The same draws, by the name of the tensor.
     weights, images, change = jax.random.split(key, 3)
     name = zlib.crc32(b"['first']")
@@ -58,7 +49,7 @@ def test_zen_takes_variances_back(small_space, draw_batch):
         assert one != zen(network, params, batch, key=jax.random.key(2))
 
 
-def test_zen_needs_a_relu():
+def test_zen_needs_a_relu(perceptron):
     batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int))
     with pytest.raises(ValueError, match="got a network without"):
-        proxies.BY_NAME["zen"](lambda params, x: x @ params["first"], PARAMS, batch)
+        proxies.BY_NAME["zen"](lambda params, x: x @ params["first"], perceptron[1], batch)

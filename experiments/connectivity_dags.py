@@ -49,6 +49,7 @@ from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.scorer import run_context
 from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
+from jaxnas.types import Kernels
 
 NAMED = {"DAG#1 sequential": "2_02_002", "DAG#2 parallel": "1_01_222", "DAG#3 mixed": "2_21_112"}
 REGIMES = ("fixed", "tuned")
@@ -272,7 +273,7 @@ def _order() -> tuple[Order, Stem]:
     return ("post", "relu") if _ORDER.value == "post" else ("pre", "linear")
 
 
-def _itself(both: connectivity.Kernels) -> connectivity.Kernels:
+def _itself(both: Kernels) -> Kernels:
     return both
 
 

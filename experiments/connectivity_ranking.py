@@ -57,6 +57,7 @@ from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, ScoreRow, ScoreStore, Table, Text, figures, track
 from jaxnas.spaces.nasbench201 import cell, equivalence
+from jaxnas.types import Kernels
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 2000, "Cells with a path to rank.", 20, 7500)
 
@@ -170,7 +171,7 @@ def _of_chain(cells: list[np.ndarray], gram: np.ndarray) -> np.ndarray:
     return connectivity.over_wirings(_ntk, wiring.chain(cells)[None], gram, order="pre")[0]
 
 
-def _ntk(both: connectivity.Kernels) -> Any:
+def _ntk(both: Kernels) -> Any:
     return both.ntk
 
 

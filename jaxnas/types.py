@@ -108,8 +108,9 @@ class Shown:
             statistics of a batch.
         path: of the weights beside it.
         value: an array, or a pytree of arrays.
-        alive: `bool[]`; False if the architecture does not have the operation. A compiled program
-            shows everything that its architectures could have.
+        alive: `bool[]`; False if the architecture does not have the operation. `bool[C]` where it
+            has some of the channels. A compiled program shows everything that its architectures
+            could have.
     """
 
     kind: str
@@ -235,6 +236,19 @@ class Proxy(NamedTuple):
         """Return the score of one network, `float[]`."""
         key = jax.random.key(0) if key is None else key
         return self.reduce(self.measure(apply_fn, params, batch, key))
+
+
+class Kernels(NamedTuple):
+    """Both kernels of one network of infinite width, as arrays of JAX or of NumPy.
+
+    Attributes:
+        nngp: `[B, B]` between inputs, `[B, B']` against others, or with the pixels of a node behind
+            it, `[B, B, H, W, H, W]`: of the outputs over draws of the weights.
+        ntk: of the same shape: of the gradients.
+    """
+
+    nngp: Any
+    ntk: Any
 
 
 class SearchStrategy(NamedTuple):

@@ -19,7 +19,7 @@ PROJECTION = "projection"
 _SIZES = dict(zip(OPERATIONS, (3, 1, None), strict=True))
 
 
-class Kernel(NamedTuple):
+class ConvolutionShape(NamedTuple):
     """A convolution of a cell: size and channels."""
 
     size: int
@@ -55,19 +55,19 @@ def widths(graph: Graph, channels: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def kernels(graph: Graph, inputs: int, channels: int) -> dict[str, dict[str, Kernel]]:
+def kernels(graph: Graph, inputs: int, channels: int) -> dict[str, dict[str, ConvolutionShape]]:
     """Return the convolutions of a cell, by vertex (`vertex_1`, ..., `output`) and name."""
     of_vertex = widths(graph, channels)
-    found: dict[str, dict[str, Kernel]] = {}
+    found: dict[str, dict[str, ConvolutionShape]] = {}
     for vertex in (*graph.inner, VERTICES - 1):
         own, width = {}, of_vertex[vertex]
         if 0 in graph.sources[vertex]:
-            own[PROJECTION] = Kernel(1, inputs, width)
+            own[PROJECTION] = ConvolutionShape(1, inputs, width)
         if vertex < VERTICES - 1:
             operation = graph.operations[vertex - 1]
             size = _SIZES[operation]
             if size is not None:
-                own[operation] = Kernel(size, width, width)
+                own[operation] = ConvolutionShape(size, width, width)
         if own:
             found[name(vertex)] = own
     return found
@@ -88,7 +88,7 @@ def num_params(
     normalised: bool = True,
 ) -> int:
     """Return the exact number of trainable parameters of a network."""
-    stem = Kernel(3, colors, channels)
+    stem = ConvolutionShape(3, colors, channels)
     convolutions = [stem]
     for inputs, outputs in stages(channels, cells):
         for own in kernels(graph, inputs, outputs).values():

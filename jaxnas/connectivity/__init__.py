@@ -28,10 +28,9 @@ from jaxnas.connectivity.linearised import (
     linearised_loss,
     predicted_steps_to,
 )
-from jaxnas.connectivity.recursion import Kernels, kernels, over_wirings
+from jaxnas.connectivity.recursion import kernels, over_wirings
 
 __all__ = [
-    "Kernels",
     "Statistics",
     "centred_one_hot",
     "convergence_theorem",

@@ -14,13 +14,13 @@ to compile. Sources: Novak et al., 2019, arXiv 1810.05148; Arora et al., 2019, a
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import check, wiring
 from jaxnas.benchmarks import notation
+from jaxnas.types import Kernels
 
 MAX_BYTES = 4 * 2**30
 _TENSORS = 24  # NNGP and NTK of the stem, of six convolutions and of four nodes, and temporaries
@@ -28,13 +28,6 @@ _TENSORS = 24  # NNGP and NTK of the stem, of six convolutions and of four nodes
 _NODES, _STEM = 4, -1
 _SKIP, _CONV_1X1, _CONV_3X3, _POOL = range(1, len(notation.OPERATIONS))
 _SHIFTS = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
-
-
-class Kernels(NamedTuple):
-    """Both kernels of the same network, `[N, N]`, or of a node's pixels, `[N, N, H, W, H, W]`."""
-
-    nngp: np.ndarray
-    ntk: np.ndarray
 
 
 def convolutional_kernels(arch: ArrayLike, images: ArrayLike, *, last_relu: bool = True) -> Kernels:

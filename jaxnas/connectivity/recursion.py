@@ -26,20 +26,13 @@ from jax.typing import ArrayLike
 from jaxnas import check
 from jaxnas.connectivity.bound import relu_layer
 from jaxnas.connectivity.inputs import square
-from jaxnas.types import Array
+from jaxnas.types import Array, Kernels
 from jaxnas.wiring import LINEAR, SKIP, incoming, num_nodes, validate
 
 Order = Literal["post", "pre"]
 Stem = Literal["linear", "relu"]
 
 MAX_BYTES = 8 * 2**30
-
-
-class Kernels(NamedTuple):
-    """Both kernels of the same network, `[N, N]`."""
-
-    nngp: Array
-    ntk: Array
 
 
 class _State(NamedTuple):

@@ -12,7 +12,7 @@ Novak et al., 2019, arXiv 1810.05148 (convolutions), and 2020, arXiv 1912.02803 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from jaxnas.kernels._neural_tangents import stax
 from jaxnas.kernels._signals import Operation, propagate
-from jaxnas.types import Array
+from jaxnas.types import Array, Kernels
 from jaxnas.wiring import is_connected, num_nodes
 
 __all__ = [
@@ -50,13 +50,6 @@ NASBENCH201_OPERATIONS: tuple[Operation, ...] = (
 MAX_BYTES = 4 * 2**30
 
 _KINDS: tuple[Operation, ...] = ("zero", "skip", "linear")
-
-
-class Kernels(NamedTuple):
-    """Both kernels of the same network, `[B, B]` (or `[B, B']` against other inputs)."""
-
-    nngp: Array
-    ntk: Array
 
 
 def kernels(kernel_fn: KernelFn, inputs: Array, others: Array | None = None) -> Kernels:

@@ -169,8 +169,8 @@ def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: 
         everything = []
         for kind, count in places.items():
             of_kind = [value for value in shown if _kind(value) == kind]
-            name, shape, dtype = kind
-            nothing = Shown(name, (), jnp.zeros(shape, dtype), jnp.array(False))
+            name, shape, dtype, channels = kind
+            nothing = Shown(name, (), jnp.zeros(shape, dtype), jnp.zeros(channels, bool))
             alive = [Shown(name, (), found.value, jnp.asarray(found.alive)) for found in of_kind]
             everything += alive + [nothing] * (count - len(alive))
         return outputs, everything
@@ -184,7 +184,7 @@ def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: 
 
 
 def _kind(shown: Shown) -> Any:
-    return shown.kind, shown.value.shape, jnp.dtype(shown.value.dtype)
+    return shown.kind, shown.value.shape, jnp.dtype(shown.value.dtype), jnp.shape(shown.alive)
 
 
 def liveness(graph: Graph) -> dict[int, Any]:

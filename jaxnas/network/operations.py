@@ -51,6 +51,7 @@ class Weights:
         context: how.
         running: running statistics of its normalization layers, nested by name, or None.
         shown: what was shown so far.
+        present: `bool[C]`, which channels the architecture has, of an operation that computes more.
         declared: by name, the tensors of an operation that is only described.
         costs: multiply-accumulates of one example, layer by layer.
     """
@@ -69,6 +70,7 @@ class Weights:
         self.context = context
         self.running = running
         self.shown: list[Shown] = []
+        self.present: Any = True
         self.declared: dict[str, Any] = {}
         self.costs: list[int] = []
         self._tensors = tensors
@@ -126,7 +128,7 @@ class Weights:
     def show(self, kind: str, value: Callable[[], Any]) -> None:
         """Show a value to those who watch values of its kind; others do not compute it."""
         if kind in self.context.watched:
-            self.shown.append(Shown(kind, self._path, value()))
+            self.shown.append(Shown(kind, self._path, value(), self.present))
 
     def cost(self, macs: int) -> None:
         """Count multiply-accumulates of one example."""

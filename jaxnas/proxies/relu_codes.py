@@ -52,9 +52,10 @@ def combined(combine: Callable[[Array, Array], Array], kept: list[Array | None])
 @jax.jit
 def _agree(preactivation: Array, alive: Any) -> Array:
     """Return in how many ReLUs each pair of examples agrees, `[B, B]`."""
-    signs = jnp.where(preactivation > 0, 1.0, -1.0).reshape(preactivation.shape[0], -1)
-    agreement = (signs @ signs.T + signs.shape[1]) / 2
-    return jnp.where(alive, agreement, 0) + nan_unless_finite(preactivation)
+    signs = jnp.where(preactivation > 0, 1.0, -1.0)
+    of_present = jnp.where(alive, signs, 0).reshape(signs.shape[0], -1)
+    present = jnp.abs(of_present[0]).sum()
+    return (of_present @ of_present.T + present) / 2 + nan_unless_finite(preactivation)
 
 
 def nan_unless_finite(preactivation: Array) -> Array:

@@ -33,8 +33,9 @@ def _patterns(preactivation: Array, alive: Any) -> Array:
     groups = preactivation.shape[0] // size
     bits = (preactivation > 0)[: groups * size].reshape(groups, size, -1)
     numbers = (bits.astype(jnp.int32) << jnp.arange(size, dtype=jnp.int32)[None, :, None]).sum(1)
-    seen = jnp.zeros((groups, 2**size)).at[jnp.arange(groups)[:, None], numbers].set(1)
-    return jnp.where(alive, seen, 0) + relu_codes.nan_unless_finite(preactivation)
+    present = jnp.broadcast_to(alive, preactivation.shape[1:]).reshape(1, -1).astype(jnp.float32)
+    seen = jnp.zeros((groups, 2**size)).at[jnp.arange(groups)[:, None], numbers].max(present)
+    return seen + relu_codes.nan_unless_finite(preactivation)
 
 
 def _collect_patterns(kept: list[Array | None]) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, Stage
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
 
 _STEP = 0.01
 
@@ -44,10 +44,29 @@ def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
 
     inputs = measures.normal_like(images, batch.inputs)
     drawn = jax.tree_util.tree_map_with_path(draw, params)
-    stages = activations.stages(apply_fn, drawn, inputs)
-    features, logs = _last_features(stages, inputs)
-    moved, _ = _last_features(stages, _moved(inputs, measures.normal_like(change, batch.inputs)))
-    distance = jnp.abs(features - moved).sum() / features.shape[0]
+    moved = _moved(inputs, measures.normal_like(change, batch.inputs))
+    distance, logs = None, jnp.zeros(())
+    given: tuple[tuple[Array, ...], tuple[Array, ...]] = ((inputs,), (moved,))
+    for stage in activations.stages(apply_fn, drawn, inputs):
+        passed, other = map(stage, given)
+        for shown, beside in zip(passed.shown, other.shown, strict=True):
+            if jnp.ndim(shown.alive):
+                raise ValueError(
+                    "Zen-score draws weights for the channels that a network has: got a program "
+                    "that computes more of them; use plan='eager'."
+                )
+            if shown.kind == "preactivation":  # the last one that is alive counts
+                by = _distance(shown.value, beside.value, shown.alive)
+                live = jnp.any(jnp.asarray(shown.alive))
+                distance = by if distance is None else jnp.where(live, by, distance)
+            else:
+                logs += _log_deviation(shown.value, shown.alive)
+        given = passed.outputs, other.outputs
+    if distance is None:
+        raise ValueError(
+            "Zen-score reads the features behind the last activation: got a network without; score "
+            "another network, or choose another score."
+        )
     return measures.or_nothing(jnp.log(distance) + logs, distance > 0)
 
 
@@ -68,27 +87,15 @@ def _moved(inputs: Any, noise: Any) -> Any:
     return jax.tree.map(moved, inputs, noise)
 
 
-def _last_features(stages: list[Stage], inputs: Array) -> tuple[Array, Array]:
-    """Return the last map behind a ReLU, and the sum of the logarithms of all deviations."""
-    features, logs = None, jnp.zeros(())
-    given: tuple[Array, ...] = (inputs,)
-    for stage in stages:
-        passed: Passed = stage(given)
-        for shown in passed.shown:
-            if shown.kind == "preactivation":
-                features = jax.nn.relu(shown.value)
-            else:
-                logs += _log_deviation(shown.value, shown.alive)
-        given = passed.outputs
-    if features is None:
-        raise ValueError(
-            "Zen-score reads the features behind the last activation: got a network without; score "
-            "another network, or choose another score."
-        )
-    return features, logs
+@jax.jit
+def _distance(preactivation: Array, moved: Array, alive: Any) -> Array:
+    """Return the mean over examples of the 1-norm of what a move changes behind a ReLU."""
+    change = jnp.abs(jax.nn.relu(preactivation) - jax.nn.relu(moved))
+    return jnp.where(alive, change, 0).sum() / preactivation.shape[0]
 
 
 @jax.jit
-def _log_deviation(variance: Array, alive: Array) -> Array:
-    mean = variance.mean()
-    return jnp.where(alive & (mean > 0), jnp.log(jnp.where(mean > 0, mean, 1)) / 2, 0)
+def _log_deviation(variance: Array, alive: Any) -> Array:
+    present = jnp.broadcast_to(alive, variance.shape)
+    mean = jnp.where(present, variance, 0).sum() / jnp.maximum(present.sum(), 1)
+    return jnp.where(mean > 0, jnp.log(jnp.where(mean > 0, mean, 1)) / 2, 0)

@@ -16,7 +16,7 @@ from jaxnas import check
 from jaxnas.network import Operation, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.spaces.mobilenetv2 import blocks, space_of
-from jaxnas.spaces.mobilenetv2.blocks import Activate, Layer
+from jaxnas.spaces.mobilenetv2.blocks import Activate, BlockPlace
 from jaxnas.spaces.mobilenetv2.layout import Layout, Stage, resolve
 from jaxnas.types import Array, SearchSpace
 
@@ -41,7 +41,7 @@ class Unit(NamedTuple):
         if self.size < 3 or self.size % 2 == 0:
             raise ValueError(f"A unit has an odd kernel size of at least 3: got {self.size}.")
 
-    def operation(self, layer: Layer, activate: Activate = ops.relu) -> Operation:
+    def operation(self, layer: BlockPlace, activate: Activate = ops.relu) -> Operation:
         """Return what it computes in a layer."""
         return unit(
             **self._asdict(), features=layer.outputs, stride=layer.stride, activate=activate

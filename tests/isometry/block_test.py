@@ -8,7 +8,7 @@ import pytest
 from jaxnas.isometry import BY_NAME, BlockShape, FixedBlock, calibrate, convolve
 from jaxnas.network import Weights
 from jaxnas.network.operations import Context, describe
-from jaxnas.spaces.mobilenetv2 import Candidate, Layer
+from jaxnas.spaces.mobilenetv2 import BlockPlace, Candidate
 
 SHAPE = BlockShape(4, 12, 4, 3)
 
@@ -18,7 +18,7 @@ def test_calibrated_block_is_the_trained_one_where_padding_has_no_say():
     kernels = BY_NAME["delta"].block(jax.random.key(0), SHAPE, jnp.float32)
     batch = jax.random.normal(jax.random.key(1), (32, 6, 6, 4))
     candidate = Candidate(3, 3)
-    layer = Layer(4, 4, 1, 6, (candidate,))
+    layer = BlockPlace(4, 4, 1, 6, (candidate,))
     weights = {
         name: {"kernel": kernel, "scale": jnp.ones(kernel.shape[3]), "bias": 0 * kernel[0, 0, 0]}
         for name, kernel in kernels._asdict().items()

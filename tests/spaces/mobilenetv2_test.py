@@ -13,8 +13,8 @@ from jaxnas.network.operations import describe
 from jaxnas.spaces.mobilenetv2 import (
     BY_LAYOUT,
     IDENTITY,
+    BlockPlace,
     Candidate,
-    Layer,
     Layout,
     SearchedNetwork,
     Stage,
@@ -76,7 +76,7 @@ def _macs(candidate, layer):
 
 def test_published_flops_of_a_layer():
     # 3 * 24² * 112² + (72 * 9 + 72 * 32) * 56² = 21,676,032 + 9,257,472
-    layer = Layer(24, 32, 2, 112, CANDIDATES)
+    layer = BlockPlace(24, 32, 2, 112, CANDIDATES)
     assert _macs(Candidate(3, 3), layer) == 30_933_504
     assert layers(BY_LAYOUT["spos"])[0] == layer
 
@@ -84,7 +84,7 @@ def test_published_flops_of_a_layer():
 def test_published_flops_of_what_is_fixed():
     layout = BY_LAYOUT["spos"]
     stem = 9 * 3 * 40 * 112**2
-    assert stem + _macs(Candidate(3, 1), Layer(40, 24, 1, 112, ())) == 30_105_600
+    assert stem + _macs(Candidate(3, 1), BlockPlace(40, 24, 1, 112, ())) == 30_105_600
     # The published table counts the products and the sums of the classifier, 1728 + 1727 a class.
     head = 40_033_304 - 1727 * 1000
     assert _costs(layout, classes=1000).fixed.macs == 30_105_600 + head

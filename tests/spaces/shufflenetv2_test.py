@@ -8,7 +8,7 @@ import pytest
 
 from jaxnas.network import Weights, tensors
 from jaxnas.network.operations import Context, describe
-from jaxnas.spaces.mobilenetv2 import Layer, SearchedNetwork, Stage, costs
+from jaxnas.spaces.mobilenetv2 import BlockPlace, SearchedNetwork, Stage, costs
 from jaxnas.spaces.shufflenetv2 import BY_LAYOUT, UNITS, Unit, checked, shufflenetv2
 
 KEY = jax.random.key(0)
@@ -58,12 +58,12 @@ def _cost(unit, layer):
 def test_cost_by_hand():
     # 8 channels at 4 x 4, stride 1: 4 -> 4, depthwise 5 x 5 of 4, 4 -> 4.
     unit = Unit(5)
-    params, macs = _cost(unit, Layer(8, 8, 1, 4, ()))
+    params, macs = _cost(unit, BlockPlace(8, 8, 1, 4, ()))
     assert macs == (16 + 100 + 16) * 16
     assert params == 16 + 100 + 16 + 3 * 8
     # Stride 2, 4 -> 10: main 4 -> 5 at 4 x 4, then 25 x 5 and 5 -> 6 at 2 x 2; beside 25 x 4 and
     # 4 -> 4 at 2 x 2.
-    params, macs = _cost(unit, Layer(4, 10, 2, 4, ()))
+    params, macs = _cost(unit, BlockPlace(4, 10, 2, 4, ()))
     assert macs == 20 * 16 + (125 + 30) * 4 + (100 + 16) * 4
     assert params == 20 + 125 + 30 + 116 + 2 * (5 + 5 + 6 + 4 + 4)
 
@@ -79,7 +79,7 @@ def test_parameters_are_those_that_are_bound(arch):
 
 def test_half_of_the_channels_pass():
     unit = Unit(3)
-    layer = Layer(4, 4, 1, 4, ())
+    layer = BlockPlace(4, 4, 1, 4, ())
     x = jax.random.normal(KEY, (2, 4, 4, 4))
     weights = {
         "expand": {"kernel": jnp.array([[[[1.0, 2], [3, 4]]]])},

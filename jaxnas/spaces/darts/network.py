@@ -23,7 +23,7 @@ from jaxnas.types import Array
 STEM_FACTOR = 3
 
 
-class Layer(NamedTuple):
+class CellPlace(NamedTuple):
     """A cell's place in the network.
 
     Attributes:
@@ -60,14 +60,14 @@ class Darts(ImageNetwork):
         x = net.stage("pool", ops.global_average_pool(), states[-1])
         return net.stage("classifier", ops.dense(features=self.classes), x)
 
-    def places(self) -> Iterator[Layer]:
+    def places(self) -> Iterator[CellPlace]:
         """Yield the place of each cell, in order."""
         before = last = STEM_FACTOR * self.channels
         width, after_reduction = self.channels, False
         for position in range(self.layers):
             reduction = position in (self.layers // 3, 2 * self.layers // 3)
             width *= 1 + reduction
-            yield Layer((before, last), width, reduction, after_reduction)
+            yield CellPlace((before, last), width, reduction, after_reduction)
             before, last, after_reduction = last, NODES * width, reduction
 
 
@@ -77,7 +77,7 @@ def stem(width: int, net: Net, x: Value) -> tuple[Value, Value]:
     return x, net(ops.IDENTITY, x)
 
 
-def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple[Value, Value]:
+def cell(arch: Any, layer: CellPlace, net: Net, before: Value, last: Value) -> tuple[Value, Value]:
     """Write down a cell: each node is the sum of two operations, each on an earlier state."""
     project = ops.relu_conv_norm(features=layer.width, size=1)
     halve = ops.factorized_reduction(features=layer.width)
@@ -98,7 +98,9 @@ def cell(arch: Any, layer: Layer, net: Net, before: Value, last: Value) -> tuple
     return last, net(ops.concatenate(), *states[INPUTS:])
 
 
-def edge(net: Net, name: str, states: list[Value], state: Any, chosen: Any, layer: Layer) -> Value:
+def edge(
+    net: Net, name: str, states: list[Value], state: Any, chosen: Any, layer: CellPlace
+) -> Value:
     """Write down the chosen operation on the chosen state.
 
     Reduction cells halve the two states that they are given. For a traced architecture there are

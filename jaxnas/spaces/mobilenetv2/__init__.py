@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxnas import check, encoding
 from jaxnas.network import normalization
 from jaxnas.spaces.image_space import image_space
-from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, Candidate, Layer
+from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, BlockPlace, Candidate
 from jaxnas.spaces.mobilenetv2.layout import (
     BY_LAYOUT,
     Layout,
@@ -21,9 +21,9 @@ from jaxnas.types import SearchSpace
 __all__ = [
     "BY_LAYOUT",
     "IDENTITY",
+    "BlockPlace",
     "Candidate",
     "Costs",
-    "Layer",
     "Layout",
     "SearchedNetwork",
     "Stage",

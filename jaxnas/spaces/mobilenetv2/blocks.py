@@ -35,11 +35,11 @@ class Block(Protocol):
             ValueError: there is no such block.
         """
 
-    def operation(self, layer: "Layer", activate: Activate = ops.relu6) -> Operation:
+    def operation(self, layer: "BlockPlace", activate: Activate = ops.relu6) -> Operation:
         """Return what it computes in a layer, without what runs beside it."""
 
 
-class Layer(NamedTuple):
+class BlockPlace(NamedTuple):
     """The place of a block in a network.
 
     Attributes:
@@ -85,7 +85,7 @@ class Candidate(NamedTuple):
                 f"or is (0, 0), the identity: got {tuple(self)}."
             )
 
-    def operation(self, layer: Layer, activate: Activate = ops.relu6) -> Operation:
+    def operation(self, layer: BlockPlace, activate: Activate = ops.relu6) -> Operation:
         """Return what it computes in a layer, without what runs beside it."""
         outputs, stride = layer.outputs, layer.stride
         if self == IDENTITY:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxnas import check
-from jaxnas.spaces.mobilenetv2.blocks import ACTIVATIONS, Activation, Block, Candidate, Layer
+from jaxnas.spaces.mobilenetv2.blocks import ACTIVATIONS, Activation, Block, BlockPlace, Candidate
 
 CANDIDATES = tuple(Candidate(size, expansion) for size in (3, 5, 7) for expansion in (3, 6))
 """Kernel and expansion in the order of the published code: (3, 3), (3, 6), (5, 3), ..., (7, 6)."""
@@ -110,7 +110,7 @@ def resolve(layout: str | Layout) -> Layout:
     return layout
 
 
-def layers(layout: Layout) -> tuple[Layer, ...]:
+def layers(layout: Layout) -> tuple[BlockPlace, ...]:
     """Return the searched layers, in order.
 
     Raises:
@@ -126,7 +126,7 @@ def layers(layout: Layout) -> tuple[Layer, ...]:
                     f"Stage {number} cannot halve an image of one pixel: got images of "
                     f"{layout.image_size} pixels; use larger ones, or a layout with fewer strides."
                 )
-            layer = Layer(inputs, stage.outputs, stride, size, layout.candidates)
+            layer = BlockPlace(inputs, stage.outputs, stride, size, layout.candidates)
             extra = layout.optional if layer.is_plain else ()
             found.append(layer._replace(candidates=layout.candidates + extra))
             inputs, size = stage.outputs, -(-size // stride)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxnas.network import Net, Network, Value, graph, module, tensors
 from jaxnas.network import operations as ops
 from jaxnas.spaces.mobilenetv2 import blocks
-from jaxnas.spaces.mobilenetv2.blocks import Layer
+from jaxnas.spaces.mobilenetv2.blocks import BlockPlace
 from jaxnas.spaces.mobilenetv2.layout import BY_LAYOUT, Layout, layers
 from jaxnas.types import Array
 
@@ -60,7 +60,7 @@ class SearchedNetwork(Network):
         """Raise `ValueError` unless networks of the layout can read the images."""
         validate_images(self.layout, self.colors, inputs)
 
-    def _layer(self, layer: Layer, decision: Any, net: Net, x: Value) -> Value:
+    def _layer(self, layer: BlockPlace, decision: Any, net: Net, x: Value) -> Value:
         """Write down the chosen block and what runs beside it."""
         offered = {
             candidate.name: candidate.operation(layer, self._activate)

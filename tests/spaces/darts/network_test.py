@@ -16,7 +16,7 @@ import jaxnas
 from jaxnas.network import Bucket, Network, module, operation
 from jaxnas.network import operations as ops
 from jaxnas.spaces.darts import cell, darts
-from jaxnas.spaces.darts.network import Layer, dil_conv, sep_conv
+from jaxnas.spaces.darts.network import CellPlace, dil_conv, sep_conv
 from jaxnas.spaces.darts.network import cell as write_cell
 from jaxnas.types import Batch, PerExampleDifferentiable, Statistic
 
@@ -226,8 +226,8 @@ def _assert_close(found, expected, tolerance=1e-9):
 # Cells.
 
 CELLS = {
-    "normal": (NORMAL, Layer((4, 6), WIDTH, False, True)),
-    "reduction": (REDUCE, Layer((4, 6), WIDTH, True, False)),
+    "normal": (NORMAL, CellPlace((4, 6), WIDTH, False, True)),
+    "reduction": (REDUCE, CellPlace((4, 6), WIDTH, True, False)),
 }
 
 
@@ -244,7 +244,7 @@ def flattened(weights, *xs):
 class OneCell(Network):
     """A cell alone: it reads two parts of the images, and both outputs stand for the logits."""
 
-    layer: Layer = CELLS["normal"][1]
+    layer: CellPlace = CELLS["normal"][1]
 
     def forward(self, net, x, arch):
         before, last = (net.stage(name, part(**own), x) for name, own in self.parts().items())

@@ -13,10 +13,11 @@ from flax import linen as nn
 from flax import traverse_util
 
 import jaxnas
-from jaxnas import proxies
+from jaxnas import engine, proxies
 from jaxnas.benchmarks.nasbench101 import nasbench101 as table
 from jaxnas.gradients import GRADIENT
 from jaxnas.network import Architecture, Network, StaticArch
+from jaxnas.proxies import measures
 from jaxnas.spaces.nasbench101 import NASBench101, cell, nasbench101
 from jaxnas.spaces.nasbench101.network import cell as write_cell
 from jaxnas.types import Batch, PerExampleDifferentiable, Staged, Statistic
@@ -470,14 +471,34 @@ def test_proxies_read_it():
     assert found.scores["flops"][0, 0] == network.num_macs(own, images)
 
 
-def test_units_of_a_compiled_cell_are_not_counted():
-    """It computes channels that the cell does not have, which codes of ReLUs would count."""
+def test_both_plans_count_the_units_that_a_cell_has():
+    """A compiled program computes channels that the cell does not have."""
+    space = SPACES["instance"]
+    params, images = _drawn("instance")
+    batch = Batch(images, jnp.arange(len(images)) % CLASSES)
+    names = ("naswot", "swap", "linear_regions", "expressivity", "channel_independence")
+    chosen = proxies.resolve(names)
+    wanted = tuple(dict.fromkeys(proxy.measure for proxy in chosen))
+
+    def measure(arch):
+        network, own = space.bind(arch, params)
+        return measures.measure_all(wanted, network, own, batch, jax.random.key(0))
+
+    compiled = jax.jit(measure)
+    for name in ("shared", "dead vertices"):
+        arch = cell.from_string(CELLS[name])
+        found, expected = (
+            engine.reduce(chosen, jax.device_get(run(arch))) for run in (compiled, measure)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+
+
+def test_zen_draws_no_weights_for_channels_that_a_cell_has_not():
     params, images = _drawn("instance")
 
     def score(arch):
         network, chosen = SPACES["instance"].bind(arch, params)
-        batch = Batch(images, jnp.array([0, 2]))
-        return proxies.BY_NAME["naswot"](network, chosen, batch)
+        return proxies.BY_NAME["zen"](network, chosen, Batch(images, jnp.array([0, 2])))
 
     with pytest.raises(ValueError, match="use plan='eager'"):
         jax.eval_shape(score, jax.ShapeDtypeStruct((len(cell.NUM_CHOICES),), jnp.int32))

@@ -212,12 +212,7 @@ def _assert_finite(scores):
 @pytest.mark.parametrize("case", ALONE)
 def test_every_score_of_every_model(case):
     network, params, inputs = ALONE[case]()
-    names = SCORES
-    if case == "Equinox MLP":
-        with pytest.raises(ValueError, match="MeCo reads feature maps"):
-            jaxnas.score(network, params, (inputs, LABELS), "channel_independence")
-        names = [name for name in SCORES if name != "channel_independence"]
-    scores = jaxnas.score(network, params, (inputs, LABELS), names)
+    scores = jaxnas.score(network, params, (inputs, LABELS), SCORES)
     _assert_finite(scores)
 
     # The gradients of examples, by a loop over them.
@@ -346,6 +341,16 @@ def test_a_normalization_that_nobody_reads_changes_no_code(norm):
         scores.append(jaxnas.score(network, params, (x, LABELS), ["naswot", "swap"]))
     assert scores[0] == scores[1] == scores[2]
     _assert_finite(scores[0])
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, lambda: nn.GroupNorm(1)])
+def test_a_network_of_nothing_but_layers_and_normalizations_has_no_activation(norm):
+    model = nn.Sequential([nn.Dense(8), norm(), nn.Dense(CLASSES)])
+    x = jax.random.normal(jax.random.key(2), (COUNT, 6))
+    network, params = as_network(model, model.init(jax.random.key(0), x))
+    for name in ("naswot", "swap", "channel_independence"):
+        with pytest.raises(ValueError, match=r"activations.*: got a network without"):
+            jaxnas.score(network, params, (x, LABELS), name)
 
 
 def test_what_is_not_trained_stays_in_the_network():

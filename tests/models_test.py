@@ -393,6 +393,25 @@ def test_a_hugging_face_model():
     np.testing.assert_allclose(network(given, inputs), own(params, inputs), rtol=1e-6)
 
 
+class _PortedCNN(_Ported):
+    """One with a BatchNorm, whose `params` are all of its variables."""
+
+    def __call__(self, images, params, train):
+        class Result:
+            logits = self.module.apply(params, images, train)
+
+        return Result
+
+
+def test_statistics_of_a_hugging_face_model_are_not_trained():
+    variables = LinenCNN().init({"params": jax.random.key(0)}, IMAGES, False)
+    network, params = as_network(_PortedCNN(LinenCNN(), variables))
+    assert params.keys() == {"first", "norm", "second", "last"}
+    np.testing.assert_array_equal(
+        network(params, IMAGES), LinenCNN().apply(variables, IMAGES, False)
+    )
+
+
 def test_a_network_ends_with_its_programs():
     alive = []
     for make in (_resnet, lambda: _nnx_cnn(train=True)):

@@ -10,10 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxnas import gradients, lifetimes, programs
-from jaxnas.types import ApplyFn, Array, Params, Passed, Shown, Stage, Staged, Statistics
+from jaxnas.types import (
+    ApplyFn,
+    Array,
+    Params,
+    Passed,
+    Shown,
+    Stage,
+    Staged,
+    Statistics,
+    is_floating,
+)
 
 
 def stages(
@@ -102,20 +111,19 @@ def _pull(
     cotangent: Array,
 ) -> tuple[list[Array | None], Any]:
     """Return the gradients by the inputs, None for tokens, and what is kept of the tensors."""
-    is_floating = [jnp.issubdtype(own.dtype, jnp.floating) for own in inputs]
+    floats = [is_floating(own) for own in inputs]
 
     def features(params: list[Array], floating: list[Array]) -> Array:
         remaining = iter(floating)
         merged = [
-            next(remaining) if is_one else own
-            for is_one, own in zip(is_floating, inputs, strict=True)
+            next(remaining) if is_one else own for is_one, own in zip(floats, inputs, strict=True)
         ]
         return piece(params, constants, merged)[0][-1]
 
-    floating = [own for is_one, own in zip(is_floating, inputs, strict=True) if is_one]
+    floating = [own for is_one, own in zip(floats, inputs, strict=True) if is_one]
     of_params, of_floating = jax.vjp(features, params, floating)[1](cotangent)
     remaining = iter(of_floating)
-    of_inputs = [next(remaining) if is_one else None for is_one in is_floating]
+    of_inputs = [next(remaining) if is_one else None for is_one in floats]
     kept = [
         tuple(own.keep(tensor, summed) for own in statistics)
         for tensor, summed in zip(params, of_params, strict=True)

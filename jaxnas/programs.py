@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from jaxnas.types import Array, Params
+from jaxnas.types import Array, Params, is_floating
 
 # fmt: off
 _NAMED = frozenset((
@@ -353,7 +353,7 @@ class _Reading:
         self.weighed = 0
         self.facts: dict[Any, Facts] = {}
         for own in self.inputs:
-            self.facts[own] = Facts(_is_floating(own), True)
+            self.facts[own] = Facts(is_floating(own.aval), True)
         for own, value in self.constants.items():
             is_known = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
             is_number = is_known and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
@@ -383,7 +383,7 @@ class _Reading:
         """Learn what an equation gives, and whether it is an activation or a normalization."""
         name = equation.primitive.name
         data = [own for own in equation.invars if self.of(own).of_tokens]
-        is_layer = name in _LAYERS and bool(data) and _is_floating(equation.outvars[0])
+        is_layer = name in _LAYERS and bool(data) and is_floating(equation.outvars[0].aval)
         of_inputs = is_layer or any(self.of(own).of_inputs for own in data)
         if of_inputs:
             self.look(equation, data)
@@ -517,7 +517,7 @@ class _Reading:
         return {self.of(own).base or own for own in values}
 
     def activation(self, name: str, value: Any) -> None:
-        if value.aval.ndim > 1 and self.is_of_examples(value) and _is_floating(value):
+        if value.aval.ndim > 1 and self.is_of_examples(value) and is_floating(value.aval):
             self.add("preactivation", name, value)
 
     def add(self, kind: str, name: str, value: Any) -> None:
@@ -526,7 +526,7 @@ class _Reading:
     # Blocks.
 
     def pieces(self) -> list[Piece]:
-        tokens = [own for own in self.inputs if not _is_floating(own)]
+        tokens = [own for own in self.inputs if not is_floating(own.aval)]
         pieces, before, start = [], None, -2  # an input is found in front of equation 0, at -1
         for cut in [*self.cuts(), None]:
             end = self.written[cut] if cut else len(self.equations)
@@ -576,7 +576,7 @@ class _Reading:
             alive = {own for own in alive if last_read[own] > number}
             if len(alive) == 1 and alive <= set(equation.outvars):
                 (only,) = alive
-                if _is_floating(only) and only.aval.ndim > 1 and self.is_of_examples(only):
+                if is_floating(only.aval) and only.aval.ndim > 1 and self.is_of_examples(only):
                     runs[layers].append(only)
         return [
             max(run, key=lambda own: (own.aval.ndim > 2, self.written[own]))
@@ -586,10 +586,6 @@ class _Reading:
 
     def is_of_examples(self, own: Any) -> bool:
         return bool(own.aval.shape) and own.aval.shape[0] == self.examples
-
-
-def _is_floating(own: Any) -> bool:
-    return jnp.issubdtype(own.aval.dtype, jnp.floating)
 
 
 def _is_scalar(own: Any, facts: Facts) -> bool:

@@ -249,6 +249,12 @@ class Scorer:
         other.by = expand(by)
         return other
 
+    def anew(self) -> "Scorer":
+        """Return the same scorer without what it remembers: it measures everything again."""
+        other = copy.copy(self)
+        other._store, other._met = ScoreStore(ScoreStore.IN_MEMORY), {}
+        return other
+
     def close(self) -> None:
         """Close the store; what is scored is on disk already."""
         self._store.close()

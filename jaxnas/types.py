@@ -10,12 +10,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 Array = jax.Array
 Params = Any
 """A pytree of arrays."""
+
+
+def is_floating(own: Any) -> bool:
+    """Return whether an array, or the shape of one, holds floating numbers, and not tokens."""
+    return hasattr(own, "dtype") and jnp.issubdtype(own.dtype, jnp.floating)
 
 
 class Batch(NamedTuple):

@@ -212,12 +212,7 @@ def _assert_finite(scores):
 @pytest.mark.parametrize("case", ALONE)
 def test_every_score_of_every_model(case):
     network, params, inputs = ALONE[case]()
-    names = SCORES
-    if case == "Equinox MLP":
-        with pytest.raises(ValueError, match="MeCo reads feature maps"):
-            jaxnas.score(network, params, (inputs, LABELS), "channel_independence")
-        names = [name for name in SCORES if name != "channel_independence"]
-    scores = jaxnas.score(network, params, (inputs, LABELS), names)
+    scores = jaxnas.score(network, params, (inputs, LABELS), SCORES)
     _assert_finite(scores)
 
     # The gradients of examples, by a loop over them.
@@ -348,6 +343,16 @@ def test_a_normalization_that_nobody_reads_changes_no_code(norm):
     _assert_finite(scores[0])
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, lambda: nn.GroupNorm(1)])
+def test_a_network_of_nothing_but_layers_and_normalizations_has_no_activation(norm):
+    model = nn.Sequential([nn.Dense(8), norm(), nn.Dense(CLASSES)])
+    x = jax.random.normal(jax.random.key(2), (COUNT, 6))
+    network, params = as_network(model, model.init(jax.random.key(0), x))
+    for name in ("naswot", "swap", "channel_independence"):
+        with pytest.raises(ValueError, match=r"activations.*: got a network without"):
+            jaxnas.score(network, params, (x, LABELS), name)
+
+
 def test_what_is_not_trained_stays_in_the_network():
     params = {"table": jnp.arange(12).reshape(4, 3), "kernel": jnp.ones((3, CLASSES))}
     network, trained = as_network(
@@ -386,6 +391,25 @@ def test_a_hugging_face_model():
     own, params, inputs = _encoder()
     network, given = as_network(_Ported(own.module, params))
     np.testing.assert_allclose(network(given, inputs), own(params, inputs), rtol=1e-6)
+
+
+class _PortedCNN(_Ported):
+    """One with a BatchNorm, whose `params` are all of its variables."""
+
+    def __call__(self, images, params, train):
+        class Result:
+            logits = self.module.apply(params, images, train)
+
+        return Result
+
+
+def test_statistics_of_a_hugging_face_model_are_not_trained():
+    variables = LinenCNN().init({"params": jax.random.key(0)}, IMAGES, False)
+    network, params = as_network(_PortedCNN(LinenCNN(), variables))
+    assert params.keys() == {"first", "norm", "second", "last"}
+    np.testing.assert_array_equal(
+        network(params, IMAGES), LinenCNN().apply(variables, IMAGES, False)
+    )
 
 
 def test_a_network_ends_with_its_programs():

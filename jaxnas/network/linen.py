@@ -380,7 +380,7 @@ def _each_layer(visit: Visit) -> Callable[..., Any]:
             leaves, structure = jax.tree.flatten(next_fun(*args, **kwargs))
         finally:
             inside = False
-        places = [place for place, leaf in enumerate(leaves) if _is_floating(leaf)]
+        places = [place for place, leaf in enumerate(leaves) if _is_inexact(leaf)]
         if places:
             visited = visit(layer.path, call, [leaves[place] for place in places])
             for place, leaf in zip(places, visited, strict=True):
@@ -447,7 +447,7 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
 
 
-def _is_floating(leaf: Any) -> bool:
+def _is_inexact(leaf: Any) -> bool:
     return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
@@ -477,7 +477,7 @@ class _Layer:
         params = jax.tree.unflatten(self.params, leaves)
         bound = self.module.bind({**variables, "params": params}, mutable=DenyList("params"))
         results = getattr(bound, self.method)(*args, **kwargs)
-        return [leaf for leaf in jax.tree.leaves(results) if _is_floating(leaf)]
+        return [leaf for leaf in jax.tree.leaves(results) if _is_inexact(leaf)]
 
 
 class Call(NamedTuple):

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxnas import gradients
 from jaxnas.network.linen import LinenNetwork, initial
 from jaxnas.network.summary import Summarized
-from jaxnas.types import Array, Outputs, Params
+from jaxnas.types import Array, Outputs, Params, is_floating
 
 Apply = Callable[[Params, Any], Any]
 
@@ -178,7 +178,7 @@ def _linen(
 def _nnx(nnx: Any, model: Any, call_kwargs: dict[str, Any]) -> tuple[ModelNetwork, Params]:
     def is_trained(path: Any, own: Any) -> bool:
         is_param = isinstance(own, nnx.Param) or issubclass(getattr(own, "type", object), nnx.Param)
-        return is_param and all(map(_is_floating, jax.tree.leaves(own)))
+        return is_param and all(map(is_floating, jax.tree.leaves(own)))
 
     graph, params, rest = nnx.split(model, is_trained, ...)
 
@@ -255,11 +255,16 @@ def _haiku(
 
 
 def _hugging_face(model: Any, call_kwargs: dict[str, Any]) -> tuple[ModelNetwork, Params]:
-    def apply(params: Params, inputs: Any) -> Any:
-        args, named = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
-        return model(*args, **named, params=params, train=False, **call_kwargs).logits
+    # With a BatchNorm, what the model calls its parameters are all of its variables.
+    variables = dict(flax_core.unfreeze(model.params))
+    has_state = "batch_stats" in variables
 
-    return _of_function("Hugging Face", apply, flax_core.unfreeze(model.params))
+    def apply(params: Params, inputs: Any) -> Any:
+        given = {**variables, "params": params} if has_state else params
+        args, named = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
+        return model(*args, **named, params=given, train=False, **call_kwargs).logits
+
+    return _of_function("Hugging Face", apply, variables["params"] if has_state else variables)
 
 
 def _function(
@@ -274,10 +279,10 @@ def _function(
 def _of_function(library: str, apply: Apply, params: Params) -> tuple[ModelNetwork, Params]:
     """Return a network of a function, and those of its parameters that are floating."""
     leaves, structure = jax.tree.flatten(params)
-    if all(map(_is_floating, leaves)):
+    if all(map(is_floating, leaves)):
         return ModelNetwork(library, apply, apply), params
-    frozen = [None if _is_floating(own) else own for own in leaves]
-    trained = jax.tree.unflatten(structure, [own if _is_floating(own) else None for own in leaves])
+    frozen = [None if is_floating(own) else own for own in leaves]
+    trained = jax.tree.unflatten(structure, [own if is_floating(own) else None for own in leaves])
 
     def with_frozen(trained: Params, inputs: Any) -> Any:
         remaining = iter(jax.tree.leaves(trained))
@@ -285,7 +290,3 @@ def _of_function(library: str, apply: Apply, params: Params) -> tuple[ModelNetwo
         return apply(jax.tree.unflatten(structure, merged), inputs)
 
     return ModelNetwork(library, with_frozen, with_frozen), trained
-
-
-def _is_floating(own: Any) -> bool:
-    return hasattr(own, "dtype") and jnp.issubdtype(own.dtype, jnp.floating)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, is_floating
 
 
 def expressivity() -> Proxy:
@@ -60,8 +60,7 @@ def trainability() -> Proxy:
 def _features(value: Any, with_positions: bool) -> Array | None:
     """Return the features that a stage gives, `[B, H, W, C]`: of several values, the last."""
     features = jax.tree.leaves(value)[-1]
-    floating = jnp.issubdtype(features.dtype, jnp.floating)
-    if not floating or features.ndim < 2 or (features.ndim > 2) != with_positions:
+    if not is_floating(features) or features.ndim < 2 or (features.ndim > 2) != with_positions:
         return None
     if features.ndim == 4:
         return features

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxnas import gradients, tasks
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, is_floating
 
 _EPSILON = 1e-5
 _MANY_CLASSES = 100
@@ -46,7 +46,7 @@ def epe_nas() -> Proxy:
 
 def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Any]:
     """Measure a factor of the covariances of the rows, with the classes `[B, K]` of the images."""
-    if not all(map(measures.is_floating, jax.tree.leaves(batch.inputs))):
+    if not all(map(is_floating, jax.tree.leaves(batch.inputs))):
         raise ValueError(
             "The score differentiates by the inputs: got tokens; score a network of images or "
             "vectors, or choose another score."

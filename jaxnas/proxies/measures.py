@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations, gradients
 from jaxnas.kernels import empirical
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Passed, Statistic
+from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Passed, Statistic, is_floating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +134,6 @@ def compared(count: int, name: str) -> None:
 def or_nothing(value: Array, alive: Array) -> Array:
     """Return `value`, but -inf where nothing is alive; nan stays nan."""
     return jnp.where(alive.any() | jnp.isnan(value), value, -jnp.inf)
-
-
-def is_floating(own: Array) -> bool:
-    """Return whether an array holds floating numbers, and not tokens."""
-    return jnp.issubdtype(own.dtype, jnp.floating)
 
 
 def normal_like(key: Array, inputs: Any) -> Any:

@@ -1,9 +1,9 @@
 """MeCo: how far from singular the correlations between the channels of each feature map are.
 
 Both scores add up the least eigenvalue of a correlation matrix `[C, C]`, that of the channels of a
-map of one example over its pixels. They need no labels. The eigenvalue knows no scale, shift or
-sign of a channel; a constant channel makes it 0. So does a map with at least as many channels as
-pixels: at 16 or 32 pixels whole stages of NAS-Bench-201 add exactly 0.
+map over its samples: the pixels of one example. They need no labels. The eigenvalue knows no scale,
+shift or sign of a channel; a constant channel makes it 0. So does a map with at least as many
+channels as pixels: at 16 or 32 pixels whole stages of NAS-Bench-201 add exactly 0.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -52,9 +52,18 @@ def channel_independence() -> Proxy:
     convolutions with a ReLU each counts three times. The maps are of the first example of the
     batch, as normalized beside the others: in the mode `batch` by the statistics of all of them.
     One forward pass, which it shares with all scores of activations. Of another activation the
-    input counts alike, and tokens `[T, C]` are pixels.
+    input counts alike.
+
+    A correlation needs samples, more of them than channels, or its least eigenvalue is 0. An image
+    brings its pixels. Of tokens `[B, T, C]` the samples are therefore those of all examples,
+    `B T` rows. A network whose activations have no positions at all, such as a perceptron, is read
+    the same way: its features `[B, C]` are `B` rows. Beside maps or tokens, features without
+    positions (a hidden layer behind the pooling) do not count. What has at least as many channels
+    as rows adds exactly 0: score wide perceptrons on larger batches.
+
+    Differs from `meco` in all of this: the paper has images of convolutional networks only.
     """
-    return Proxy("channel_independence", _OF_RELUS, jnp.asarray)
+    return Proxy("channel_independence", _OF_ACTIVATIONS, jnp.asarray)
 
 
 def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
@@ -63,44 +72,53 @@ def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
             "meco reads what each layer gives: got a network that does not show it; score one of "
             "jaxnas.spaces, or take channel_independence."
         )
-    return _total([_least(own) for own in apply_fn.maps(params, batch.inputs[:1])])
+    maps = apply_fn.maps(params, batch.inputs[:1])
+    return _total([_least(own) for own in maps if own.value.ndim > 2])
 
 
-def _keep(inputs: Any, passed: Passed, position: int) -> list[Array | None]:
-    return [_least(own) for own in passed.shown if own.kind == "preactivation"]
+def _keep(inputs: Any, passed: Passed, position: int) -> list[Array | Shown]:
+    """Keep the least eigenvalue of each input of an activation, or itself if it has no positions.
+
+    Whether that counts is known when all stages have been seen.
+    """
+    shown = [own for own in passed.shown if own.kind == "preactivation"]
+    return [_least(own) if own.value.ndim > 2 else own for own in shown]
 
 
-def _collect(kept: list[list[Array | None]]) -> Array:
-    return _total([own for of_stage in kept for own in of_stage])
+def _collect(kept: list[list[Array | Shown]]) -> Array:
+    found = [own for of_stage in kept for own in of_stage]
+    of_positions = [own for own in found if not isinstance(own, Shown)]
+    return _total(of_positions or [_least(own) for own in found if isinstance(own, Shown)])
 
 
-def _least(shown: Shown) -> Array | None:
-    """Return the least eigenvalue of a map of the first example; None if it has no pixels."""
-    return _least_eigenvalue(shown.value, shown.alive) if shown.value.ndim > 2 else None
+def _least(shown: Shown) -> Array:
+    """Return the least eigenvalue of a map of the first example, or of the rows of all."""
+    value = shown.value[:1] if shown.value.ndim > 3 else shown.value
+    return _least_eigenvalue(value.reshape(-1, value.shape[-1]), shown.alive)
 
 
 @jax.jit
-def _least_eigenvalue(maps: Array, alive: Any) -> Array:
-    channels = maps[0].reshape(-1, maps.shape[-1]).T
+def _least_eigenvalue(rows: Array, alive: Any) -> Array:
+    """Return the least eigenvalue of the correlations of channels over rows `[N, C]`."""
+    channels = rows.T
     # Half precision has no eigenvalues.
     channels = channels.astype(jnp.promote_types(channels.dtype, jnp.float32))
-    if channels.shape[0] >= channels.shape[1]:  # as many rows as the centred pixels' dimensions
+    if channels.shape[0] >= channels.shape[1]:  # the rank of what is centred is less
         return jnp.where(jnp.isfinite(channels).all() | ~jnp.asarray(alive), 0.0, jnp.nan)
     centred = channels - channels.mean(1, keepdims=True)
     norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
-    rows = centred / jnp.where(norms > 0, norms, 1)
-    least = jnp.linalg.eigvalsh(rows @ rows.T).min()
+    scaled = centred / jnp.where(norms > 0, norms, 1)
+    least = jnp.linalg.eigvalsh(scaled @ scaled.T).min()
     return jnp.where(alive, jnp.maximum(least, 0), 0)
 
 
-def _total(found: list[Array | None]) -> Array:
-    of_maps = [own for own in found if own is not None]
-    if not of_maps:
+def _total(found: list[Array]) -> Array:
+    if not found:
         raise ValueError(
-            "MeCo reads feature maps with channels and pixels, [B, ..., C]: got a network without; "
-            "score a convolutional network, or choose another score."
+            "The score reads the channels of feature maps or of the inputs of activations: got a "
+            "network without; choose a score of gradients such as grad_norm."
         )
-    return sum(of_maps, start=jnp.zeros(()))
+    return sum(found, start=jnp.zeros(()))
 
 
-_OF_RELUS = measures.StageMeasure(_keep, _collect)
+_OF_ACTIVATIONS = measures.StageMeasure(_keep, _collect)

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import activations, gradients
-from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, Statistic
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, Statistic, is_floating
 
 _LARGE = 1e6
 
@@ -89,7 +88,7 @@ def _log_flow(apply_fn: ApplyFn, params: Params, inputs: Any) -> Array:
 @jax.jit
 def _rescaled(outputs: Any) -> tuple[Any, Array]:
     """Return what a stage gave, an array or several, divided by its scale, and that."""
-    values = [own for own in jax.tree.leaves(outputs) if measures.is_floating(own)]
+    values = [own for own in jax.tree.leaves(outputs) if is_floating(own)]
     largest = jnp.stack([own.max() for own in values]).max()
     is_moderate = (largest > 1 / _LARGE) & (largest < _LARGE)
     scale = jnp.where((largest > 0) & ~is_moderate, largest, 1)
@@ -98,13 +97,13 @@ def _rescaled(outputs: Any) -> tuple[Any, Array]:
 
 @jax.jit
 def _divided(values: Any, scale: Array) -> Any:
-    return jax.tree.map(lambda own: own / scale if measures.is_floating(own) else own, values)
+    return jax.tree.map(lambda own: own / scale if is_floating(own) else own, values)
 
 
 def _ones_of_one(inputs: Array) -> Array:
     """Return one example of ones; of tokens, the first example."""
-    return jnp.ones_like(inputs[:1]) if measures.is_floating(inputs) else inputs[:1]
+    return jnp.ones_like(inputs[:1]) if is_floating(inputs) else inputs[:1]
 
 
 def _widened(tensor: Array) -> Array:
-    return tensor.astype(jnp.float64) if measures.is_floating(tensor) else tensor
+    return tensor.astype(jnp.float64) if is_floating(tensor) else tensor

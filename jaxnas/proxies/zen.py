@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, is_floating
 
 _STEP = 0.01
 
@@ -76,13 +76,13 @@ def _normal(key: Array, like: Array) -> Array:
 
 
 def _moved(inputs: Any, noise: Any) -> Any:
-    if not any(map(measures.is_floating, jax.tree.leaves(inputs))):
+    if not any(map(is_floating, jax.tree.leaves(inputs))):
         raise ValueError(
             "Zen-score moves its inputs a little: got tokens; score a network of images or vectors."
         )
 
     def moved(own: Array, by: Array) -> Array:
-        return own + _STEP * by if measures.is_floating(own) else own
+        return own + _STEP * by if is_floating(own) else own
 
     return jax.tree.map(moved, inputs, noise)
 

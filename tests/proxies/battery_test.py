@@ -20,10 +20,10 @@ ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico
 }
 # They compare the blocks of a network, which a plain one does not show.
 OF_BLOCKS = {"expressivity", "progressivity", "trainability"}
-OF_MAPS = {"meco", "channel_independence"}
+OF_MAPS = {"meco"}
 ON_A_PLAIN_NETWORK = [name for name in NAMES if name not in OF_BLOCKS | OF_MAPS]
 # The last see a ReLU whether it is chosen or not.
-OF_RELUS = {"naswot", "linear_regions", "swap", "zen"}
+OF_RELUS = {"naswot", "linear_regions", "swap", "zen", "channel_independence"}
 BLIND_TO_ACTIVATIONS = {"params", "flops", "l2_norm"} | OF_RELUS
 # Six examples lie in six regions, or a network is not alive.
 SATURATED = {"linear_regions"}

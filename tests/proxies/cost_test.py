@@ -1,8 +1,11 @@
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnas import Batch, Scorer, proxies
+from jaxnas.proxies import cost
 from jaxnas.spaces import nasbench201
 
 FLOPS = proxies.BY_NAME["flops"]
@@ -14,6 +17,24 @@ def test_flops_of_a_plain_network_are_half_of_what_xla_counts():
     batch = Batch(jnp.ones((6, 7)), jnp.zeros(6, int))
     own = FLOPS(lambda params, x: x @ params["first"] @ params["second"], params, batch)
     assert own == 7 * 5 + 5 * 3
+
+
+def test_latency_is_that_of_the_fastest_block(monkeypatch):
+    # Passes of 2 ms, but of 9 ms in most blocks; and one of .1 ms in each. The clock is read
+    # before and behind each pass; after 3 that warm up come 10 blocks of 5 passes or more.
+    passes = iter([9] * 3 + [9, 9, 0.1] * 5 + [2, 2, 0.1] * 10 + [9, 9, 0.1] * 100)
+    now, inside = 0.0, False
+
+    def clock():
+        nonlocal now, inside
+        now += next(passes) / 1e3 if inside else 1.0
+        inside = not inside
+        return now
+
+    monkeypatch.setattr(cost, "time", types.SimpleNamespace(perf_counter=clock))
+    batch = Batch(jnp.ones((2, 3)), jnp.zeros(2, int))
+    found = cost.latency_ms()(lambda params, x: x @ params, jnp.ones((3, 2)), batch)
+    np.testing.assert_allclose(found, 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("plan", ["eager", "compiled"])

@@ -40,8 +40,45 @@ def test_one_layer_by_hand(maps, expected):
 def test_nan_and_none():
     assert np.isnan(_score([[1, -1, 0], [1, 0, -1]], np.nan))
     batch = Batch(jnp.ones((2, 3)), jnp.zeros(2, int))
-    with pytest.raises(ValueError, match="got a network without"):
-        OURS(lambda params, inputs: jnp.maximum(inputs, 0), {}, batch)
+    with pytest.raises(ValueError, match="inputs of activations: got a network without"):
+        OURS(lambda params, inputs: 2 * inputs, {}, batch)
+
+
+def _rows(shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def _least(rows):
+    """The least eigenvalue of the correlations of channels, `[N, C]`, in NumPy."""
+    return np.linalg.eigvalsh(np.corrcoef(np.asarray(rows, np.float64).T))[0]
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (5, 3, 4), (2, 7, 3)])
+def test_rows_of_all_examples_are_the_samples_of_what_has_no_pixels(shape):
+    def network(params, inputs):
+        return jnp.tanh(inputs).reshape(len(inputs), -1)
+
+    batch = Batch(_rows(shape), jnp.zeros(shape[0], int))
+    expected = _least(batch.inputs.reshape(-1, shape[-1]))
+    assert expected > 0.05
+    np.testing.assert_allclose(OURS(network, {}, batch), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        OURS(network, {}, Batch(batch.inputs[::-1], batch.labels)), expected, rtol=1e-4
+    )
+
+
+def test_as_many_channels_as_rows_add_exactly_nothing():
+    batch = Batch(_rows((4, 4)), jnp.zeros(4, int))
+    assert OURS(lambda params, inputs: jnp.tanh(inputs), {}, batch) == 0
+
+
+def test_beside_pixels_what_has_none_does_not_count():
+    def network(params, inputs):
+        return jnp.tanh(jnp.maximum(inputs, 0).mean((1, 2)))
+
+    images = _rows((9, 4, 4, 3))
+    own = OURS(network, {}, Batch(images, jnp.zeros(9, int)))
+    np.testing.assert_allclose(own, _least(images[0].reshape(-1, 3)), rtol=1e-4)
 
 
 def _nothing(params, inputs):

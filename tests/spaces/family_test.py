@@ -104,20 +104,32 @@ def test_run_eagerly_a_network_has_the_scores_of_one_program(space, arch):
     assert scorer.space.num_params(arch) == sum(own.size for own in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("build", [NnxMLP, perceptron])
+def equinox_mlp(width, key):
+    eqx = pytest.importorskip("equinox")
+    return eqx.nn.Sequential([eqx.nn.Lambda(jnp.ravel), eqx.nn.MLP(128, 3, width, 2, key=key)])
+
+
+def haiku_mlp(width):
+    hk = pytest.importorskip("haiku")
+    layers = [width, width, 3]
+    return hk.transform(lambda x: hk.nets.MLP(layers, activation=jnp.tanh)(x.reshape(len(x), -1)))
+
+
+@pytest.mark.parametrize("build", [NnxMLP, equinox_mlp, haiku_mlp, perceptron])
 def test_any_library_is_run_eagerly(build):
-    space = family(build, width=(5, 7))
-    params = space.init(jax.random.key(3), IMAGES)
-    eager, tensors = space.bind([1], params)
-    whole, of_whole = jaxnas.as_network(
-        *(build(7, jax.random.key(3)),) if build is NnxMLP else build(7, jax.random.key(3))
-    )
+    space, key = family(build, width=(2, 7)), jax.random.key(3)
+    eager, tensors = space.bind([1], space.init(key, IMAGES))
+    model = (build(7), build(7).init(key, IMAGES)) if build is haiku_mlp else build(7, key)
+    whole, of_whole = jaxnas.as_network(*(model if type(model) is tuple else (model,)))
     assert eager.eager
     assert not whole.eager
     names = ["layer_balance", "mgm", "expressivity", "swap"]
     found = jaxnas.score(eager, tensors, BATCH, names)
     expected = jaxnas.score(whole, of_whole, BATCH, names)
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    panel = scorer_of(space, "panel")([[0], [1]])
+    assert not panel.unscored("panel")
+    assert panel.measured["channel_independence"][0, 0] > 0
 
 
 def test_initial_values_are_those_of_the_module_itself():

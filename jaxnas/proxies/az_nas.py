@@ -5,20 +5,20 @@ Source: Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architect
 
 Features `f_l` `[B, H, W, C]` are what the stages of a network give, stem and cells of a space, or
 the blocks of any other network (see `programs`), for normal noise in place of the images, as
-published: they need no data, and take one forward pass and the backward pass of each block, all
-three together. Tokens `[B, T, C]` are pixels in a row. Where no stage has any position, as in a
-perceptron, features are `[B, C]`. Differs from the released code: the weights are those given, not
-drawn anew by He's rule; a network that reads tokens is given those of the batch.
+published: they need no data, and take one forward pass, all three together; `trainability` also
+takes the backward pass of each block. Tokens `[B, T, C]` are pixels in a row. Where no stage has
+any position, as in a perceptron, features are `[B, C]`. Differs from the released code: the weights
+are those given, not drawn anew by He's rule; a network that reads tokens is given those of the
+batch.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Passed, Proxy, is_floating
+from jaxnas.types import Array, Passed, Proxy, is_floating
 
 
 def expressivity() -> Proxy:
@@ -30,7 +30,7 @@ def expressivity() -> Proxy:
 
     Differs from the released code: it adds 1e-8 inside the logarithm, 1e-7 of the score.
     """
-    return Proxy("expressivity", _measure, lambda measured: measured["entropies"].sum())
+    return Proxy("expressivity", _ENTROPIES, jnp.sum)
 
 
 def progressivity() -> Proxy:
@@ -38,7 +38,7 @@ def progressivity() -> Proxy:
 
     Equation 4; see `expressivity` for `h_l`.
     """
-    return Proxy("progressivity", _measure, _smallest_step)
+    return Proxy("progressivity", _ENTROPIES, _smallest_step)
 
 
 def trainability() -> Proxy:
@@ -54,22 +54,25 @@ def trainability() -> Proxy:
     Differs from the released code: there such a block makes the whole score `-inf`, which has no
     order among networks that have one.
     """
-    return Proxy("trainability", _measure, _mean_distance)
+    return Proxy("trainability", _NORMS, _mean_distance)
 
 
-def _features(value: Any, with_positions: bool) -> Array | None:
-    """Return the features that a stage gives, `[B, H, W, C]`: of several values, the last."""
+def _features(value: Any) -> tuple[bool, Array] | None:
+    """Return the features `[B, H, W, C]` that a stage gives, and whether they have positions.
+
+    Of several values it is the last. None if that holds no features.
+    """
     features = jax.tree.leaves(value)[-1]
-    if not is_floating(features) or features.ndim < 2 or (features.ndim > 2) != with_positions:
+    if not is_floating(features) or features.ndim < 2:
         return None
     if features.ndim == 4:
-        return features
-    return features.reshape(features.shape[0], -1, 1, features.shape[-1])
+        return True, features
+    return features.ndim > 2, features.reshape(features.shape[0], -1, 1, features.shape[-1])
 
 
-def _keep_entropy(with_positions: bool, inputs: Any, passed: Passed, position: int) -> Array | None:
-    features = _features(passed.outputs, with_positions)
-    return None if features is None else _entropy(features)
+def _keep_entropy(inputs: Any, passed: Passed, key: Array) -> tuple[bool, Array] | None:
+    found = _features(passed.outputs)
+    return None if found is None else (found[0], _entropy(found[1]))
 
 
 @jax.jit
@@ -83,18 +86,18 @@ def _entropy(features: Array) -> Array:
     return jnp.where(total > 0, entropy, jnp.where(jnp.isnan(total), jnp.nan, -jnp.inf))
 
 
-def _keep_norm(
-    key: Array, with_positions: bool, inputs: Any, passed: Passed, position: int
-) -> Array | None:
-    features, before = (_features(own, with_positions) for own in (passed.outputs, inputs))
-    if features is None or before is None:
+def _keep_norm(inputs: Any, passed: Passed, key: Array) -> tuple[bool, Array | None] | None:
+    found, given = _features(passed.outputs), _features(inputs)
+    if found is None:
         return None
-    probe = _signs(jax.random.fold_in(key, position), features)
+    has_positions, features = found
+    if given is None or given[0] != has_positions:
+        return has_positions, None
+    before, probe = given[1], _signs(key, features)
     nothing = (None,) * (len(passed.outputs) - 1)
     pulled, _ = passed.pullback((*nothing, probe.reshape(passed.outputs[-1].shape)), ())
-    if pulled[-1] is None:
-        return _spectral_norm(probe, jnp.zeros_like(before))
-    return _spectral_norm(probe, pulled[-1].reshape(before.shape))
+    of_features = jnp.zeros_like(before) if pulled[-1] is None else pulled[-1]
+    return has_positions, _spectral_norm(probe, of_features.reshape(before.shape))
 
 
 @jax.jit
@@ -123,38 +126,45 @@ def _fitted(x: Array, axis: int, size: int) -> Array:
     return jax.lax.slice_in_dim(jnp.pad(x, missing), 0, size, axis=axis)
 
 
-def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
-    """Measure the entropies of the blocks and the spectral norms `[blocks - 1, 2]`."""
-    noise, signs = jax.random.split(key)
-    inputs = measures.normal_like(noise, batch.inputs)
-    for with_positions in (True, False):
-        keeps = (
-            functools.partial(_keep_entropy, with_positions),
-            functools.partial(_keep_norm, signs, with_positions),
+def _of_blocks(kept: list[tuple[bool, Array | None] | None], first: int) -> list[Array]:
+    """Return what is kept of the blocks from `first` on; the last one gives the logits.
+
+    Only blocks with positions count, unless there are none.
+    """
+    features = [own for own in kept[:-1] if own is not None]
+    if not features:
+        raise ValueError(
+            "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "
+            "score one of several layers, or one that offers jaxnas.types.Staged."
         )
-        entropies, norms = measures.look(keeps, apply_fn, params, inputs)
-        # What the last block gives are the logits, and in front of the stem are no features.
-        features = [own for own in entropies[:-1] if own is not None]
-        if features:
-            passed = [own for own in norms[1:-1] if own is not None] or [jnp.zeros((0, 2))]
-            return {"entropies": jnp.stack(features), "norms": jnp.vstack(passed)}
-    raise ValueError(
-        "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "
-        "score one of several layers, or one that offers jaxnas.types.Staged."
-    )
+    with_positions = any(has_positions for has_positions, _ in features)
+    wanted = [own[1] for own in kept[first:-1] if own is not None and own[0] == with_positions]
+    return [value for value in wanted if value is not None]
 
 
-def _smallest_step(measured: dict[str, Array]) -> Array:
-    entropies = measured["entropies"]
+def _collect_entropies(kept: list[tuple[bool, Array] | None]) -> Array:
+    return jnp.stack(_of_blocks([*kept], 0))
+
+
+def _collect_norms(kept: list[tuple[bool, Array | None] | None]) -> Array:
+    # In front of the stem are no features.
+    return jnp.vstack(_of_blocks(kept, 1) or [jnp.zeros((0, 2))])
+
+
+_ENTROPIES = measures.StageMeasure(_keep_entropy, _collect_entropies, of_noise=True)
+_NORMS = measures.StageMeasure(_keep_norm, _collect_norms, of_noise=True)
+
+
+def _smallest_step(entropies: Array) -> Array:
     _need_blocks(len(entropies) - 1)
     empty = jnp.isneginf(entropies).any()
     steps = jnp.diff(jnp.where(empty, 0, entropies))
     return jnp.where(empty, -jnp.inf, steps.min())
 
 
-def _mean_distance(measured: dict[str, Array]) -> Array:
-    _need_blocks(len(measured["norms"]))
-    norms, unchanged = measured["norms"].T
+def _mean_distance(measured: Array) -> Array:
+    _need_blocks(len(measured))
+    norms, unchanged = measured.T
     passed = jnp.where(unchanged > 0, 0, norms)
     return (2 - passed - 1 / (passed + 1e-6)).mean()
 

@@ -36,21 +36,20 @@ class GradientMeasure:
         return measure_all((self,), apply_fn, params, batch, key)[0]
 
 
-KeepStage = Callable[[Any, Passed, int], Any]
-
-
 @dataclasses.dataclass(frozen=True)
 class StageMeasure:
     """A measure that looks at the stages of a network; those of one request share a forward pass.
 
     Attributes:
-        keep: `keep(inputs, passed, position)`: what to keep of a stage, given its inputs (a tuple),
-            what it gave, and its number, from 0.
+        keep: `keep(inputs, passed, key)`: what to keep of a stage, given its inputs (a tuple), what
+            it gave, and a key of the stage.
         collect: `collect(kept)`: the measurement, given what was kept of each stage.
+        of_noise: whether the network is given normal noise in place of the inputs of the batch.
     """
 
-    keep: KeepStage
+    keep: Callable[[Any, Passed, Array], Any]
     collect: Callable[[list[Any]], Any]
+    of_noise: bool = False
 
     def __call__(self, apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Any:
         """Return the measurement of one network."""
@@ -73,30 +72,35 @@ def measure_all(
         together = {of: tuple(statistics) for of, statistics in wanted.items()}
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
-        keeps = [own.keep for own in measures if isinstance(own, StageMeasure)]
-        seen = iter(look(keeps, apply_fn, params, batch.inputs) if keeps else ())
+        looks = [own for own in measures if isinstance(own, StageMeasure)]
+        seen = _look(looks, apply_fn, params, batch.inputs, key)
 
         def one(measure: Measure) -> Any:
             if isinstance(measure, GradientMeasure):
                 return measure.collect(next(kept[measure.of]), params, batch)
             if isinstance(measure, StageMeasure):
-                return measure.collect(next(seen))
+                return measure.collect(seen[measure])
             return measure(apply_fn, params, batch, key)
 
         return [one(measure) for measure in measures]
 
 
-def look(
-    keeps: Sequence[KeepStage], apply_fn: ApplyFn, params: Params, inputs: Any
-) -> list[list[Any]]:
-    """Return what each function keeps of each stage, for inputs `[B, ...]`."""
-    kept: list[list[Any]] = [[] for _ in keeps]
-    given: tuple[Any, ...] = (inputs,)
-    for position, stage in enumerate(activations.stages(apply_fn, params, inputs)):
-        passed = stage(given)
-        for of_keep, keep in zip(kept, keeps, strict=True):
-            of_keep.append(keep(given, passed, position))
-        given = passed.outputs
+def _look(
+    measures: Sequence[StageMeasure], apply_fn: ApplyFn, params: Params, inputs: Any, key: Array
+) -> dict[StageMeasure, list[Any]]:
+    """Return what each measure keeps of each stage, given inputs `[B, ...]` or noise like them."""
+    of_noise, of_stages = jax.random.split(key)
+    kept: dict[StageMeasure, list[Any]] = {measure: [] for measure in measures}
+    for is_noise in {measure.of_noise for measure in measures}:
+        first = normal_like(of_noise, inputs) if is_noise else inputs
+        given: tuple[Any, ...] = (first,)
+        for position, stage in enumerate(activations.stages(apply_fn, params, first)):
+            passed = stage(given)
+            for measure in measures:
+                if measure.of_noise == is_noise:
+                    of_stage = jax.random.fold_in(of_stages, position)
+                    kept[measure].append(measure.keep(given, passed, of_stage))
+            given = passed.outputs
     return kept
 
 

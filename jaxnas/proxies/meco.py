@@ -76,7 +76,7 @@ def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
     return _total([_least(own) for own in maps if own.value.ndim > 2])
 
 
-def _keep(inputs: Any, passed: Passed, position: int) -> list[Array | Shown]:
+def _keep(inputs: Any, passed: Passed, key: Array) -> list[Array | Shown]:
     """Keep the least eigenvalue of each input of an activation, or itself if it has no positions.
 
     Whether that counts is known when all stages have been seen.
@@ -103,13 +103,18 @@ def _least_eigenvalue(rows: Array, alive: Any) -> Array:
     channels = rows.T
     # Half precision has no eigenvalues.
     channels = channels.astype(jnp.promote_types(channels.dtype, jnp.float32))
-    if channels.shape[0] >= channels.shape[1]:  # the rank of what is centred is less
-        return jnp.where(jnp.isfinite(channels).all() | ~jnp.asarray(alive), 0.0, jnp.nan)
+    present = jnp.broadcast_to(alive, channels.shape[:1])
+    # With as many channels as rows, the rank of what is centred is less.
+    if channels.shape[0] >= channels.shape[1] and not jnp.ndim(alive):
+        return jnp.where(jnp.isfinite(channels).all() | ~present.any(), 0.0, jnp.nan)
     centred = channels - channels.mean(1, keepdims=True)
     norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
     scaled = centred / jnp.where(norms > 0, norms, 1)
-    least = jnp.linalg.eigvalsh(scaled @ scaled.T).min()
-    return jnp.where(alive, jnp.maximum(least, 0), 0)
+    # A channel that is not there brings an eigenvalue that is never the least.
+    beside = jnp.diag(jnp.where(present, 0, channels.shape[0]).astype(scaled.dtype))
+    least = jnp.linalg.eigvalsh(scaled @ scaled.T + beside).min()
+    is_full = present.any() & (present.sum() < channels.shape[1])
+    return jnp.where(is_full, jnp.maximum(least, 0), 0)
 
 
 def _total(found: list[Array]) -> Array:

@@ -4,11 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.proxies import measures, relu_codes
 from jaxnas.types import Array, Proxy
 
 _SWAP_EXAMPLES = 16
+_NOT_FINITE = np.uint8(255)
 
 
 def swap() -> Proxy:
@@ -27,19 +29,22 @@ def swap() -> Proxy:
 
 @jax.jit
 def _patterns(preactivation: Array, alive: Any) -> Array:
-    """Return 1 for each pattern that a ReLU has and 0 for others, `[groups, 2 ** size]`."""
+    """Return 1 for each pattern that a ReLU has and 0 for others, `uint8[groups, 2 ** size]`."""
     measures.compared(len(preactivation), "swap")
     size = min(_SWAP_EXAMPLES, preactivation.shape[0])
     groups = preactivation.shape[0] // size
     bits = (preactivation > 0)[: groups * size].reshape(groups, size, -1)
     numbers = (bits.astype(jnp.int32) << jnp.arange(size, dtype=jnp.int32)[None, :, None]).sum(1)
-    present = jnp.broadcast_to(alive, preactivation.shape[1:]).reshape(1, -1).astype(jnp.float32)
-    seen = jnp.zeros((groups, 2**size)).at[jnp.arange(groups)[:, None], numbers].max(present)
-    return seen + relu_codes.nan_unless_finite(preactivation)
+    present = jnp.broadcast_to(alive, preactivation.shape[1:]).reshape(1, -1).astype(jnp.uint8)
+    seen = jnp.zeros((groups, 2**size), jnp.uint8)
+    seen = seen.at[jnp.arange(groups)[:, None], numbers].max(present)
+    return jnp.where(jnp.isfinite(preactivation).all(), seen, _NOT_FINITE)
 
 
 def _collect_patterns(kept: list[Array | None]) -> Array:
-    return relu_codes.combined(jnp.maximum, kept).sum(1).mean()
+    seen = relu_codes.combined(jnp.maximum, kept)
+    number = seen.sum(1, dtype=jnp.int32).mean()
+    return jnp.where((seen == _NOT_FINITE).any(), jnp.nan, number)
 
 
 _PATTERNS = measures.StageMeasure(relu_codes.each_relu(_patterns, jnp.maximum), _collect_patterns)

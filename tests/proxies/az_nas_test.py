@@ -99,7 +99,7 @@ def test_entropies_by_hand():
     ],
 )
 def test_reduced_by_hand(name, entropies, expected):
-    own = proxies.BY_NAME[name].reduce({"entropies": jnp.array(entropies, float)})
+    own = proxies.BY_NAME[name].reduce(jnp.array(entropies, float))
     np.testing.assert_allclose(own, expected, rtol=1e-6)
 
 

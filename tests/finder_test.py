@@ -138,10 +138,10 @@ def test_a_winner_that_is_slower_when_timed_again_is_refused(scorer, monkeypatch
     proxy = Proxy("latency_ms", latency, jnp.asarray)
     monkeypatch.setattr(finder, "_LATENCY", proxy)
     found = find(scorer(), "exhaustive", caps={"latency_ms": 1.0, "params": 800})
-    assert found.space.to_string(found.best) == "2-2-3"
+    assert found.space.to_string(found.best) == "1-3-3"
     assert "2-3-3" not in found.to_frame()["arch"].tolist()
-    assert found.num_refused == 1
-    assert {len(own) for own in found.costs.values()} == {len(found.scores.archs)} == {63}
+    assert found.num_refused == 2  # and 3-3-3, which has too many parameters
+    assert {len(own) for own in found.costs.values()} == {len(found.scores.archs)} == {62}
     assert timed.total() == 48 + 2  # the disconnected have no network
 
 

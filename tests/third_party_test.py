@@ -22,6 +22,13 @@ PANEL = aggregate.RECIPES["panel"].parts
 SCORES = [*PANEL, "mgm", "gradient_values", "ntk_trace", "naswot", "synflow"]
 
 
+@pytest.fixture(autouse=True)
+def their_ranks():
+    """They add a bias to features as NumPy does, which our tests forbid to us."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def _resnet(size):
     """A ResNet in linen, of few channels; its BatchNorms are in training mode."""
     models = pytest.importorskip("jax_resnet")

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from jaxnas import gradients
 from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy
 
-_WARM_UP, _BLOCKS = 3, 10
-_PASSES, _SECONDS = 5, 0.02  # at least, in a block
+_WARM_UP, _PASSES = 3, 5  # the latter in a block
+_BLOCKS, _SECONDS = 10, 0.3  # at least
 
 
 @runtime_checkable
@@ -44,10 +44,11 @@ def flops() -> Proxy:
 def latency_ms() -> Proxy:
     """Return the milliseconds of a compiled forward pass of the whole batch, on this device.
 
-    Ten blocks of passes by the clock, after 3 passes that warm up; a block is 5 passes or more, of
-    20 milliseconds or more. The latency is the median of the fastest block: other work on the
-    machine makes some blocks slow and none fast, and one fast pass decides nothing. A cost, so that
-    smaller is better: see `jaxnas.find`. It is no name of a flag, as the same network is never
+    After 3 passes that warm up, blocks of 5 passes are timed by the clock: 10 blocks or more, for
+    .3 seconds or more. The latency is the median of the fastest block: other work on the machine
+    makes some blocks slow and none fast, and one fast pass decides nothing. Passes that take longer
+    than the machine lets a program run undisturbed need a machine without other work. A cost, so
+    that smaller is better: see `jaxnas.find`. It is no name of a flag, as the same network is never
     measured alike twice.
     """
     return Proxy("latency_ms", latency, jnp.asarray)
@@ -102,13 +103,13 @@ def latency(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Arra
 
     for _ in range(_WARM_UP):
         seconds()
-    blocks: list[list[float]] = []
-    for _ in range(_BLOCKS):
-        block: list[float] = []
-        while len(block) < _PASSES or sum(block) < _SECONDS:
-            block.append(seconds())
-        blocks.append(block)
-    return jnp.asarray(1e3 * min(map(statistics.median, blocks)))
+    medians: list[float] = []
+    timed = 0.0
+    while len(medians) < _BLOCKS or timed < _SECONDS:
+        block = [seconds() for _ in range(_PASSES)]
+        medians.append(statistics.median(block))
+        timed += sum(block)
+    return jnp.asarray(1e3 * min(medians))
 
 
 COUNTS = (num_params, num_macs, latency)

@@ -21,7 +21,7 @@ def test_flops_of_a_plain_network_are_half_of_what_xla_counts():
 
 def test_latency_is_that_of_the_fastest_block(monkeypatch):
     # Passes of 2 ms, but of 9 ms in most blocks; and one of .1 ms in each. The clock is read
-    # before and behind each pass; after 3 that warm up come 10 blocks of 5 passes or more.
+    # before and behind each pass; after 3 that warm up come blocks of 5.
     passes = iter([9] * 3 + [9, 9, 0.1] * 5 + [2, 2, 0.1] * 10 + [9, 9, 0.1] * 100)
     now, inside = 0.0, False
 

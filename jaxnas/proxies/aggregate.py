@@ -37,7 +37,7 @@ def hybrid_score(
     Source: HNAS, the unified objective `kappa / M + mu F(M^2 - nu)` with `F = |.|` as in the
     released code. Differs from both by the ranks. Magnitudes are spread over orders: where the
     largest, or the 99th percentile, has an `m` of 1, the best networks of NAS-Bench-201 have .04 to
-    .09, and a search over `tau` hardly sees them (RESULTS.md has both).
+    .09, and a search over `tau` hardly sees them (docs/results/hnas.md has both).
 
     Args:
         metric: `[A]`, `M`.

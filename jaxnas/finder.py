@@ -191,7 +191,7 @@ def find(
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")
-        >>> scorer = jaxnas.Scorer(space, data, by="naswot", batch_size=8)
+        >>> scorer = jaxnas.Scorer(space, data, by="flops", batch_size=8)
         >>> found = jaxnas.find(scorer, "random", evaluations=5, caps={"params": 20_000})
         >>> bool((found.costs["params"] <= 20_000).all())
         True

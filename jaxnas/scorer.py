@@ -150,12 +150,12 @@ class Scorer:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")
-        >>> scorer = jaxnas.Scorer(space, data, by=["naswot", "params"], batch_size=8)
+        >>> scorer = jaxnas.Scorer(space, data, by=["flops", "params"], batch_size=8)
         >>> scores = scorer([[1, 2, 3, 4, 2, 1], [0, 0, 0, 0, 0, 0]])
         >>> scores
-        Scores(2 nasbench201 architectures, 1 seed(s): naswot, params)
-        >>> scores.status["naswot"].tolist()
-        [['ok', 'disconnected']]
+        Scores(2 nasbench201 architectures, 1 seed(s): flops, params)
+        >>> scores.ranked()["#params"].tolist()
+        [8758, 4894]
     """
 
     def __init__(

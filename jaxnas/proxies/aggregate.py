@@ -48,6 +48,11 @@ def hybrid_score(
     Raises:
         ValueError: If the arrays are not two vectors of one length, or `tau` or `mu` is negative or
             not finite.
+
+    Example:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.hybrid_score([1.0, 2.0], [4.0, 3.0], tau=0.5, mu=1.0).tolist()
+        [-2.0, -1.25]
     """
     magnitudes, conditions, usable = _checked_pool(metric, condition)
     _not_negative(tau=tau, mu=mu)
@@ -143,6 +148,11 @@ def mean_rank(scores: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: If the shape is another, or there is no score.
+
+    Example:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.mean_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
+        [1.0, 2.5, 2.5]
     """
     return _ranks(scores).mean(axis=-2)
 
@@ -160,6 +170,11 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: If the shape is another, or there is no score.
+
+    Example:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.log_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
+        [-2.1972, -0.4055, -0.4055]
     """
     ranks = _ranks(scores)
     return np.log(ranks / ranks.shape[-1]).sum(axis=-2)

@@ -39,7 +39,7 @@ def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.spearman([0.1, 0.5, 0.3, float("-inf")], [60.0, 94.0, 93.0, 10.0])
         1.0
@@ -60,7 +60,7 @@ def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.kendall([1, 2, 3, 4], [60.0, 94.0, 93.0, 95.0])
         0.6667
@@ -91,7 +91,7 @@ def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike)
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.partial_spearman([1, 2, 3, 4, 5], [3, 1, 4, 2, 5], given=[2, 1, 4, 3, 5])
         -0.8412
@@ -154,7 +154,7 @@ def bootstrap_interval(
     Raises:
         ValueError: for bad arrays, `num_resamples` below 1 or `confidence` outside (0, 1).
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> low, high = correlation.bootstrap_interval(
         ...     correlation.spearman, range(50), [n ^ 5 for n in range(50)], num_resamples=100
@@ -200,7 +200,7 @@ def top_k_recall(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
     Raises:
         ValueError: for bad arrays, or `k` out of range.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.top_k_recall([1, 2, 3, 4], [60.0, 94.0, 93.0, 95.0], k=2)
         0.5
@@ -218,7 +218,7 @@ def ties(scores: ArrayLike) -> int:
     Raises:
         ValueError: `scores` is not a vector, or holds `nan`.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.ties([0.5, 0.5, 0.7])
         2
@@ -243,7 +243,7 @@ def seed_agreement(scores_by_seed: ArrayLike) -> float:
     Raises:
         ValueError: not a matrix, fewer than 2 seeds, or `nan` among the scores.
 
-    Example:
+    Examples:
         >>> from jaxnas import correlation
         >>> correlation.seed_agreement([[1, 2, 3], [1, 3, 2]])
         0.5

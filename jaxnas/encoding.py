@@ -59,7 +59,7 @@ def encode(archs: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> np.n
     Raises:
         ValueError: see `validate_archs`; or the space has 2**63 architectures or more.
 
-    Example:
+    Examples:
         >>> from jaxnas import encoding
         >>> encoding.encode([[0, 0, 1], [1, 2, 3]], (2, 3, 4)).tolist()
         [1, 23]
@@ -76,7 +76,7 @@ def decode(codes: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
     Raises:
         ValueError: a code is negative or not smaller than the number of architectures.
 
-    Example:
+    Examples:
         >>> from jaxnas import encoding
         >>> encoding.decode([1, 23], (2, 3, 4)).tolist()
         [[0, 0, 1], [1, 2, 3]]
@@ -95,7 +95,7 @@ def decode(codes: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
 def enumerate_archs(num_choices: Sequence[int]) -> np.ndarray:
     """Return all architectures in lexicographic order, `int32[A, D]`.
 
-    Example:
+    Examples:
         >>> from jaxnas import encoding
         >>> encoding.enumerate_archs((2, 2)).tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]

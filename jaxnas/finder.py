@@ -187,7 +187,7 @@ def find(
         ValueError: an unknown strategy or score, a number that is not positive, a space that is too
             large for an exhaustive search, or no architecture within the caps.
 
-    Example:
+    Examples:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")

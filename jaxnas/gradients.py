@@ -79,7 +79,7 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
 
     Each example goes through the network alone, by `vmap` over `grad`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxnas
         >>> batch = jaxnas.Batch(jnp.eye(3), jnp.array([0, 1, 1]))
         >>> grads = jaxnas.gradients.per_example_gradients(

@@ -54,7 +54,7 @@ def cosine_mean(gram: Array) -> Array:
 
     R of KNAS: `(1/B^2) sum_ij cos(g_i, g_j)`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import gram
         >>> float(gram.cosine_mean(jnp.array([[4.0, 1.0], [1.0, 1.0]])))
@@ -92,7 +92,7 @@ def condition_number(gram: Array, *, eps: Array | float | None = None) -> Array:
         eps: relative precision of the entries; that of their dtype if None. A matrix that was
             measured in float32 is no more precise as float64.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import gram
         >>> float(gram.condition_number(jnp.diag(jnp.array([8.0, 2.0]))))
@@ -114,7 +114,7 @@ def spectral_entropy(gram: Array) -> Array:
 def effective_rank(gram: Array) -> Array:
     """Return the exponential of the spectral entropy (Roy and Vetterli, EUSIPCO 2007), 1 to B.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import gram
         >>> float(gram.effective_rank(jnp.eye(3)))

@@ -146,7 +146,7 @@ class Scorer:
     Several processes that were joined (see `processes.join`), each with the same store, share the
     work. A disconnected architecture is not run: all its scores but counts are `-inf`.
 
-    Example:
+    Examples:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")

@@ -45,7 +45,7 @@ def score(
         ValueError: an unknown proxy, or a batch or a network that does not fit (see
             `validate_batch`).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxnas
         >>> params = {"w": jnp.ones((3, 1))}
         >>> batch = jnp.eye(3), jnp.array([[0.0], [1.0], [2.0]])

@@ -27,7 +27,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
         logits: `[B, ..., K]`: of sequences `[B, T, K]`, of pictures `[B, H, W, K]`.
         labels: integers `[B, ...]`, in `[0, K)`; a negative one masks its position.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import tasks
         >>> tasks.cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[3, -1]])).tolist()
@@ -47,7 +47,7 @@ def mse(outputs: Array, labels: Array) -> Array:
         outputs: `[B, ...]`.
         labels: real numbers of the same shape.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import tasks
         >>> tasks.mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
@@ -63,7 +63,7 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
         logits: `[B, ...]`, of yes.
         labels: 0 to 1, of the same shape: several labels an example, or a mask.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import tasks
         >>> tasks.binary_cross_entropy(jnp.zeros((1, 3)), jnp.array([[0, 1, 1]])).tolist()

@@ -32,7 +32,7 @@ _CODE = re.compile(r"[0-2]+(_[0-2]+)*")
 def edges(nodes: int) -> tuple[tuple[int, int], ...]:
     """Return `(source, target)` of each possible edge of a graph of `nodes` nodes.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> wiring.edges(3)
         ((0, 1), (0, 2), (1, 2))
@@ -83,7 +83,7 @@ def from_edges(nodes: int, present: Iterable[tuple[int, int, int]]) -> np.ndarra
     Raises:
         ValueError: an edge that does not lead forward (a cycle), is listed twice or is none.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> wiring.from_edges(3, [(0, 1, wiring.LINEAR), (1, 2, wiring.SKIP)]).tolist()
         [2, 0, 1]
@@ -135,7 +135,7 @@ def from_code(code: str) -> np.ndarray:
     Raises:
         ValueError: not a code string.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> wiring.from_code("2_21_112").tolist()
         [2, 2, 1, 1, 1, 2]
@@ -155,7 +155,7 @@ def to_code(wiring: ArrayLike) -> str:
     Raises:
         ValueError: not one wiring.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> wiring.to_code([2, 2, 1, 1, 1, 2])
         '2_21_112'
@@ -204,7 +204,7 @@ def reach(wiring: ArrayLike) -> tuple[Array, Array]:
 def is_connected(wiring: ArrayLike) -> Array:
     """Return whether a path leads from the input to the output, `bool[]`.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> bool(wiring.is_connected(wiring.from_code("2_00")))
         False
@@ -222,7 +222,7 @@ def live_edges(wiring: ArrayLike) -> Array:
 def prune(wiring: ArrayLike) -> Array:
     """Return the wiring with its dead edges set to zero, `int32[E]`: the same function.
 
-    Example:
+    Examples:
         >>> from jaxnas import wiring
         >>> wiring.to_code(wiring.prune(wiring.from_code("2_20")))
         '0_20'

@@ -10,7 +10,7 @@ table has changed, and commit the pictures.
 import argparse
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs"
 OURS, THEIRS, BASELINE, PALE = "#0b6e99", "#9aa7b2", "#c2410c", "#dfe4e8"
 _NUMBER = re.compile(r"[+-]?\d*\.?\d+(?:e-?\d+)?")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: small files, which can be searched
     "svg.hashsalt": "jaxnas",  # the same picture, the same bytes
     "font.size": 9,
@@ -82,7 +82,7 @@ def color(name: str) -> str:
 
 def bars(axes: Axes, names: list[str], values: list[float], label: str, digits: int = 2) -> None:
     """Draw horizontal bars from the top to the bottom, each with its number."""
-    places = np.arange(len(names))
+    places = range(len(names))
     axes.barh(places, values, color=[color(name) for name in names], height=0.72)
     low, high = axes.get_xlim()
     for place, value in zip(places, values, strict=True):
@@ -117,7 +117,7 @@ def front(store: Path) -> Figure:
     with ScoreStore(store) as opened:
         (run,) = opened.contexts()
         frame = opened.frame(run).pivot_table("score", "arch", "proxy")
-    measured = {name: frame[name].to_numpy() for name in frame}
+    measured = {str(name): frame[name].to_numpy() for name in frame}
     panel = proxies.expand("panel").scores(measured)["panel"]
     space = spaces.nasbench201()
     archs = np.array([space.from_string(name) for name in frame.index])
@@ -161,11 +161,11 @@ def plain(page: str, header: str, position: int, label: str, **options: float) -
 def search() -> Figure:
     """Draw what each search of the whole of NAS-Bench-201 finds with so many looks."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
-    name, courses = "", {}
+    name, courses = "", dict[str, list[tuple[float, float]]]()
     for row in read_table("search", "| search | looks | seconds | CIFAR-10"):
         name = row.name or name
-        looks, _, accuracy = (cell[0] for cell in row.numbers[:3])
-        courses.setdefault(name, []).append((looks, accuracy))
+        count, _, accuracy = (cell[0] for cell in row.numbers[:3])
+        courses.setdefault(name, []).append((count, accuracy))
     for name, points in courses.items():
         looks, accuracies = zip(*points, strict=True)
         axes.plot(looks, accuracies, "o-", color=color(name), markersize=4)
@@ -239,7 +239,7 @@ def speed() -> Figure:
 
 def concepts() -> Figure:
     """Draw how an architecture becomes a stored score."""
-    figure, axes = plt.subplots(figsize=(10, 3.1))
+    figure, axes = plt.subplots(figsize=(8.6, 2.7))
     axes.set_axis_off()
     axes.set_xlim(0, 10)
     axes.set_ylim(0, 3.1)
@@ -254,7 +254,7 @@ def concepts() -> Figure:
         left = 0.05 + 2.0 * position
         axes.add_patch(plt.Rectangle((left, 0.5), 1.7, 2.1, facecolor="#eef4f7", edgecolor=OURS))
         axes.text(left + 0.85, 2.33, title, ha="center", va="center", weight="bold", color=OURS)
-        axes.text(left + 0.85, 1.3, text, ha="center", va="center", fontsize=8)
+        axes.text(left + 0.85, 1.3, text, ha="center", va="center", fontsize=7.5)
         if position:
             arrow = {"arrowstyle": "-|>", "color": OURS}
             axes.annotate("", (left, 1.55), (left - 0.3, 1.55), arrowprops=arrow)

@@ -106,7 +106,7 @@ def nasbench_macro(path: str | Path = TABLE) -> MacroBenchmark:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
 
-    Example:
+    Examples:
         >>> from jaxnas import benchmarks
         >>> float(benchmarks.nasbench_macro().accuracy([2] * 8))
         92.9533

@@ -141,7 +141,7 @@ def nasbench101(path: str | Path = TABLE) -> NASBench101Sample:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
 
-    Example:
+    Examples:
         >>> from jaxnas import benchmarks
         >>> table = benchmarks.nasbench101()
         >>> len(table.archs), float(table.accuracy(table.archs[0]))

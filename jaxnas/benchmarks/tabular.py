@@ -156,7 +156,7 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
 
-    Example:
+    Examples:
         >>> from jaxnas import benchmarks
         >>> table = benchmarks.nasbench201()
         >>> float(table.accuracy([3, 3, 3, 3, 3, 3], "cifar10"))

@@ -139,7 +139,7 @@ def statistics(wirings: ArrayLike) -> Statistics:
     Raises:
         ValueError: see `wiring.validate`.
 
-    Example:
+    Examples:
         >>> from jaxnas import connectivity, wiring
         >>> found = connectivity.statistics(wiring.from_code("2_12"))
         >>> float(found.paths), float(found.depth)

@@ -56,7 +56,7 @@ def load(spec: str = "cifar10-sample") -> Dataset:
         FileNotFoundError: if a file of the data set is missing.
         ImportError: if the data set needs a library that is not installed.
 
-    Example:
+    Examples:
         >>> from jaxnas import datasets
         >>> data = datasets.load("cifar10-sample")
         >>> data.x_train.shape, data.num_classes

@@ -42,7 +42,7 @@ def resize(images: ArrayLike, size: int) -> Array:
     Raises:
         ValueError: if `images` is not of rank 4 or `size` is below 1.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import datasets
         >>> datasets.resize(jnp.ones((2, 32, 32, 3)), 16).shape
@@ -88,7 +88,7 @@ def batch(
         ValueError: if `size` is below 1 or above the size of the split, `seed` is negative, or the
             split is unknown.
 
-    Example:
+    Examples:
         >>> from jaxnas import datasets
         >>> images, labels = datasets.batch(datasets.load(), 20, seed=0)
         >>> images.shape, sorted(labels.tolist())[:4]

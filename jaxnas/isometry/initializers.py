@@ -77,7 +77,7 @@ def qr(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
     more than `k²` channels: filters of unequal norms and `phi = k² / C`. Independent expansion to
     `t` times the width and projection, nothing between: `phi = 1 / t`, `cv² = 1 - 1 / t`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from jaxnas.isometry import initializers
         >>> kernel = initializers.qr(jax.random.key(0), (1, 1, 8, 8))[0, 0]

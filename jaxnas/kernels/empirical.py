@@ -88,7 +88,7 @@ def gradient_gram(
 ) -> Array:
     """Return the Gram matrix `[B, B]` of whole per-example gradients: the sum over all tensors.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas import Batch
         >>> from jaxnas.kernels import empirical
@@ -130,7 +130,7 @@ def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
 
     `(1/K) sum_k <d f_k(x_i)/d theta, d f_k(x_j)/d theta>` (Jacot et al., 2018, arXiv 1806.07572).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxnas.kernels import empirical
         >>> params = {"w": jnp.ones((2, 1))}

@@ -117,7 +117,7 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
     Raises:
         ValueError: no proxy, an unknown one, or one name twice.
 
-    Example:
+    Examples:
         >>> from jaxnas import proxies
         >>> [proxy.name for proxy in proxies.resolve(["mgm", "snip@head"])]
         ['mgm', 'snip@head']
@@ -196,7 +196,7 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
     Raises:
         ValueError: no score, an unknown one, or one name twice.
 
-    Example:
+    Examples:
         >>> from jaxnas import proxies
         >>> [proxy.name for proxy in proxies.expand("pair").proxies]
         ['layer_balance', 'channel_independence']

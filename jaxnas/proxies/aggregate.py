@@ -49,7 +49,7 @@ def hybrid_score(
         ValueError: If the arrays are not two vectors of one length, or `tau` or `mu` is negative or
             not finite.
 
-    Example:
+    Examples:
         >>> from jaxnas.proxies import aggregate
         >>> aggregate.hybrid_score([1.0, 2.0], [4.0, 3.0], tau=0.5, mu=1.0).tolist()
         [-2.0, -1.25]
@@ -149,7 +149,7 @@ def mean_rank(scores: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: If the shape is another, or there is no score.
 
-    Example:
+    Examples:
         >>> from jaxnas.proxies import aggregate
         >>> aggregate.mean_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
         [1.0, 2.5, 2.5]
@@ -171,7 +171,7 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: If the shape is another, or there is no score.
 
-    Example:
+    Examples:
         >>> from jaxnas.proxies import aggregate
         >>> aggregate.log_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
         [-2.1972, -0.4055, -0.4055]

@@ -85,7 +85,7 @@ def run(
         ValueError: If `num_evaluations` is not positive, if `score_fn` gives another shape than
             `[1]`, or if `jit` is true and `score_fn` cannot be traced.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxnas import search
         >>> history = search.run(

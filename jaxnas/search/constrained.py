@@ -70,7 +70,7 @@ def constrained_evolution(
         ValueError: Options out of range, no legal architecture in a million draws, or scores or
             verdicts of another shape than `[N]`.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxnas import search
         >>> history = search.constrained_evolution(

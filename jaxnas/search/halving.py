@@ -76,7 +76,7 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
             does not fit what reaches its rung, or the scores of a rung have another shape, hold
             `nan` or `inf`, or none that is finite.
 
-    Example:
+    Examples:
         >>> from jaxnas import search
         >>> cheap = search.Rung(lambda archs: archs[:, 0], 2)
         >>> full = search.Rung(lambda archs: -archs[:, 0], 1)

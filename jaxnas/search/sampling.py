@@ -21,7 +21,7 @@ def random_sampling(num_choices: Sequence[int]) -> SearchStrategy:
     Raises:
         ValueError: If `num_choices` is not a list of positive integers.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxnas import search
         >>> strategy = search.random_sampling((5, 5, 5))
@@ -59,7 +59,7 @@ def sample_distinct(key: Array, num_choices: Sequence[int], num: int) -> Array:
         ValueError: If the space has fewer than `num` architectures, `num` is negative, or
             `num_choices` is not a list of positive integers.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxnas import search
         >>> archs = search.sample_distinct(jax.random.key(0), (2, 3), 6)

@@ -64,7 +64,7 @@ def two_step(
         ValueError: If there are no candidates, the shapes do not fit, `k` is not from 1 to the
             number of different candidates, a coarse score is `nan`, or no fine score is finite.
 
-    Example:
+    Examples:
         >>> from jaxnas import search
         >>> accuracy = lambda archs: archs[:, 0]
         >>> search.two_step([[0], [1], [2]], [0.1, 0.9, 0.5], accuracy, k=2).winner

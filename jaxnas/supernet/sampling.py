@@ -33,7 +33,7 @@ def strict_fair(num_choices: Sequence[int]) -> Paths:
     Raises:
         ValueError: no layers, or one without a choice.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxnas.supernet import sampling
         >>> paths = sampling.strict_fair((3, 3))(jax.random.key(0), 0)

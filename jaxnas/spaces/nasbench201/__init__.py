@@ -39,7 +39,7 @@ def nasbench201(
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
 
-    Example:
+    Examples:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201()
         >>> space.to_string([3, 3, 3, 3, 3, 3])

@@ -123,6 +123,11 @@ def front(store: Path) -> Figure:
     archs = np.array([space.from_string(name) for name in frame.index])
     accuracy = benchmarks.nasbench201().accuracy(archs, "cifar10")
     spearman = correlation.spearman(panel, accuracy)
+    functions = np.array([space.representative(arch) for arch in archs])
+    low, high = correlation.bootstrap_interval(
+        correlation.spearman, panel, accuracy, groups=functions
+    )
+    baseline = correlation.spearman(measured["params"], accuracy)
     place = np.argsort(np.argsort(panel, kind="stable"), kind="stable") + 1
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.6), width_ratios=(1.15, 1))
@@ -134,7 +139,10 @@ def front(store: Path) -> Figure:
     right.set_ylim(floor - 0.8, 95)
     right.set_xlabel(f"rank by panel of {len(panel)} random cells, untrained (right is best)")
     right.set_ylabel("CIFAR-10 test accuracy after training, %")
-    right.set_title(f"panel, Spearman {spearman:.2f}", fontsize=10)
+    right.set_title(
+        f"Spearman of panel {spearman:.2f} ({low:.2f} to {high:.2f}), of #params {baseline:.2f}",
+        fontsize=9,
+    )
     right.text(
         len(panel), floor + 0.2, f"{below.sum()} below {floor:.0f} %", color=BASELINE, ha="right"
     )

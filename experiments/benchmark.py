@@ -10,8 +10,8 @@ zero-cost-nas as it is. First all on one and the same core, for CPU seconds; the
 seconds of the clock. Without PyTorch, jaxnas is measured alone.
 
 With --num_networks=16 that took 5.5 minutes on two cores of an AMD EPYC: for `grad_norm` at 16@32,
-54 ms of CPU a cell, .72 of it in lean PyTorch and 5.0 times it in zero-cost-nas; RESULTS.md has the
-rest.
+54 ms of CPU a cell, .72 of it in lean PyTorch and 5.0 times it in zero-cost-nas; the rest is
+in docs/results/speed.md.
 """
 
 import contextlib

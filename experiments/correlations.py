@@ -9,7 +9,7 @@ the partial correlation given log #params, and how well two draws of weights and
 
 All cells with --num_seeds=1 took 46 CPU minutes and 2.6 GB. Spearman with CIFAR-10 accuracy:
 gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .649, gradient_values
-.646, knas_published .045, random -.010; RESULTS.md has the rest.
+.646, knas_published .045, random -.010; docs/results/knas.md has the rest.
 """
 
 from collections.abc import Callable

@@ -11,9 +11,9 @@ space for the best network under a cap of FLOPs. With --num_orders=2 each draw o
 weights is trained twice, on the images in another order: what two such runs agree on, beyond what
 two draws of the weights do, is a matter of the draw, not of the structure.
 
-Measured (RESULTS.md; 16 channels, 16 pixels, 9,500 images): the inherited loss of recipe `fair` has
-Spearman .80 after 8 epochs and .67 after 4 (three runs each), the indicators of `published` -.24,
-FLOPs .72, and `swap`, of untrained networks, .91.
+Measured (docs/results/supernets.md; 16 channels, 16 pixels, 9,500 images): the inherited loss of
+recipe `fair` has Spearman .80 after 8 epochs and .67 after 4 (three runs each), the indicators of
+`published` -.24, FLOPs .72, and `swap`, of untrained networks, .91.
 
 On a GPU, the benchmark's own size on all of CIFAR-10:
 

@@ -13,7 +13,7 @@ saw; the report compares the test accuracies after 200 epochs, at one budget and
 1,000 cells, two draws of 16 images at 16 pixels (--num_seeds=2 --seed=1 --norm=batch
 --batch_size=16 --image_size=16): half an hour on two cores with all metrics; all cells on 64 images
 of 32 pixels: two hours of CPU. CIFAR-10 test accuracy within 3,051 simulated seconds, of all
-cells: HNAS 93.99 to 94.34, as published 93.72 to 93.91, random 93.13 +-.32 (RESULTS.md).
+cells: HNAS 93.99 to 94.34, as published 93.72 to 93.91, random 93.13 +-.32 (docs/results/hnas.md).
 """
 
 from collections.abc import Iterator

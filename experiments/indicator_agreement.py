@@ -9,8 +9,8 @@ draws; those that rank the draw agree between the two orders of one draw and not
 noise of a mean over channels should fall with the width, and with the number of draws that it is
 averaged over: the last column compares the means over two halves of the draws.
 
-Measured (RESULTS.md; orthogonal kernels, widths 1 and 2): tau .21 and .04 for the same weights,
--.02 and -.00 for others.
+Measured (docs/results/supernets.md; orthogonal kernels, widths 1 and 2): tau .21 and .04 for the
+same weights, -.02 and -.00 for others.
 
 The claim is of arXiv 2307.02263, which frees candidates from their draw by orthogonal kernels.
 """

@@ -12,10 +12,11 @@ ranks.
 The space is a reconstruction: that of the paper was not published. The dev set that chooses is cut
 from the training set; the test set is looked at once a run, and never chooses.
 
-Measured with MiniLM on SST-2 (RESULTS.md, 56 CPU minutes): MGM ranks 24 fine-tuned wirings with
-Spearman .71 by test and .48 (.07 to .80) by dev accuracy, the best four by it do better than random
-ones by 1.5 points in the mean, and the unchanged encoder does better than all of them. On MRPC the
-best four by MGM do worse than random ones, by .8 points, and than the encoder, by 2.0.
+Measured with MiniLM on SST-2 (docs/results/text.md, 56 CPU minutes): MGM ranks 24 fine-tuned
+wirings with Spearman .71 by test and .48 (.07 to .80) by dev accuracy, the best four by it do
+better than random ones by 1.5 points in the mean, and the unchanged encoder does better than all of
+them. On MRPC the best four by MGM do worse than random ones, by .8 points, and than the encoder, by
+2.0.
 """
 
 from pathlib import Path

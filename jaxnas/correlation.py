@@ -38,6 +38,11 @@ def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
 
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.spearman([0.1, 0.5, 0.3, float("-inf")], [60.0, 94.0, 93.0, 10.0])
+        1.0
     """
     return _spearman(*_pair(scores, accuracies))
 
@@ -54,6 +59,11 @@ def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
 
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.kendall([1, 2, 3, 4], [60.0, 94.0, 93.0, 95.0])
+        0.6667
     """
     predicted, true = _pair(scores, accuracies)
     if _undefined(predicted, true):
@@ -80,6 +90,11 @@ def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike)
 
     Raises:
         ValueError: the arrays differ in length, or hold values without an order.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.partial_spearman([1, 2, 3, 4, 5], [3, 1, 4, 2, 5], given=[2, 1, 4, 3, 5])
+        -0.8412
     """
     predicted, true = _pair(scores, accuracies)
     matrix = np.asarray(check.array("given", given), np.float64)
@@ -138,6 +153,14 @@ def bootstrap_interval(
 
     Raises:
         ValueError: for bad arrays, `num_resamples` below 1 or `confidence` outside (0, 1).
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> low, high = correlation.bootstrap_interval(
+        ...     correlation.spearman, range(50), [n ^ 5 for n in range(50)], num_resamples=100
+        ... )
+        >>> 0.9 < low < high <= 1
+        True
     """
     predicted, true = _pair(scores, accuracies)
     check.instance("statistic", statistic, Callable, "a function of scores and accuracies")
@@ -176,6 +199,11 @@ def top_k_recall(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
 
     Raises:
         ValueError: for bad arrays, or `k` out of range.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.top_k_recall([1, 2, 3, 4], [60.0, 94.0, 93.0, 95.0], k=2)
+        0.5
     """
     predicted, true = _pair(scores, accuracies)
     return len(np.intersect1d(_best(predicted, k), _best(true, k))) / k
@@ -189,6 +217,11 @@ def ties(scores: ArrayLike) -> int:
 
     Raises:
         ValueError: `scores` is not a vector, or holds `nan`.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.ties([0.5, 0.5, 0.7])
+        2
     """
     counts = np.unique(_ordered("scores", scores), return_counts=True)[1]
     return int(counts[counts > 1].sum())
@@ -209,6 +242,11 @@ def seed_agreement(scores_by_seed: ArrayLike) -> float:
 
     Raises:
         ValueError: not a matrix, fewer than 2 seeds, or `nan` among the scores.
+
+    Examples:
+        >>> from jaxnas import correlation
+        >>> correlation.seed_agreement([[1, 2, 3], [1, 3, 2]])
+        0.5
     """
     by_seed = np.asarray(check.array("scores_by_seed", scores_by_seed), np.float64)
     if by_seed.ndim != 2 or len(by_seed) < 2:

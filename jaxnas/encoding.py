@@ -58,6 +58,11 @@ def encode(archs: ArrayLike | Sequence[int], num_choices: Sequence[int]) -> np.n
 
     Raises:
         ValueError: see `validate_archs`; or the space has 2**63 architectures or more.
+
+    Examples:
+        >>> from jaxnas import encoding
+        >>> encoding.encode([[0, 0, 1], [1, 2, 3]], (2, 3, 4)).tolist()
+        [1, 23]
     """
     _check_enumerable(num_choices)
     array = validate_archs(archs, num_choices)
@@ -70,6 +75,11 @@ def decode(codes: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
 
     Raises:
         ValueError: a code is negative or not smaller than the number of architectures.
+
+    Examples:
+        >>> from jaxnas import encoding
+        >>> encoding.decode([1, 23], (2, 3, 4)).tolist()
+        [[0, 0, 1], [1, 2, 3]]
     """
     _check_enumerable(num_choices)
     array = np.asarray(codes)
@@ -83,7 +93,13 @@ def decode(codes: ArrayLike, num_choices: Sequence[int]) -> np.ndarray:
 
 
 def enumerate_archs(num_choices: Sequence[int]) -> np.ndarray:
-    """Return all architectures in lexicographic order, `int32[A, D]`."""
+    """Return all architectures in lexicographic order, `int32[A, D]`.
+
+    Examples:
+        >>> from jaxnas import encoding
+        >>> encoding.enumerate_archs((2, 2)).tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
     return decode(np.arange(prod(num_choices)), num_choices)
 
 

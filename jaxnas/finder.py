@@ -187,11 +187,11 @@ def find(
         ValueError: an unknown strategy or score, a number that is not positive, a space that is too
             large for an exhaustive search, or no architecture within the caps.
 
-    Example:
+    Examples:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")
-        >>> scorer = jaxnas.Scorer(space, data, by="naswot", batch_size=8)
+        >>> scorer = jaxnas.Scorer(space, data, by="flops", batch_size=8)
         >>> found = jaxnas.find(scorer, "random", evaluations=5, caps={"params": 20_000})
         >>> bool((found.costs["params"] <= 20_000).all())
         True

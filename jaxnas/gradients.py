@@ -78,6 +78,15 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
     """Return the loss gradient of each example, a pytree of `[B, *shape]`: all of `B x P` numbers.
 
     Each example goes through the network alone, by `vmap` over `grad`.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxnas
+        >>> batch = jaxnas.Batch(jnp.eye(3), jnp.array([0, 1, 1]))
+        >>> grads = jaxnas.gradients.per_example_gradients(
+        ...     lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, batch
+        ... )
+        >>> grads["w"].shape
+        (3, 3, 2)
     """
     _check(apply_fn, batch)
     check.tree("params", params, "f")

@@ -53,6 +53,12 @@ def cosine_mean(gram: Array) -> Array:
     """Return the mean cosine of all pairs (with itself too), zero vectors left out; 0 if all are.
 
     R of KNAS: `(1/B^2) sum_ij cos(g_i, g_j)`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import gram
+        >>> float(gram.cosine_mean(jnp.array([[4.0, 1.0], [1.0, 1.0]])))
+        0.75
     """
     count = (jnp.diagonal(gram) > 0).sum()
     return correlation_matrix(gram).sum() / jnp.maximum(count, 1) ** 2
@@ -85,6 +91,12 @@ def condition_number(gram: Array, *, eps: Array | float | None = None) -> Array:
         gram: `[B, B]`.
         eps: relative precision of the entries; that of their dtype if None. A matrix that was
             measured in float32 is no more precise as float64.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import gram
+        >>> float(gram.condition_number(jnp.diag(jnp.array([8.0, 2.0]))))
+        4.0
     """
     values = eigenvalues(gram)
     floor = gram.shape[0] * (jnp.finfo(gram.dtype).eps if eps is None else eps) * values[-1]
@@ -100,5 +112,12 @@ def spectral_entropy(gram: Array) -> Array:
 
 
 def effective_rank(gram: Array) -> Array:
-    """Return the exponential of the spectral entropy (Roy and Vetterli, EUSIPCO 2007), 1 to B."""
+    """Return the exponential of the spectral entropy (Roy and Vetterli, EUSIPCO 2007), 1 to B.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import gram
+        >>> float(gram.effective_rank(jnp.eye(3)))
+        3.0
+    """
     return jnp.exp(spectral_entropy(gram))

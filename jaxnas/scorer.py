@@ -146,16 +146,16 @@ class Scorer:
     Several processes that were joined (see `processes.join`), each with the same store, share the
     work. A disconnected architecture is not run: all its scores but counts are `-inf`.
 
-    Example:
+    Examples:
         >>> import jaxnas
         >>> space = jaxnas.spaces.nasbench201(channels=4, cells=1)
         >>> data = jaxnas.datasets.load("cifar10-sample")
-        >>> scorer = jaxnas.Scorer(space, data, by=["naswot", "params"], batch_size=8)
+        >>> scorer = jaxnas.Scorer(space, data, by=["flops", "params"], batch_size=8)
         >>> scores = scorer([[1, 2, 3, 4, 2, 1], [0, 0, 0, 0, 0, 0]])
         >>> scores
-        Scores(2 nasbench201 architectures, 1 seed(s): naswot, params)
-        >>> scores.status["naswot"].tolist()
-        [['ok', 'disconnected']]
+        Scores(2 nasbench201 architectures, 1 seed(s): flops, params)
+        >>> scores.ranked()["#params"].tolist()
+        [8758, 4894]
     """
 
     def __init__(

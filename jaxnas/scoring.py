@@ -45,12 +45,12 @@ def score(
         ValueError: an unknown proxy, or a batch or a network that does not fit (see
             `validate_batch`).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, jaxnas
         >>> params = {"w": jnp.ones((3, 1))}
         >>> batch = jnp.eye(3), jnp.array([[0.0], [1.0], [2.0]])
         >>> jaxnas.score(lambda p, x: x @ p["w"], params, batch, "grad_norm", loss="mse")
-        {'grad_norm': 0.4714045226573944}
+        {'grad_norm': 0.4714}
     """
     resolved = resolve(proxies)
     batch = validate_batch(batch, loss)

@@ -26,6 +26,12 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     Args:
         logits: `[B, ..., K]`: of sequences `[B, T, K]`, of pictures `[B, H, W, K]`.
         labels: integers `[B, ...]`, in `[0, K)`; a negative one masks its position.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import tasks
+        >>> tasks.cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[3, -1]])).tolist()
+        [1.3863]
     """
     kept = labels >= 0
     chosen = jnp.where(kept, labels, 0)[..., None]
@@ -40,6 +46,12 @@ def mse(outputs: Array, labels: Array) -> Array:
     Args:
         outputs: `[B, ...]`.
         labels: real numbers of the same shape.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import tasks
+        >>> tasks.mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
+        [1.0]
     """
     return _mean(jnp.square(outputs - labels) / 2)
 
@@ -50,6 +62,12 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     Args:
         logits: `[B, ...]`, of yes.
         labels: 0 to 1, of the same shape: several labels an example, or a mask.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import tasks
+        >>> tasks.binary_cross_entropy(jnp.zeros((1, 3)), jnp.array([[0, 1, 1]])).tolist()
+        [0.6931]
     """
     yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     return _mean(-labels * yes - (1 - labels) * no)

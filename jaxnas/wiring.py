@@ -30,7 +30,13 @@ _CODE = re.compile(r"[0-2]+(_[0-2]+)*")
 
 
 def edges(nodes: int) -> tuple[tuple[int, int], ...]:
-    """Return `(source, target)` of each possible edge of a graph of `nodes` nodes."""
+    """Return `(source, target)` of each possible edge of a graph of `nodes` nodes.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> wiring.edges(3)
+        ((0, 1), (0, 2), (1, 2))
+    """
     return tuple((source, target) for target in range(1, nodes) for source in range(target))
 
 
@@ -76,6 +82,11 @@ def from_edges(nodes: int, present: Iterable[tuple[int, int, int]]) -> np.ndarra
 
     Raises:
         ValueError: an edge that does not lead forward (a cycle), is listed twice or is none.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> wiring.from_edges(3, [(0, 1, wiring.LINEAR), (1, 2, wiring.SKIP)]).tolist()
+        [2, 0, 1]
     """
     check.integer("nodes", nodes, 2, MAX_NODES)
     position = {edge: index for index, edge in enumerate(edges(nodes))}
@@ -123,6 +134,11 @@ def from_code(code: str) -> np.ndarray:
 
     Raises:
         ValueError: not a code string.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> wiring.from_code("2_21_112").tolist()
+        [2, 2, 1, 1, 1, 2]
     """
     rows = check.instance("code", code, str, "a string").split("_")
     if not _CODE.fullmatch(code) or [len(row) for row in rows] != list(range(1, len(rows) + 1)):
@@ -138,6 +154,11 @@ def to_code(wiring: ArrayLike) -> str:
 
     Raises:
         ValueError: not one wiring.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> wiring.to_code([2, 2, 1, 1, 1, 2])
+        '2_21_112'
     """
     array = validate(wiring)
     if array.ndim != 1:
@@ -181,7 +202,13 @@ def reach(wiring: ArrayLike) -> tuple[Array, Array]:
 
 
 def is_connected(wiring: ArrayLike) -> Array:
-    """Return whether a path leads from the input to the output, `bool[]`."""
+    """Return whether a path leads from the input to the output, `bool[]`.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> bool(wiring.is_connected(wiring.from_code("2_00")))
+        False
+    """
     return reach(wiring)[0][-1]
 
 
@@ -193,7 +220,13 @@ def live_edges(wiring: ArrayLike) -> Array:
 
 
 def prune(wiring: ArrayLike) -> Array:
-    """Return the wiring with its dead edges set to zero, `int32[E]`: the same function."""
+    """Return the wiring with its dead edges set to zero, `int32[E]`: the same function.
+
+    Examples:
+        >>> from jaxnas import wiring
+        >>> wiring.to_code(wiring.prune(wiring.from_code("2_20")))
+        '0_20'
+    """
     return jnp.where(live_edges(wiring), jnp.asarray(wiring, jnp.int32), ZERO)
 
 

@@ -140,6 +140,12 @@ def nasbench101(path: str | Path = TABLE) -> NASBench101Sample:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
+
+    Examples:
+        >>> from jaxnas import benchmarks
+        >>> table = benchmarks.nasbench101()
+        >>> len(table.archs), float(table.accuracy(table.archs[0]))
+        (10000, 92.0172)
     """
     return _read(Path(check.instance("path", path, check.PATH, "a path")))
 

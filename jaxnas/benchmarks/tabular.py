@@ -155,6 +155,12 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file does not hold the whole table.
+
+    Examples:
+        >>> from jaxnas import benchmarks
+        >>> table = benchmarks.nasbench201()
+        >>> float(table.accuracy([3, 3, 3, 3, 3, 3], "cifar10"))
+        93.76
     """
     return _read(Path(check.instance("path", path, check.PATH, "a path")))
 

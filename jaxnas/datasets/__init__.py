@@ -55,6 +55,12 @@ def load(spec: str = "cifar10-sample") -> Dataset:
         ValueError: if `spec` has none of these forms, or the data are not valid.
         FileNotFoundError: if a file of the data set is missing.
         ImportError: if the data set needs a library that is not installed.
+
+    Examples:
+        >>> from jaxnas import datasets
+        >>> data = datasets.load("cifar10-sample")
+        >>> data.x_train.shape, data.num_classes
+        ((1000, 32, 32, 3), 10)
     """
     kind, _, place = check.instance("spec", spec, str, "a string").partition(":")
     if spec in _WITHOUT_PLACE:

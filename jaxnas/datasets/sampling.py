@@ -41,6 +41,12 @@ def resize(images: ArrayLike, size: int) -> Array:
 
     Raises:
         ValueError: if `images` is not of rank 4 or `size` is below 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import datasets
+        >>> datasets.resize(jnp.ones((2, 32, 32, 3)), 16).shape
+        (2, 16, 16, 3)
     """
     pixels = jnp.asarray(check.array("images", images)).astype(jnp.float32)
     if pixels.ndim != 4:
@@ -81,6 +87,12 @@ def batch(
     Raises:
         ValueError: if `size` is below 1 or above the size of the split, `seed` is negative, or the
             split is unknown.
+
+    Examples:
+        >>> from jaxnas import datasets
+        >>> images, labels = datasets.batch(datasets.load(), 20, seed=0)
+        >>> images.shape, sorted(labels.tolist())[:4]
+        ((20, 32, 32, 3), [0, 0, 1, 1])
     """
     check.instance("dataset", dataset, Dataset, "a Dataset")
     check.choice("split", split, ("train", "test"))

@@ -76,6 +76,13 @@ def qr(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
     1x1: `phi = 1`, `cv² = 0`. Dense of equal widths: `phi = 1`, `cv² = 1 - 1 / k²`. Depthwise of
     more than `k²` channels: filters of unequal norms and `phi = k² / C`. Independent expansion to
     `t` times the width and projection, nothing between: `phi = 1 / t`, `cv² = 1 - 1 / t`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxnas.isometry import initializers
+        >>> kernel = initializers.qr(jax.random.key(0), (1, 1, 8, 8))[0, 0]
+        >>> bool(jnp.allclose(kernel @ kernel.T, jnp.eye(8), atol=1e-5))
+        True
     """
     size, _, inputs, outputs = _checked(shape)
     return _orthogonal(key, size**2 * inputs, outputs, dtype).reshape(shape)

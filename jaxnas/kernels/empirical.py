@@ -86,7 +86,17 @@ def gradient_gram(
     of: Of = "loss",
     max_bytes: int = gradients.MAX_BYTES,
 ) -> Array:
-    """Return the Gram matrix `[B, B]` of whole per-example gradients: the sum over all tensors."""
+    """Return the Gram matrix `[B, B]` of whole per-example gradients: the sum over all tensors.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas import Batch
+        >>> from jaxnas.kernels import empirical
+        >>> params = {"w": jnp.zeros((2, 2))}
+        >>> batch = Batch(jnp.eye(2), jnp.array([0, 1]))
+        >>> empirical.gradient_gram(lambda p, x: x @ p["w"], params, batch).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+    """
     grams = gradient_grams(apply_fn, params, batch, of=of, max_bytes=max_bytes)
     return sum(jax.tree.leaves(grams), start=jnp.zeros(()))
 
@@ -119,6 +129,13 @@ def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
     """Return the empirical neural tangent kernel averaged over the logits, `[B, B]`.
 
     `(1/K) sum_k <d f_k(x_i)/d theta, d f_k(x_j)/d theta>` (Jacot et al., 2018, arXiv 1806.07572).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxnas.kernels import empirical
+        >>> params = {"w": jnp.ones((2, 1))}
+        >>> empirical.ntk(lambda p, x: x @ p["w"], params, jnp.eye(2)).shape
+        (2, 2)
     """
     out, pullback = gradients.per_example_vjp(apply_fn, params, inputs, (GRAM,))
     classes = out.logits.shape[-1]

@@ -116,6 +116,11 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
 
     Raises:
         ValueError: no proxy, an unknown one, or one name twice.
+
+    Examples:
+        >>> from jaxnas import proxies
+        >>> [proxy.name for proxy in proxies.resolve(["mgm", "snip@head"])]
+        ['mgm', 'snip@head']
     """
     resolved = []
     for proxy in [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen):
@@ -190,6 +195,11 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
 
     Raises:
         ValueError: no score, an unknown one, or one name twice.
+
+    Examples:
+        >>> from jaxnas import proxies
+        >>> [proxy.name for proxy in proxies.expand("pair").proxies]
+        ['layer_balance', 'channel_independence']
     """
     asked = [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen)
     names = tuple(map(_name, asked))

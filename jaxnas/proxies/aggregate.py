@@ -37,7 +37,7 @@ def hybrid_score(
     Source: HNAS, the unified objective `kappa / M + mu F(M^2 - nu)` with `F = |.|` as in the
     released code. Differs from both by the ranks. Magnitudes are spread over orders: where the
     largest, or the 99th percentile, has an `m` of 1, the best networks of NAS-Bench-201 have .04 to
-    .09, and a search over `tau` hardly sees them (RESULTS.md has both).
+    .09, and a search over `tau` hardly sees them (docs/results/hnas.md has both).
 
     Args:
         metric: `[A]`, `M`.
@@ -48,6 +48,11 @@ def hybrid_score(
     Raises:
         ValueError: If the arrays are not two vectors of one length, or `tau` or `mu` is negative or
             not finite.
+
+    Examples:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.hybrid_score([1.0, 2.0], [4.0, 3.0], tau=0.5, mu=1.0).tolist()
+        [-2.0, -1.25]
     """
     magnitudes, conditions, usable = _checked_pool(metric, condition)
     _not_negative(tau=tau, mu=mu)
@@ -143,6 +148,11 @@ def mean_rank(scores: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: If the shape is another, or there is no score.
+
+    Examples:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.mean_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
+        [1.0, 2.5, 2.5]
     """
     return _ranks(scores).mean(axis=-2)
 
@@ -160,6 +170,11 @@ def log_rank(scores: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         ValueError: If the shape is another, or there is no score.
+
+    Examples:
+        >>> from jaxnas.proxies import aggregate
+        >>> aggregate.log_rank([[0.1, 0.5, 0.3], [1, 2, 3]]).tolist()
+        [-2.1972, -0.4055, -0.4055]
     """
     ranks = _ranks(scores)
     return np.log(ranks / ranks.shape[-1]).sum(axis=-2)

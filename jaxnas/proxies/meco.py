@@ -47,9 +47,9 @@ def meco() -> Proxy:
 def channel_independence() -> Proxy:
     """Return the sum over ReLUs of the least eigenvalue of the correlations of their inputs.
 
-    Ours, a variant of `meco` by which NAS-Bench-201 is ranked better (see RESULTS.md): of the maps
-    only the inputs of live ReLUs count, before anything is cut off. A node that feeds three
-    convolutions with a ReLU each counts three times. The maps are of the first example of the
+    Ours, a variant of `meco` by which NAS-Bench-201 is ranked better (docs/results/scores.md): of
+    the maps only the inputs of live ReLUs count, before anything is cut off. A node that feeds
+    three convolutions with a ReLU each counts three times. The maps are of the first example of the
     batch, as normalized beside the others: in the mode `batch` by the statistics of all of them.
     One forward pass, which it shares with all scores of activations. Of another activation the
     input counts alike.

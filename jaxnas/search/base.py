@@ -84,6 +84,18 @@ def run(
     Raises:
         ValueError: If `num_evaluations` is not positive, if `score_fn` gives another shape than
             `[1]`, or if `jit` is true and `score_fn` cannot be traced.
+
+    Examples:
+        >>> import jax
+        >>> from jaxnas import search
+        >>> history = search.run(
+        ...     search.regularized_evolution((4,) * 3),
+        ...     lambda archs: archs.sum(1),
+        ...     key=jax.random.key(0),
+        ...     num_evaluations=60,
+        ... )
+        >>> history.best_arch.tolist()
+        [3, 3, 3]
     """
     check.instance("strategy", strategy, SearchStrategy, "a SearchStrategy")
     check.instance("score_fn", score_fn, Callable, "a function of architectures")

@@ -69,6 +69,19 @@ def constrained_evolution(
     Raises:
         ValueError: Options out of range, no legal architecture in a million draws, or scores or
             verdicts of another shape than `[N]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxnas import search
+        >>> history = search.constrained_evolution(
+        ...     (4, 4),
+        ...     lambda archs: archs.sum(1),
+        ...     key=jax.random.key(0),
+        ...     legal=lambda archs: archs[:, 0] < 2,
+        ...     options=search.EvolutionOptions(population=8, generations=3),
+        ... )
+        >>> history.best_arch.tolist()
+        [1, 3]
     """
     choices = checked_choices(num_choices)
     options = EvolutionOptions() if options is None else options

@@ -75,6 +75,13 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
         ValueError: If there are no candidates or no rungs, a candidate is there twice, a `keep`
             does not fit what reaches its rung, or the scores of a rung have another shape, hold
             `nan` or `inf`, or none that is finite.
+
+    Examples:
+        >>> from jaxnas import search
+        >>> cheap = search.Rung(lambda archs: archs[:, 0], 2)
+        >>> full = search.Rung(lambda archs: -archs[:, 0], 1)
+        >>> search.successive_halving([[0], [1], [2], [3]], [cheap, full]).ranking.tolist()
+        [2, 3, 1, 0]
     """
     archs = validate_candidates(candidates)
     rungs = check.items("rungs", rungs)

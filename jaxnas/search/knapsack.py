@@ -23,6 +23,11 @@ def knapsack(
 
     Raises:
         ValueError: tables of different shapes, or a cap below the cheapest architecture.
+
+    Examples:
+        >>> from jaxnas import search
+        >>> search.knapsack([[1.0, 3.0], [1.0, 2.0]], [[1, 5], [1, 2]], cap=6).tolist()
+        [1, 0]
     """
     check.real("cap", cap), check.real("fixed", fixed)
     table, prices = (
@@ -77,6 +82,11 @@ def pareto_front(costs: ArrayLike, scores: ArrayLike) -> NDArray[np.int64]:
 
     Raises:
         ValueError: arrays of different shapes.
+
+    Examples:
+        >>> from jaxnas import search
+        >>> search.pareto_front(costs=[3, 1, 2], scores=[0.9, 0.5, 0.4]).tolist()
+        [1, 0]
     """
     price, value = (
         np.asarray(check.array(name, own), float)

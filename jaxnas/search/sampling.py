@@ -20,6 +20,13 @@ def random_sampling(num_choices: Sequence[int]) -> SearchStrategy:
 
     Raises:
         ValueError: If `num_choices` is not a list of positive integers.
+
+    Examples:
+        >>> import jax
+        >>> from jaxnas import search
+        >>> strategy = search.random_sampling((5, 5, 5))
+        >>> strategy.ask(jax.random.key(0), strategy.init(jax.random.key(0))).shape
+        (3,)
     """
     checked_choices(num_choices)
     return SearchStrategy(
@@ -51,6 +58,13 @@ def sample_distinct(key: Array, num_choices: Sequence[int], num: int) -> Array:
     Raises:
         ValueError: If the space has fewer than `num` architectures, `num` is negative, or
             `num_choices` is not a list of positive integers.
+
+    Examples:
+        >>> import jax
+        >>> from jaxnas import search
+        >>> archs = search.sample_distinct(jax.random.key(0), (2, 3), 6)
+        >>> sorted(map(tuple, archs.tolist()))
+        [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     """
     choices = checked_choices(num_choices)
     size = math.prod(choices.tolist())

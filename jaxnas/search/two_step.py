@@ -63,6 +63,12 @@ def two_step(
     Raises:
         ValueError: If there are no candidates, the shapes do not fit, `k` is not from 1 to the
             number of different candidates, a coarse score is `nan`, or no fine score is finite.
+
+    Examples:
+        >>> from jaxnas import search
+        >>> accuracy = lambda archs: archs[:, 0]
+        >>> search.two_step([[0], [1], [2]], [0.1, 0.9, 0.5], accuracy, k=2).winner
+        2
     """
     archs = validate_candidates(candidates, distinct=False)
     check.instance("fine_fn", fine_fn, Callable, "a function of architectures")

@@ -32,6 +32,13 @@ def strict_fair(num_choices: Sequence[int]) -> Paths:
 
     Raises:
         ValueError: no layers, or one without a choice.
+
+    Examples:
+        >>> import jax
+        >>> from jaxnas.supernet import sampling
+        >>> paths = sampling.strict_fair((3, 3))(jax.random.key(0), 0)
+        >>> sorted(paths[:, 0].tolist())
+        [0, 1, 2]
     """
     choices = _checked(num_choices)
     paths = int(choices.max())

@@ -38,6 +38,14 @@ def nasbench201(
 
     Raises:
         ValueError: a size below 1 (2 classes), or an unknown mode.
+
+    Examples:
+        >>> import jaxnas
+        >>> space = jaxnas.spaces.nasbench201()
+        >>> space.to_string([3, 3, 3, 3, 3, 3])
+        '|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|'
+        >>> space.num_params([3, 3, 3, 3, 3, 3])
+        1531546
     """
     channels = check.integer("channels", channels, 1, 2**16)
     cells = check.integer(

@@ -287,14 +287,16 @@ def cell_svg(cell: Cell) -> str:
         height = rise * level - rise // 2
         left, right = gap * source + gap // 2, gap * target + gap // 2
         middle = (left + right) // 2
-        color = PALETTE[order.index(operation) % len(PALETTE)] if operation else "currentColor"
+        color, width = "currentColor", 1.5
+        if operation:
+            color, width = PALETTE[order.index(operation) % len(PALETTE)], 2.5
         pale = "" if is_live else ' stroke-dasharray="4 4" stroke-opacity="0.45"'
         named = escape(operation or "edge")
         # A cubic curve with level arms reaches three quarters of their height.
         arm = base - height * 4 // 3
         arcs.append(
             f'<path d="M{left} {base} C{left + gap // 4} {arm} {right - gap // 4} {arm} '
-            f'{right} {base}" fill="none" stroke="{color}" stroke-width="2.5"{pale}>'
+            f'{right} {base}" fill="none" stroke="{color}" stroke-width="{width}"{pale}>'
             f"<title>{source} to {target}: {named}</title></path>"
         )
         if operation:

@@ -19,6 +19,7 @@ PALETTE = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#7a5195", "#8c564b"),
 )
+GRID = "#e6e6e6"
 _GREY = "#8a8a8a"
 _MOST_VECTORS = 1000  # points of a plot; more of them are drawn as pixels
 
@@ -69,9 +70,8 @@ def score_versus_accuracy(
         left, across = np.full(rest.sum(), 0.012), axes.get_yaxis_transform()
         axes.plot(left, accuracy[rest], marker="_", transform=across, **ticks)
         notes.append(f"{(~is_scored).sum():,} without a finite score, at the left edge")
-    if notes:  # on the right, where the ticks of the left edge cannot reach it
-        axes.text(0.98, 0.04, "\n".join(notes), transform=axes.transAxes, ha="right")
-    axes.set_title(f"Spearman {spearman:.3f}, {len(score):,} architectures", loc="left")
+    title = "\n".join([f"Spearman {spearman:.3f}, {len(score):,} architectures", *notes])
+    axes.set_title(title, loc="left", fontsize="medium")
     return figure
 
 
@@ -99,7 +99,8 @@ def score_versus_cost(
     if shown.any() and cost[shown].min() > 0 and cost[shown].max() > 20 * cost[shown].min():
         axes.set_xscale("log")
     missing = "" if shown.all() else f", {(~shown).sum():,} more without a finite score"
-    axes.set_title(f"{shown.sum():,} architectures{missing}", loc="left")
+    title = f"{shown.sum():,} architectures{missing}"
+    axes.set_title(title, loc="left", fontsize="medium")
     return figure
 
 
@@ -277,7 +278,7 @@ def cell_svg(cell: Cell) -> str:
                 f"An edge must lead forward between {count} nodes with a known operation: got "
                 f"({source}, {target}, {operation!r}); number the nodes along the flow."
             )
-    gap = max([96, *(7 * len(name) + 20 for name in [*cell.nodes, *(own[2] for own in edges)])])
+    gap = max([96, *(7 * len(name) + 28 for name in [*cell.nodes, *(own[2] for own in edges)])])
     rise, radius = 34, 8
     levels = _levels(edges)
     base = rise * max([1, *levels]) + 8
@@ -355,6 +356,6 @@ def _axes(x_label: str, y_label: str, *, rows: int | None = None) -> tuple[Figur
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes

@@ -43,6 +43,7 @@ const near = 14;
 for (const data of document.querySelectorAll("figure script")) {
   const figure = data.closest("figure");
   const image = figure.querySelector("img");
+  const pane = figure.closest(".scroll");
   const points = JSON.parse(data.textContent);
   const ring = document.createElement("i");
   const tip = document.createElement("output");
@@ -64,11 +65,11 @@ for (const data of document.querySelectorAll("figure script")) {
     const [x, y] = place(found);
     ring.style.transform = `translate(${x}px, ${y}px)`;
     tip.textContent = found[2];
-    const right = Math.max(0, box.width - tip.offsetWidth);
+    const first = pane.scrollLeft;
+    const last = first + pane.clientWidth - tip.offsetWidth;
     const above = y - tip.offsetHeight - 12;
-    tip.style.transform = `translate(${Math.min(Math.max(0, x - 20), right)}px, ${
-      above > 0 ? above : y + 12
-    }px)`;
+    const across = Math.max(first, Math.min(x - 20, last));
+    tip.style.transform = `translate(${across}px, ${above > 0 ? above : y + 12}px)`;
   };
   figure.addEventListener("pointermove", show);
   figure.addEventListener("pointerdown", show);

@@ -30,7 +30,7 @@ _DOTS_PER_INCH = 160
 _SAVED_FIGURE = re.compile(r'<figure data-file="([a-z0-9_]+\.png)" data-sha256="([0-9a-f]+)"')
 # An image takes the light or dark of the page that shows it; black and the grid take its colors.
 _SVG_STYLE = (
-    "<style>:root{color:#1d2126;--grid:#e6e6e6}"
+    f"<style>:root{{color:#1d2126;--grid:{figures.GRID}}}"
     "@media(prefers-color-scheme:dark){:root{color:#e4e7eb;--grid:#343b43}}"
     "*{stroke-linejoin:round;stroke-linecap:butt}text{fill:currentColor}</style>"
 )
@@ -225,9 +225,10 @@ def _drawn(plot: Plot) -> _Drawn:
             (svg, {"format": "svg", "metadata": _NO_METADATA, "transparent": True}),
         ):
             figure.savefig(buffer, dpi=_DOTS_PER_INCH, **options)
-    text = re.sub(r"<style.*?</style>", _SVG_STYLE, svg.getvalue().decode(), flags=re.DOTALL)
-    text = text[text.index("<svg") :]
-    text = text.replace("#000000", "currentColor").replace("#e6e6e6", "var(--grid)")
+    text = svg.getvalue().decode()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    text = text.replace(figures.GRID, "var(--grid)")
+    text = re.sub(r"<style.*?</style>", _SVG_STYLE, text, flags=re.DOTALL)
     return _Drawn(text.encode(), png.getvalue(), _points(plot) if plot.names else [])
 
 

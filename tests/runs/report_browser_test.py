@@ -144,6 +144,9 @@ def test_pointing_at_a_point_shows_its_architecture(reports, browser, width):
     assert browser.evaluate(shown) is None
     browser.point(left + wide * x / 1e4, top + high * y / 1e4)
     assert browser.evaluate(shown) == name
+    box = "(own => [own.left, own.right])(document.querySelector('output').getBoundingClientRect())"
+    start, end = browser.evaluate(box)
+    assert 0 <= start < end <= width
     browser.point(1, 1)
     assert browser.evaluate(shown) is None
 

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check, encoding, search
 from jaxnas.proxies import cost, resolve
-from jaxnas.runs import Plot, Report, Table, Winner, figures, save, scalar_writer, track
+from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
 from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
@@ -89,7 +88,7 @@ class Found(NamedTuple):
         front = scored[search.pareto_front(costs[scored], first[scored])]
         return self.to_frame(front).assign(**{name: costs[front]})
 
-    def to_frame(self, positions: ArrayLike | None = None) -> pd.DataFrame:
+    def to_frame(self, positions: Sequence[int] | np.ndarray | None = None) -> pd.DataFrame:
         """Return a row for each architecture, in the order of the search; see `Scores.to_frame`.
 
         Costs follow under their names, and `best so far` is the first score. The index is the
@@ -135,7 +134,7 @@ class Found(NamedTuple):
         frame = self.to_frame(best)
         course = pd.Series(np.maximum.accumulate(score), np.arange(1, count + 1))
         refused = f" Caps refused {self.num_refused} more." if self.num_refused else ""
-        parts = [
+        parts: list[Part] = [
             picture(self.scores, *list(self.costs.items())[:1]),
             winner(
                 self.space,

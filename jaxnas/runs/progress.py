@@ -56,21 +56,21 @@ def scalar_writer(writer: Any) -> Callable[[int, Mapping[str, float]], None]:
     """
     if writer is None:
         return lambda step, scalars: None
-    together = getattr(writer, "write_scalars", None)
-    one = getattr(writer, "scalar", None) or getattr(writer, "add_scalar", None)
-    if together is None and one is None:
+    found = [own for own in ("write_scalars", "scalar", "add_scalar") if hasattr(writer, own)]
+    if not found:
         raise ValueError(
             "A writer has write_scalars(step, scalars), scalar(tag, value, step) or "
             f"add_scalar(tag, value, step): got {type(writer).__name__}; pass a metric writer of "
             "CLU or a SummaryWriter."
         )
+    method = getattr(writer, found[0])
 
     def write(step: int, scalars: Mapping[str, float]) -> None:
-        if together is not None:
-            together(step, scalars)
+        if found[0] == "write_scalars":
+            method(step, scalars)
         else:
             for name, value in scalars.items():
-                one(name, value, step)
+                method(name, value, step)
         getattr(writer, "flush", lambda: None)()
 
     return write

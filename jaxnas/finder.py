@@ -270,7 +270,8 @@ def find(
         chosen = _strategy(strategy, scorer.space)
         rounds = _rounds(scorer, chosen, limits, wanted, seed, at_once)
         written = 0
-        for scores, count in track(rounds, wanted, "searching"):
+        shown = track(rounds, wanted, "searching") if scorer.progress else rounds
+        for scores, count in shown:
             if scores is not None and len(scores.archs) > written:
                 written = len(scores.archs)
                 write(written, _progress(scores, count))

@@ -361,10 +361,16 @@ def plots(found: Findings, table: pd.DataFrame, kept: np.ndarray | None = None) 
         by_rank=True,
         highlight=None if kept is None else kept.tolist(),
     )
+    names = [found.scored.space.to_string(arch) for arch in found.archs]
     ringed = "" if kept is None else f" The kept {len(kept)} are ringed."
     means = {name: own.mean(0) for name, own in list(found.ranked.items())[:8]}  # room for eight
     return [
-        Plot("Score versus accuracy", scatter, f"{data} test accuracy over {main}.{ringed}"),
+        Plot(
+            "Score versus accuracy",
+            scatter,
+            f"{data} test accuracy over {main}.{ringed}",
+            names=names,
+        ),
         Plot(
             "Rank correlations",
             figures.correlation_bars(table, controls=("#params", "#live", "random")),
@@ -410,10 +416,11 @@ def run_folder(name: str) -> Iterator[tuple[Path, Meter]]:
 
 
 def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any]) -> None:
-    """Write the report and the summary, print the report and say where it is.
+    """Write the report, its first picture on top, and the summary; print the report.
 
     Of several processes only the first does.
     """
+    report = report.picture_first()
     if processes.shard()[0] > 0:
         return
     options = {name: flags.FLAGS[name].value for name in _own_flags()}

@@ -85,8 +85,9 @@ def main() -> None:
     tables = {regime: _correlations(predictors[regime], measured[regime]) for regime in REGIMES}
     report = Report("Connectivity and the speed of training", _describe(), [])
     parts: list[Text | Table | Plot] = []
+    codes = [wiring.to_code(own) for own in chosen]
     for regime in REGIMES:
-        parts += _parts(regime, tables[regime], predictors[regime], measured[regime])
+        parts += _parts(regime, tables[regime], predictors[regime], measured[regime], codes)
     named = _named(predictors, measured, rates)
     parts.append(Table("The named wirings", named, _NAMED_NOTE))
     parts.append(_beside_neural_tangents(problem))
@@ -198,7 +199,11 @@ def _correlations(predictors: dict[str, np.ndarray], speeds: np.ndarray) -> pd.D
 
 
 def _parts(
-    regime: str, table: pd.DataFrame, predictors: dict[str, np.ndarray], speeds: np.ndarray
+    regime: str,
+    table: pd.DataFrame,
+    predictors: dict[str, np.ndarray],
+    speeds: np.ndarray,
+    codes: list[str],
 ) -> list[Text | Table | Plot]:
     rate = "one learning rate for all" if regime == "fixed" else "the learning rate of each"
     scatter = figures.score_versus_accuracy(
@@ -211,7 +216,12 @@ def _parts(
     note = f"Seeds agree at {_agreement(speeds):.2f} (Spearman)." if len(speeds) > 1 else ""
     return [
         Table(f"Spearman with measured speed, {rate}", table, f"{_CORRELATIONS_NOTE} {note}"),
-        Plot(f"Predicted speed, {rate}", scatter, "Measured over predicted speed of each wiring."),
+        Plot(
+            f"Predicted speed, {rate}",
+            scatter,
+            "Measured over predicted speed of each wiring.",
+            names=codes,
+        ),
         Plot(f"Predictors, {rate}", bars, "Spearman of each predictor; trivial counts are grey."),
     ]
 

@@ -310,6 +310,7 @@ def _plot(race: Race) -> Plot:
         scatter,
         f"Ranks of {race.proxy} at {last_name} over those at {first_name}, larger is better."
         f"{ringed}",
+        names=[cell.to_string(race.archs[position]) for position in positions],
     )
 
 

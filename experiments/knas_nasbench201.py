@@ -23,7 +23,7 @@ from experiments import common
 from jaxnas import processes, proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Svg, Table, Text, figures
+from jaxnas.runs import Part, Report, Svg, Table, Text, Winner, figures
 from jaxnas.search import TwoStepResult, sample_distinct, two_step
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.trainer import Trainer
@@ -136,8 +136,10 @@ def _report(found: common.Findings, searches: pd.DataFrame) -> tuple[Report, dic
     order = np.argsort(-found.scored.mean(main), kind="stable")
     table = common.correlations(found, "cifar10", _K.value)
     winner = searches.iloc[0]
-    parts: list[Text | Table | Plot] = [
+    string = str(winner["winner"])
+    parts: list[Part] = [
         Text("The outcome", f"{_verdict(searches)}\n\n{common.failures(found.scored)}"),
+        Winner("The winner", string, cell.drawn(cell.from_string(string))),
         Table(
             "Two-step search beside its controls",
             searches,
@@ -194,7 +196,10 @@ def _ranking(found: common.Findings, positions: np.ndarray) -> pd.DataFrame:
     rows = []
     for rank, position in enumerate(positions, 1):
         arch = found.archs[position]
-        row: dict[str, Any] = {"rank": rank, "cell": _drawing(arch)}
+        row: dict[str, Any] = {
+            "rank": rank,
+            "cell": Svg(figures.cell_svg(cell.drawn(arch)["cell"])),
+        }
         row[main] = found.scored.mean(main)[position]
         if len(found.scored.scores[main]) > 1:
             row["sd"] = found.scored.sd(main)[position]
@@ -204,15 +209,6 @@ def _ranking(found: common.Findings, positions: np.ndarray) -> pd.DataFrame:
         row |= {"status": found.scored.status[main][0][position], "string": cell.to_string(arch)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _drawing(arch: np.ndarray) -> Svg:
-    edges = [
-        (*ends, cell.OPERATIONS[decision])
-        for ends, decision in zip(cell.EDGES, arch, strict=True)
-        if decision != cell.NONE
-    ]
-    return Svg(figures.cell_svg(edges, cell.NUM_NODES, operations=cell.OPERATIONS[1:]))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from absl import flags
 from jaxnas import benchmarks, correlation, datasets, finder, spaces
 from jaxnas.launch import keep_programs, launch, say
 from jaxnas.proxies import BY_NAME, aggregate
-from jaxnas.runs import Report, ScoreStore, Table, Text, save, to_text
-from jaxnas.scorer import Scorer, run_context
+from jaxnas.runs import Part, Plot, Report, ScoreStore, Table, Text, figures, save, to_text
+from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.search import sample_distinct
 from jaxnas.types import SearchSpace
 
@@ -96,7 +96,7 @@ def rank() -> None:
     scores = _scorer(space, _OUTPUT_DIR.value)(archs)
     accuracy = benchmarks.accuracy_of(space.name, archs)
     frame, order = scores.to_frame(), scores.order()
-    parts: list[Table | Text] = []
+    parts: list[Part] = []
     if accuracy is not None and len(archs) > 2:
         frame.insert(1, "accuracy %", accuracy)
         agreement = ", ".join(
@@ -113,9 +113,10 @@ def rank() -> None:
         ]
     ranked = finder.ranking(frame.iloc[order])
     table = Table(f"Ranked by {_BY.value[0]}, larger is better", ranked)
-    best = Text("The best", space.to_string(scores.top(1)[0]))
+    best = finder.winner(space, scores.top(1)[0])
     title = "jaxnas: networks ranked without training"
-    report = Report(title, _subtitle(space), [best, table, *parts])
+    shown = finder.picture(scores) if accuracy is None else _picture(scores, accuracy)
+    report = Report(title, _subtitle(space), [shown, best, table, *parts])
     _finish(report, _OUTPUT_DIR.value)
 
 
@@ -137,8 +138,9 @@ def search() -> None:
     report = found.as_report()
     accuracy = benchmarks.accuracy_of(space.name, found.scores.archs)
     if accuracy is not None:
-        table = _against(found, accuracy)
-        report = report._replace(parts=[report.parts[0], table, *report.parts[1:]])
+        _, best, *rest = report.parts
+        parts = [_picture(found.scores, accuracy), best, _against(found, accuracy), *rest]
+        report = report._replace(parts=parts)
     _finish(report._replace(subtitle=f"{_subtitle(space)} Strategy: {strategy}."), folder)
 
 
@@ -149,16 +151,26 @@ def report() -> None:
     path = Path(_OUTPUT_DIR.value) / "scores.sqlite"
     if not path.is_file():
         raise ValueError(f"A folder of a run holds scores.sqlite: got none in {path.parent}.")
-    parts: list[Table] = []
+    parts: list[Part] = []
     with ScoreStore(path) as store:
         for run, context in store.contexts().items():
             means = store.frame(run).pivot_table("score", "arch", "proxy", sort=False)
-            best = means.sort_values(means.columns[0], ascending=False, kind="stable").head(20)
+            first, *others = means.columns
+            best = means.sort_values(first, ascending=False, kind="stable").head(20)
             seconds = store.cpu_seconds(run)
             note = f"{len(means)} architectures, {seconds:.0f} CPU seconds. Setting: {context}."
-            title = f"{context.get('space', 'scores')}: the best by {means.columns[0]}"
+            title = f"{context.get('space', 'scores')}: the best by {first}"
             parts.append(Table(title, best.reset_index(), note))
-    say(to_text(Report(f"Scores in {path}", "Means over seeds.", parts)))
+            if others:
+                title = f"{context.get('space', 'scores')}: {first} and {others[0]}"
+                picture = figures.score_versus_cost(
+                    *(means[first], means[others[0]]), score_name=first, cost_name=others[0]
+                )
+                described = f"{first} over {others[0]} of each architecture."
+                parts.append(Plot(title, picture, described, names=[*means.index]))
+    found = Report(f"Scores in {path}", "Means over seeds.", parts).picture_first()
+    page = save(found, path.parent, name="scores")
+    say(f"{to_text(found)}\nPage: {page}")
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"rank": rank, "search": search, "report": report}
@@ -222,6 +234,23 @@ def _subtitle(space: SearchSpace) -> str:
     return (
         f"{space.name} ({options}); {_DATA.value}, {_BATCH_SIZE.value} images of {pixels}, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
+    )
+
+
+def _picture(scores: Scores, accuracy: np.ndarray) -> Plot:
+    """Return the first score beside the accuracy that training reached."""
+    first, best = scores.first, scores.order()[:20].tolist()
+    figure = figures.score_versus_accuracy(
+        *(scores.mean(first), accuracy),
+        score_name=first,
+        accuracy_name="accuracy that the benchmark reached (%)",
+        highlight=best,
+    )
+    return Plot(
+        "The score and the accuracy",
+        figure,
+        f"Accuracy of {len(accuracy)} networks over {first}; the best {len(best)} are ringed.",
+        names=[scores.space.to_string(arch) for arch in scores.archs],
     )
 
 

@@ -1,10 +1,9 @@
 """Searching a space without training: the best architectures by a score, within caps on costs."""
 
-import collections
 import copy
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from jaxnas import check, encoding, processes, search
 from jaxnas.proxies import cost, resolve
-from jaxnas.runs import Plot, Report, Table, Text, figures, save, track
+from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
 from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
@@ -64,12 +63,17 @@ class Found(NamedTuple):
 
     def top(self, k: int) -> np.ndarray:
         """Return the best `k` architectures that are different functions, `int32[<=k, D]`."""
-        found: dict[bytes, np.ndarray] = {}
-        for arch in self.scores.top(len(self.scores.archs)):
-            found.setdefault(self.space.representative(arch).tobytes(), arch)
+        return self.scores.archs[self._first(k)]
+
+    def _first(self, k: int) -> list[int]:
+        """Return the positions of `top(k)`."""
+        found: dict[bytes, int] = {}
+        for position in self.scores.order().tolist():
+            arch = self.scores.archs[position]
+            found.setdefault(self.space.representative(arch).tobytes(), position)
             if len(found) == k:
                 break
-        return np.array(list(found.values()))
+        return list(found.values())
 
     def pareto(self, name: str = "params") -> pd.DataFrame:
         """Return what nothing beats in both its score and a cost, by rising cost; see `to_frame`.
@@ -81,18 +85,24 @@ class Found(NamedTuple):
         if costs is None:
             costs = self.scorer.of([_cost(name)])(self.scores.archs).mean(name)
         first = self.scores.mean(self.scores.first)
-        frame = self.to_frame().assign(**{name: costs})
         scored = np.flatnonzero(np.isfinite(first))
-        return frame.iloc[scored[search.pareto_front(costs[scored], first[scored])]]
+        front = scored[search.pareto_front(costs[scored], first[scored])]
+        return self.to_frame(front).assign(**{name: costs[front]})
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, positions: Sequence[int] | np.ndarray | None = None) -> pd.DataFrame:
         """Return a row for each architecture, in the order of the search; see `Scores.to_frame`.
 
-        Costs follow under their names, and `best so far` is the first score.
+        Costs follow under their names, and `best so far` is the first score. The index is the
+        position in the search.
+
+        Args:
+            positions: of the wanted rows, in their order; None for all.
         """
-        first = self.scores.mean(self.scores.first)
-        frame = self.scores.to_frame()
-        return frame.assign(**self.costs, **{"best so far": np.maximum.accumulate(first)})
+        at = np.asarray(range(len(self.scores.archs)) if positions is None else positions, int)
+        costs = {name: own[at] for name, own in self.costs.items()}
+        best = np.maximum.accumulate(self.scores.mean(self.scores.first))[at]
+        frame = self.scores.take(at).to_frame().set_index(at)
+        return frame.assign(**costs, **{"best so far": best})
 
     def validate(self, trainer: Trainer, k: int = 10) -> pd.DataFrame:
         """Train the best `k` and return them, the best validation accuracy first.
@@ -100,14 +110,14 @@ class Found(NamedTuple):
         Returns:
             Columns `arch`, the first score, `validation %` and `test %`.
         """
-        archs, first = self.top(k), self.scores.first
+        best, first = self._first(k), self.scores.first
+        archs = self.scores.archs[best]
         accuracies = trainer(archs)
         names = [self.space.to_string(arch) for arch in archs]
-        scores = self.to_frame().set_index("arch")[first]
         frame = pd.DataFrame(
             {
                 "arch": names,
-                first: [scores[name] for name in names],
+                first: self.scores.mean(first)[best],
                 "validation %": accuracies,
                 "test %": [trainer.test_accuracy[name] for name in names],
             }
@@ -119,31 +129,68 @@ class Found(NamedTuple):
         return save(self.as_report(k), folder)
 
     def as_report(self, k: int = 20) -> Report:
-        """Return the report: what was found, the best `k`, and the course of the search."""
-        frame, first = self.to_frame(), self.scores.first
-        best = pd.concat([frame[frame["arch"] == self.space.to_string(a)] for a in self.top(k)])
-        course = pd.Series(frame["best so far"].to_numpy(), np.arange(1, len(frame) + 1))
-        course = course[np.isfinite(course)]
+        """Return the report: what was scored, what was found, the best `k`, and the course."""
+        first, best = self.scores.first, self._first(k)
+        score, count = self.scores.mean(first), len(self.scores.archs)
+        frame = self.to_frame(best)
+        course = pd.Series(np.maximum.accumulate(score), np.arange(1, count + 1))
         refused = f" Caps refused {self.num_refused} more." if self.num_refused else ""
-        parts: list[Text | Table | Plot] = [
-            Text(
-                "The best",
-                f"{self.space.to_string(self.best)}\n\nBest by {first} of {len(frame)} "
-                f"architectures; no network was trained.{refused} Scores of this kind have cost "
-                f"{self.scores.cpu_seconds:.0f} CPU seconds, compilation included.",
-            ),
-            Plot(
-                "The course of the search",
-                figures.curves({first: course}, x="architectures scored", y=f"best {first}"),
-                f"The best {first} after each architecture that was scored.",
+        parts: list[Part] = [
+            picture(self.scores, *list(self.costs.items())[:1]),
+            winner(
+                self.space,
+                self.best,
+                f"Best by {first} of {count} architectures; no network was trained.{refused} "
+                f"Scores of this kind have cost {self.scores.cpu_seconds:.0f} CPU seconds, "
+                "compilation included.",
             ),
             Table(
                 f"The best {len(best)}, each another function",
-                ranking(best.drop(columns="best so far")),
+                ranking(frame.drop(columns="best so far")),
+            ),
+            Plot(
+                "The course of the search",
+                figures.curves(
+                    {first: course[np.isfinite(course)]},
+                    x="architectures scored",
+                    y=f"best {first}",
+                ),
+                f"The best {first} after each architecture that was scored.",
             ),
         ]
         batch = f"{len(self.scores.seeds)} draw(s) of weights and examples"
         return Report(f"A search of {self.space.name}", f"By {first}, {batch}.", parts)
+
+
+def picture(scores: Scores, cost_of: tuple[str, NDArray[np.float64]] | None = None) -> Plot:
+    """Return the section of a report with the first score of each network over a cost.
+
+    Args:
+        scores: what was scored; the best 20 are ringed.
+        cost_of: name and values `[A]` of the cost; None is #params.
+    """
+    first, best = scores.first, scores.order()[:20].tolist()
+    name, costs = cost_of or ("#params", cost.params_of(scores.space, scores.archs))
+    figure = figures.score_versus_cost(
+        scores.mean(first), costs, score_name=first, cost_name=name, highlight=best
+    )
+    return Plot(
+        f"The score and {name}",
+        figure,
+        f"{first} of {len(scores.archs)} networks over {name}; the best {len(best)} are ringed.",
+        names=[scores.space.to_string(arch) for arch in scores.archs],
+    )
+
+
+def winner(space: SearchSpace, arch: np.ndarray, text: str = "") -> Winner:
+    """Return the section of a report with the best architecture, drawn where the space knows how.
+
+    Args:
+        space: that of the architecture.
+        arch: `int32[D]`.
+        text: what there is to say about it.
+    """
+    return Winner("The best", space.to_string(arch), space.cells(arch) if space.cells else {}, text)
 
 
 def ranking(frame: pd.DataFrame) -> pd.DataFrame:
@@ -163,6 +210,7 @@ def find(
     seed: int = 0,
     caps: Mapping[str | Proxy, float] | None = None,
     at_once: int = 8,
+    writer: Any = None,
 ) -> Found:
     """Return what a search by the first score of a scorer finds; no network is trained.
 
@@ -182,6 +230,10 @@ def find(
             exceeds its cap by more than a tenth, the next best takes its place.
         at_once: for how many architectures the strategy is asked before it is told; 1 for
             `local_search`, which takes one step at a time.
+        writer: where progress goes, each time that networks were scored: a metric writer of CLU, or
+            a `SummaryWriter` of Flax, tensorboardX or PyTorch. The step is the number of networks
+            scored. The scalars are `search/seconds`, `search/refused`, and for each score and its
+            parts the value of the network that leads, as `best/NAME`.
 
     Raises:
         ValueError: an unknown strategy or score, a number that is not positive, a space that is too
@@ -203,6 +255,7 @@ def find(
     if evaluations is not None:
         check.integer("evaluations", evaluations, 1)
     check.integer("seed", seed, 0, 2**32 - 1)
+    write = scalar_writer(writer)
     check.instance("caps", caps, Mapping | None, "limits by the names of scores")
     limits = {
         _cost(name): check.real(f"A cap of {name}", own) for name, own in (caps or {}).items()
@@ -211,12 +264,19 @@ def find(
         everything = _everything(scorer.space, evaluations)
         archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
         scores, count = scorer(archs) if len(archs) else None, len(everything)
+        if scores is not None:
+            write(len(archs), _progress(scores, count))
     else:
         wanted = 100 if evaluations is None else evaluations
         at_once = 1 if strategy == "local_search" else at_once
         chosen = _strategy(strategy, scorer.space)
         rounds = _rounds(scorer, chosen, limits, wanted, seed, at_once)
-        ((scores, count),) = collections.deque(track(rounds, wanted, "searching"), maxlen=1)
+        written = 0
+        shown = track(rounds, wanted, "searching") if scorer.progress else rounds
+        for scores, count in shown:
+            if scores is not None and len(scores.archs) > written:
+                written = len(scores.archs)
+                write(written, _progress(scores, count))
     if scores is None:
         named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
         raise ValueError(
@@ -279,11 +339,20 @@ def _rounds(
         fruitless = 0 if len(legal) else fruitless + 1
         if len(legal):
             archs = np.concatenate([archs, legal])
-            scores = quiet(archs)
+            scores = quiet.extended(scores, legal)
         for _ in legal:
             yield scores, len(met)
     if scores is None:
         yield scores, len(met)
+
+
+def _progress(scores: Scores, count: int) -> dict[str, float]:
+    """Return what a writer is told of a search that has met `count` architectures."""
+    leads = int(np.argmax(scores.mean(scores.first)))
+    best = {name: own.mean(0)[leads] for name, own in (scores.measured | scores.scores).items()}
+    told = {f"best/{name}": float(value) for name, value in best.items() if np.isfinite(value)}
+    refused = float(count - len(scores.archs))
+    return {"search/seconds": scores.cpu_seconds, "search/refused": refused, **told}
 
 
 def _costs(

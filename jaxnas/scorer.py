@@ -107,6 +107,21 @@ class Scores(NamedTuple):
         """Return the best `k` architectures by the first score, best first, `int32[k, D]`."""
         return self.archs[self.order()[:k]]
 
+    def take(self, positions: ArrayLike) -> "Scores":
+        """Return the scores at some positions; aggregates stay ranks among all, as they were."""
+        at = np.asarray(positions, np.int64)
+
+        def those(by_name: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {name: own[:, at] for name, own in by_name.items()}
+
+        return self._replace(
+            archs=self.archs[at],
+            scores=those(self.scores),
+            status=those(self.status),
+            measured=those(self.measured),
+            seconds=self.seconds[:, at],
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each architecture: means over seeds, and what is missing.
 
@@ -117,7 +132,7 @@ class Scores(NamedTuple):
         frame = pd.DataFrame(
             {
                 "arch": [self.space.to_string(arch) for arch in self.archs],
-                "#params": [_num_params(self.space, arch) for arch in self.archs],
+                "#params": cost.params_of(self.space, self.archs),
                 **{name: own.mean(0) for name, own in (self.scores | self.measured).items()},
             }
         )
@@ -314,6 +329,27 @@ class Scorer:
             cpu_seconds=self._store.cpu_seconds(run),
         )
 
+    def extended(self, scores: Scores | None, archs: ArrayLike) -> Scores:
+        """Return `scores`, of this scorer, followed by those of more architectures `int32[A, D]`.
+
+        Only the new ones are computed or read; aggregates rank all of them anew.
+        """
+        more = self(archs)
+        if scores is None:
+            return more
+
+        def both(first: Mapping[str, NDArray[Any]], then: Mapping[str, NDArray[Any]]) -> Any:
+            return {name: np.concatenate([first[name], then[name]], 1) for name in then}
+
+        measured = both(scores.measured, more.measured)
+        return more._replace(
+            archs=np.concatenate([scores.archs, more.archs]),
+            scores=self.by.scores(measured),
+            status=both(scores.status, more.status),
+            measured=measured,
+            seconds=np.concatenate([scores.seconds, more.seconds], 1),
+        )
+
     def traceable(self) -> ScoreFn:
         """Return `score_fn(archs)`, float32 `[A]`, for a search that is one compiled program.
 
@@ -475,16 +511,6 @@ def _bind_validated(
     network, read = space.bind(arch, params)
     validate_network(network, read, batch)
     return network, read
-
-
-def _num_params(space: SearchSpace, arch: np.ndarray) -> float:
-    """Return the number of parameters; nan of an architecture that cannot be built."""
-    try:
-        return space.num_params(arch)
-    except Exception:
-        if space.is_traceable:
-            raise
-        return np.nan
 
 
 def _score_traced(

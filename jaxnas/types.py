@@ -6,7 +6,7 @@ Letters in shapes, everywhere in jaxnas: `A` architectures, `D` decisions, `B` e
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -175,6 +175,24 @@ class TrainableFn(Protocol):
         """Return the outputs; `statistics` are running ones (as in `Outputs`) for evaluation."""
 
 
+class Cell(NamedTuple):
+    """A part of a network as a graph, for a drawing: nodes, and operations on edges between them.
+
+    Attributes:
+        edges: `(source, target, operation)` with `source < target`; without those that carry
+            nothing. The operation is "" where the nodes say what is done.
+        nodes: names of the nodes along the flow; inputs come first, and the output is the last.
+        operations: all operations of the space, so that each keeps its color from cell to cell;
+            without them, colors follow those of this cell in alphabetical order.
+        inputs: how many nodes are inputs.
+    """
+
+    edges: Sequence[tuple[int, int, str]]
+    nodes: Sequence[str]
+    operations: Sequence[str] = ()
+    inputs: int = 1
+
+
 class SearchSpace(NamedTuple):
     """A set of architectures, and one network that can be any of them.
 
@@ -200,6 +218,7 @@ class SearchSpace(NamedTuple):
             different shapes: they are run eagerly, and each is validated by itself.
         num_params_for: `num_params_for(inputs)` gives `num_params` where it depends on the shape of
             the inputs; None where it does not.
+        cells: what to draw of a concrete architecture, by title; None where its notation says all.
     """
 
     name: str
@@ -215,6 +234,7 @@ class SearchSpace(NamedTuple):
     pattern: Callable[[ArrayLike], np.ndarray] | None = None
     is_traceable: bool = True
     num_params_for: Callable[[Any], Callable[[ArrayLike], int]] | None = None
+    cells: Callable[[ArrayLike], Mapping[str, Cell]] | None = None
 
 
 Measure = Callable[[ApplyFn, Params, Batch, Array], Any]

@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import check
-from jaxnas.types import Array
+from jaxnas.types import Array, Cell
 
 ZERO, SKIP, LINEAR = range(3)
 """Kinds of edges: nothing, the identity, a layer with weights and a ReLU."""
@@ -167,6 +167,15 @@ def to_code(wiring: ArrayLike) -> str:
     return "_".join(
         "".join(str(next(kinds)) for _ in range(target)) for target in range(1, num_nodes(array))
     )
+
+
+def drawn(wiring: ArrayLike) -> dict[str, Cell]:
+    """Return what to draw of a wiring `int32[E]`: its skips, and its edges with weights."""
+    kinds = ("zero", "skip", "linear")
+    present = zip(edges(num_nodes(wiring)), validate(wiring).tolist(), strict=True)
+    inner = map(str, range(1, num_nodes(wiring) - 1))
+    chosen = [(*ends, kinds[kind]) for ends, kind in present if kind != ZERO]
+    return {"wiring": Cell(chosen, ("in", *inner, "out"), kinds[1:])}
 
 
 def incoming(wiring: ArrayLike) -> Array:

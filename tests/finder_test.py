@@ -6,11 +6,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxnas import Proxy, Scorer, SearchSpace, find, finder, proxies, search
 from jaxnas.finder import STRATEGIES
 from jaxnas.proxies import cost
+from jaxnas.runs import ScoreStore
+from jaxnas.scorer import Scores
 
 NUM_CHOICES = (4, 4, 4)
 
@@ -175,6 +178,83 @@ def test_a_winner_holds_its_latency():
     assert found.pareto("latency_ms")["sum"].tolist() == [0, 1, 2]
 
 
+def test_scores_are_read_once(scorer, monkeypatch):
+    read = []
+    rows = ScoreStore.rows
+
+    def counting(store, run, archs):
+        read.extend(archs)
+        return rows(store, run, archs)
+
+    monkeypatch.setattr(ScoreStore, "rows", counting)
+    found = find(scorer(), evaluations=40)
+    assert len(read) == 2 * len(found.scores.archs)  # before and after they are computed
+
+
+def test_a_report_builds_no_more_rows_than_it_shows(scorer, monkeypatch):
+    found = find(scorer(), "exhaustive")
+    asked = []
+    monkeypatch.setattr(
+        Scores,
+        "to_frame",
+        lambda own, real=Scores.to_frame: asked.append(len(own.archs)) or real(own),
+    )
+    found.as_report(5)
+    found.pareto("params")
+    assert asked == [5, 9]
+
+
+class CluWriter:
+    """What CLU asks of a metric writer."""
+
+    def __init__(self):
+        self.told, self.flushed = {}, 0
+
+    def write_scalars(self, step, scalars):
+        self.told[step] = dict(scalars)
+
+    def flush(self):
+        self.flushed += 1
+
+
+class FlaxWriter:
+    """The method of `flax.metrics.tensorboard.SummaryWriter` that counts here."""
+
+    def __init__(self):
+        self.told = {}
+
+    def scalar(self, tag, value, step):
+        self.told.setdefault(step, {})[tag] = value
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random"])
+def test_progress_goes_to_a_writer(scorer, strategy):
+    clu, flax = CluWriter(), FlaxWriter()
+    for writer in (clu, flax):
+        found = find(scorer([SUM, LAST]), strategy, caps={"params": 500}, writer=writer)
+    for told in (clu.told, flax.told):
+        (*_, (step, last)) = told.items()
+        assert step == len(found.scores.archs)
+        assert last.pop("search/seconds") >= 0
+        leads = found.scores.mean("sum").argmax()
+        assert last == {
+            "search/refused": found.num_refused,
+            "best/sum": 5,
+            "best/last": found.scores.mean("last")[leads],
+        }
+        bests = [scalars["best/sum"] for scalars in told.values() if "best/sum" in scalars]
+        assert bests == sorted(bests)
+    assert clu.flushed == len(clu.told) > (strategy == "random")
+
+
+def test_tensorboard_reads_what_a_writer_was_told(scorer, tmp_path):
+    tensorboardx = pytest.importorskip("tensorboardX")
+    with tensorboardx.SummaryWriter(str(tmp_path)) as writer:
+        find(scorer(), "random", evaluations=9, writer=writer)
+    (file,) = tmp_path.iterdir()
+    assert b"best/sum" in file.read_bytes()
+
+
 def test_the_report(scorer, tmp_path):
     found = find(scorer([SUM, LAST]), evaluations=12)
     page = found.report(tmp_path).read_text(encoding="utf-8")
@@ -182,7 +262,9 @@ def test_the_report(scorer, tmp_path):
     assert "Best by sum of 12 architectures" in page
     name = SPACE.to_string(found.best)
     assert repr(found) == f"Found({name}, the best by sum of 12 sums architectures)"
+    assert page.index("<figure") < page.index("<code>") < page.index("<table>")
     table = found.to_frame()
+    pd.testing.assert_frame_equal(found.to_frame([7, 3]), table.iloc[[7, 3]])
     assert table["best so far"].is_monotonic_increasing
     assert len(table) == 12
 
@@ -199,6 +281,7 @@ def test_the_report(scorer, tmp_path):
         ({"strategy": "exhaustive", "evaluations": 5}, "got evaluations=5 and 64 architectures"),
         ({"caps": {"parms": 5}}, "Unknown proxy 'parms'"),
         ({"caps": {"panel": 5}}, "panel ranks the networks of a pool"),
+        ({"writer": print}, "A writer has write_scalars.*: got builtin_function_or_method"),
     ],
 )
 def test_bad_input(scorer, options, got):

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from jaxnas import gradients
-from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy
+from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Proxy, SearchSpace
 
 _WARM_UP, _PASSES = 3, 5  # the latter in a block
 _BLOCKS, _SECONDS = 10, 0.3  # at least
@@ -114,3 +115,17 @@ def latency(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Arra
 
 COUNTS = (num_params, num_macs, latency)
 """Measures of an architecture as it is: those that are the same function may differ."""
+
+
+def params_of(space: SearchSpace, archs: np.ndarray) -> NDArray[Any]:
+    """Return the numbers of parameters, `[A]`; nan of what cannot be built."""
+
+    def count(arch: np.ndarray) -> float:
+        try:
+            return space.num_params(arch)
+        except Exception:
+            if space.is_traceable:
+                raise
+            return np.nan
+
+    return np.array([count(arch) for arch in archs])

@@ -1,13 +1,14 @@
 """What an experiment leaves behind: resumable scores, reports, figures and a summary."""
 
-from jaxnas.runs.progress import track
-from jaxnas.runs.report import Plot, Report, Table, Text, save, to_html, to_text
+from jaxnas.runs.progress import scalar_writer, track
+from jaxnas.runs.report import Part, Plot, Report, Table, Text, Winner, save, to_html, to_text
 from jaxnas.runs.store import ScoreRow, ScoreStore
 from jaxnas.runs.summary import Meter, Usage, write_summary
 from jaxnas.runs.tables import Svg
 
 __all__ = [
     "Meter",
+    "Part",
     "Plot",
     "Report",
     "ScoreRow",
@@ -16,7 +17,9 @@ __all__ = [
     "Table",
     "Text",
     "Usage",
+    "Winner",
     "save",
+    "scalar_writer",
     "to_html",
     "to_text",
     "track",

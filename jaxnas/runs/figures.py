@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from jaxnas import correlation
+from jaxnas.types import Cell
 
 # Those of Okabe and Ito (2008) that show on black and on white, told apart under every common
 # color blindness; then purple and brown.
@@ -18,7 +19,9 @@ PALETTE = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#7a5195", "#8c564b"),
 )
+GRID = "#e6e6e6"
 _GREY = "#8a8a8a"
+_MOST_VECTORS = 1000  # points of a plot; more of them are drawn as pixels
 
 
 def score_versus_accuracy(
@@ -33,6 +36,8 @@ def score_versus_accuracy(
     """Return a scatter plot of accuracies over scores, with their Spearman correlation.
 
     Scores of `-inf` have no place on the axis: they are drawn as ticks at its left end and counted.
+    So are, at the bottom, accuracies that lie more than three times the range of the middle half
+    below it: networks that learned nothing would press all others into a line.
 
     Args:
         scores: `[A]`, larger is predicted to be better.
@@ -48,22 +53,76 @@ def score_versus_accuracy(
     spearman = correlation.spearman(scores, accuracies)
     score, accuracy = np.asarray(scores, np.float64), np.asarray(accuracies, np.float64)
     place = pd.Series(score).rank().to_numpy() if by_rank else score
-    shown = np.isfinite(score)
+    is_scored = np.isfinite(score)
+    is_low = accuracy < _far_below(accuracy)
     figure, axes = _axes(f"{score_name}, rank" if by_rank else score_name, accuracy_name)
-    size = float(np.clip(4000 / max(len(score), 1), 4, 30))
-    axes.scatter(place[shown], accuracy[shown], s=size, alpha=0.5, linewidths=0, color=PALETTE[0])
-    if highlight is not None:
-        ringed = np.intersect1d(np.asarray(highlight, np.int64), np.flatnonzero(shown))
-        axes.scatter(place[ringed], accuracy[ringed], s=60, facecolors="none", edgecolors="black")
-    if not shown.all():
-        left = np.full((~shown).sum(), 0.012)
-        transform = axes.get_yaxis_transform()
-        axes.plot(left, accuracy[~shown], "_", color=PALETTE[1], alpha=0.6, transform=transform)
-        # On the right the ticks cannot reach the text.
-        note = f"{(~shown).sum()} without a finite score, at the left edge"
-        axes.text(0.98, 0.02, note, transform=axes.transAxes, ha="right", color=PALETTE[1])
-    axes.set_title(f"Spearman {spearman:.3f}, {len(score):,} architectures", loc="left")
+    shown = is_scored & ~is_low
+    _points(axes, np.where(shown, place, np.nan), accuracy, highlight)
+    ticks: dict[str, Any] = {"linestyle": "", "color": PALETTE[1], "alpha": 0.6}
+    notes = []
+    if is_low.any():
+        bottom, across = np.full(is_low.sum(), 0.012), axes.get_xaxis_transform()
+        axes.plot(place[is_low], bottom, marker="|", transform=across, **ticks)
+        highest = accuracy[is_low].max()
+        notes.append(f"{is_low.sum():,} of at most {highest:.3g}, at the bottom edge")
+    if not is_scored.all():
+        rest = ~is_scored & ~is_low
+        left, across = np.full(rest.sum(), 0.012), axes.get_yaxis_transform()
+        axes.plot(left, accuracy[rest], marker="_", transform=across, **ticks)
+        notes.append(f"{(~is_scored).sum():,} without a finite score, at the left edge")
+    title = "\n".join([f"Spearman {spearman:.3f}, {len(score):,} architectures", *notes])
+    axes.set_title(title, loc="left", fontsize="medium")
     return figure
+
+
+def score_versus_cost(
+    scores: ArrayLike,
+    costs: ArrayLike,
+    *,
+    score_name: str,
+    cost_name: str,
+    highlight: Sequence[int] | None = None,
+) -> Figure:
+    """Return a scatter plot of scores over costs; what has no finite score is counted.
+
+    Args:
+        scores: `[A]`, larger is better.
+        costs: `[A]`, smaller is better.
+        score_name: label of the scores.
+        cost_name: label of the costs, with their unit.
+        highlight: indices of architectures to ring.
+    """
+    score, cost = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
+    figure, axes = _axes(cost_name, score_name)
+    shown = np.isfinite(score) & np.isfinite(cost)
+    _points(axes, np.where(shown, cost, np.nan), score, highlight)
+    if shown.any() and cost[shown].min() > 0 and cost[shown].max() > 20 * cost[shown].min():
+        axes.set_xscale("log")
+    missing = "" if shown.all() else f", {(~shown).sum():,} more without a finite score"
+    title = f"{shown.sum():,} architectures{missing}"
+    axes.set_title(title, loc="left", fontsize="medium")
+    return figure
+
+
+def _points(
+    axes: Axes, x: np.ndarray, y: np.ndarray, highlight: Sequence[int] | None = None
+) -> None:
+    """Draw points, and rings around some; what is nan stays away, and keeps its position."""
+    size = float(np.clip(4000 / max(len(x), 1), 4, 30))
+    look: dict[str, Any] = {"alpha": 0.5, "linewidths": 0, "color": PALETTE[0]}
+    axes.scatter(x, y, s=size, rasterized=len(x) > _MOST_VECTORS, **look)
+    if highlight is not None:
+        ringed = np.asarray(highlight, np.int64)
+        ringed = ringed[np.isfinite(x[ringed])]
+        axes.scatter(x[ringed], y[ringed], s=60, facecolors="none", edgecolors="black")
+
+
+def _far_below(values: np.ndarray) -> float:
+    """Return what only values far below the others do not reach."""
+    if not len(values):
+        return -np.inf
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(low - 3 * (high - low))
 
 
 def correlation_bars(frame: pd.DataFrame, *, controls: Collection[str] = ()) -> Figure:
@@ -95,7 +154,7 @@ def correlation_bars(frame: pd.DataFrame, *, controls: Collection[str] = ()) -> 
     # Beyond the end of bar and interval, on the side that the bar points to.
     for place, number, (low, high) in zip(places, value, ends, strict=True):
         if np.isnan(number):
-            axes.annotate(" undefined", (0.0, place), va="center", color=_GREY)
+            axes.annotate(" undefined", (0.0, place), va="center")
             continue
         end = np.nanmin([number, low]) if number < 0 else np.nanmax([number, high])
         axes.annotate(
@@ -197,63 +256,96 @@ def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") 
     return figure
 
 
-def cell_svg(
-    edges: Sequence[tuple[int, int, str]],
-    num_nodes: int,
-    *,
-    operations: Sequence[str] = (),
-) -> str:
+def cell_svg(cell: Cell) -> str:
     """Return a small inline SVG of a cell: nodes in a row, edges as arcs labelled by operation.
 
-    Text and nodes take the color of the text around them, so the drawing suits any page.
-
-    Args:
-        edges: `(source, target, operation)` with `0 <= source < target < num_nodes`; leave out
-            the edges that carry nothing.
-        num_nodes: at least 1.
-        operations: all operations of the space, so that each keeps its color from cell to cell;
-            without them, colors follow the cell's own operations in alphabetical order.
+    Edges on no path from an input to the output are pale and dashed. Text and nodes take the color
+    of the text around them, so the drawing suits any page.
 
     Raises:
         ValueError: an edge does not lead forward between the nodes, or has an unknown operation.
+
+    Example:
+        >>> from jaxnas.types import Cell
+        >>> cell_svg(Cell([(0, 1, "skip")], ["in", "out"])).startswith("<svg")
+        True
     """
-    order = list(operations) or sorted({operation for *_, operation in edges})
-    gap, rise, radius = 96, 34, 8
-    base = rise * max([target - source for source, target, _ in edges] or [0]) + 12
-    arcs, labels = [], []
-    for number, (source, target, operation) in enumerate(edges):
-        if not 0 <= source < target < num_nodes or operation not in order:
+    edges, count = cell.edges, len(cell.nodes)
+    order = list(cell.operations) or sorted({operation for *_, operation in edges if operation})
+    for source, target, operation in edges:
+        if not 0 <= source < target < count or operation not in ["", *order]:
             raise ValueError(
-                f"An edge must lead forward between {num_nodes} nodes with a known operation: got "
+                f"An edge must lead forward between {count} nodes with a known operation: got "
                 f"({source}, {target}, {operation!r}); number the nodes along the flow."
             )
-        parallel = sum(edge[:2] == (source, target) for edge in edges[:number])
-        height = rise * (target - source) - rise // 2 + 14 * parallel
+    gap = max([96, *(7 * len(name) + 28 for name in [*cell.nodes, *(own[2] for own in edges)])])
+    rise, radius = 34, 8
+    levels = _levels(edges)
+    base = rise * max([1, *levels]) + 8
+    live = _on_a_path(cell)
+    arcs, labels = [], []
+    for (source, target, operation), level, is_live in zip(edges, levels, live, strict=True):
+        height = rise * level - rise // 2
         left, right = gap * source + gap // 2, gap * target + gap // 2
-        middle, color = (left + right) // 2, PALETTE[order.index(operation) % len(PALETTE)]
-        # A quadratic curve reaches half the height of its control point.
+        middle = (left + right) // 2
+        color, width = "currentColor", 1.5
+        if operation:
+            color, width = PALETTE[order.index(operation) % len(PALETTE)], 2.5
+        pale = "" if is_live else ' stroke-dasharray="4 4" stroke-opacity="0.45"'
+        named = escape(operation or "edge")
+        # A cubic curve with level arms reaches three quarters of their height.
+        arm = base - height * 4 // 3
         arcs.append(
-            f'<path d="M{left} {base} Q{middle} {base - 2 * height} {right} {base}" '
-            f'fill="none" stroke="{color}" stroke-width="2">'
-            f"<title>{source} to {target}: {escape(operation)}</title></path>"
+            f'<path d="M{left} {base} C{left + gap // 4} {arm} {right - gap // 4} {arm} '
+            f'{right} {base}" fill="none" stroke="{color}" stroke-width="{width}"{pale}>'
+            f"<title>{source} to {target}: {named}</title></path>"
         )
-        labels.append(
-            f'<text x="{middle}" y="{base - height - 4}" fill="{color}">{escape(operation)}</text>'
-        )
-    nodes = [
-        f'<circle cx="{gap * node + gap // 2}" cy="{base}" r="{radius}" fill="currentColor"/>'
-        for node in range(num_nodes)
+        if operation:
+            quiet = "" if is_live else ' font-style="italic"'
+            labels.append(
+                f'<text x="{middle}" y="{base - height - 5}"{quiet}>{escape(operation)}</text>'
+            )
+    places = [gap * node + gap // 2 for node in range(count)]
+    nodes = [f'<circle cx="{x}" cy="{base}" r="{radius}" fill="currentColor"/>' for x in places]
+    names = [
+        f'<text x="{x}" y="{base + 24}" font-weight="600">{escape(name)}</text>'
+        for x, name in zip(places, cell.nodes, strict=True)
     ]
     summary = escape("; ".join(f"{source} to {target}: {name}" for source, target, name in edges))
     # Labels come last, with a rim of the page's color that parts them from the arcs they cross.
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {gap * num_nodes} {base + 10}" '
-        f'width="{gap * num_nodes}" role="img" aria-label="Cell of {num_nodes} nodes. {summary}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {gap * count} {base + 32}" '
+        f'width="{gap * count}" role="img" aria-label="Cell of {count} nodes. {summary}">'
         f"{''.join(arcs)}{''.join(nodes)}"
-        f'<g font-family="sans-serif" font-size="11" text-anchor="middle" '
+        f'<g font-family="sans-serif" font-size="12" text-anchor="middle" fill="currentColor" '
         f'style="paint-order:stroke;stroke:var(--paper,#fff);stroke-width:4px">'
-        f"{''.join(labels)}</g></svg>"
+        f"{''.join(labels)}{''.join(names)}</g></svg>"
     )
+
+
+def _levels(edges: Sequence[tuple[int, int, str]]) -> list[int]:
+    """Return the height of each arc in steps, so that no two arcs or labels share their top."""
+    taken: dict[int, set[int]] = {}  # by the sum of the ends, which is twice the middle
+    levels = []
+    for source, target, _ in edges:
+        level = target - source
+        near = [taken.setdefault(source + target + shift, set()) for shift in (-1, 0, 1)]
+        while any(level in own for own in near):
+            level += 1
+        near[1].add(level)
+        levels.append(level)
+    return levels
+
+
+def _on_a_path(cell: Cell) -> list[bool]:
+    """Return for each edge whether it is on a path from an input to the output."""
+    fed = set(range(cell.inputs))
+    for source, target, _ in sorted(cell.edges):
+        fed |= {target} if source in fed else set()
+    useful = {len(cell.nodes) - 1}
+    for source, target, _ in sorted(cell.edges, key=lambda edge: -edge[1]):
+        useful |= {source} if target in useful else set()
+    return [source in fed and target in useful for source, target, _ in cell.edges]
 
 
 def _axes(x_label: str, y_label: str, *, rows: int | None = None) -> tuple[Figure, Axes]:
@@ -264,6 +356,6 @@ def _axes(x_label: str, y_label: str, *, rows: int | None = None) -> tuple[Figur
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#e6e6e6", linewidth=0.8)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes

@@ -1,8 +1,8 @@
-"""A progress bar for people, and a sparse log for machines."""
+"""Progress: a bar for people, a sparse log for machines, and scalars for a dashboard."""
 
 import sys
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -35,3 +35,42 @@ def track(
         disable=sys.stderr is None,
         dynamic_ncols=True,
     )
+
+
+def scalar_writer(writer: Any) -> Callable[[int, Mapping[str, float]], None]:
+    """Return `write(step, scalars)`, which passes scalars by name on to a writer and flushes it.
+
+    Args:
+        writer: has CLU's `write_scalars(step, scalars)`, Flax's `scalar(tag, value, step)`, or the
+            `add_scalar(tag, value, step)` of tensorboardX and PyTorch; None writes nowhere.
+
+    Raises:
+        ValueError: it has none of these.
+
+    Example:
+        >>> class Writer:
+        ...     def write_scalars(self, step, scalars):
+        ...         print(step, dict(scalars))
+        >>> scalar_writer(Writer())(3, {"best/naswot": 1.5})
+        3 {'best/naswot': 1.5}
+    """
+    if writer is None:
+        return lambda step, scalars: None
+    found = [own for own in ("write_scalars", "scalar", "add_scalar") if hasattr(writer, own)]
+    if not found:
+        raise ValueError(
+            "A writer has write_scalars(step, scalars), scalar(tag, value, step) or "
+            f"add_scalar(tag, value, step): got {type(writer).__name__}; pass a metric writer of "
+            "CLU or a SummaryWriter."
+        )
+    method = getattr(writer, found[0])
+
+    def write(step: int, scalars: Mapping[str, float]) -> None:
+        if found[0] == "write_scalars":
+            method(step, scalars)
+        else:
+            for name, value in scalars.items():
+                method(name, value, step)
+        getattr(writer, "flush", lambda: None)()
+
+    return write

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jaxnas.network import (
     normalization,
 )
 from jaxnas.spaces.images import ImageNetwork
-from jaxnas.types import Array, Params, SearchSpace, TrainableFn
+from jaxnas.types import Array, Cell, Params, SearchSpace, TrainableFn
 
 _OF_FLAX = {"parent", "name"}  # fields that every module has
 
@@ -100,6 +100,7 @@ def factory(
     notation: str,
     is_connected: Callable[[ArrayLike], ArrayLike],
     representative: Callable[[ArrayLike], np.ndarray],
+    cells: Callable[[ArrayLike], Mapping[str, Cell]] | None = None,
 ) -> Callable[..., SearchSpace]:
     """Return `factory(**options)`, which gives the search space of some networks.
 
@@ -112,6 +113,7 @@ def factory(
         notation: of an architecture, with `{}` where each decision is a digit.
         is_connected: see `SearchSpace`.
         representative: see `SearchSpace`.
+        cells: see `SearchSpace`.
     """
     choices = networks.num_choices
     fields = [field for field in dataclasses.fields(networks) if field.name not in _OF_FLAX]
@@ -146,6 +148,7 @@ def factory(
             is_connected=checked(is_connected),
             representative=checked(representative),
             pattern=functools.partial(_pattern, chosen),
+            cells=cells,
         )
 
     make.__name__ = make.__qualname__ = networks.space

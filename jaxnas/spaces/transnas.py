@@ -14,7 +14,7 @@ from jaxnas.network import Arch, Net, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces.image_space import factory
 from jaxnas.spaces.images import ImageNetwork
-from jaxnas.spaces.nasbench201.cell import EDGES, is_connected, pruned
+from jaxnas.spaces.nasbench201.cell import EDGES, drawn, is_connected, pruned
 
 
 class TransNAS(ImageNetwork):
@@ -56,5 +56,9 @@ def cell(arch: Arch, stride: int, net: Net, x: Value) -> Value:
 
 
 transnas = factory(
-    TransNAS, notation="64-41414-{}_{}{}_{}{}{}", is_connected=is_connected, representative=pruned
+    TransNAS,
+    notation="64-41414-{}_{}{}_{}{}{}",
+    is_connected=is_connected,
+    representative=pruned,
+    cells=functools.partial(drawn, operations=("none", "skip", "conv_1x1", "conv_3x3")),
 )

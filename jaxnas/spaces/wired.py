@@ -222,6 +222,7 @@ def wired_space(name: str, networks: Wired, shape: Sequence[int]) -> SearchSpace
         is_connected=wirings.is_connected,
         representative=pruned,
         num_params=lambda arch: module.count_params(networks, one_input)(pruned(arch)),
+        cells=wirings.drawn,
         options={
             field: getattr(networks, field)
             for field in sorted(fields - {"parent", "name", "norm", "colors"})

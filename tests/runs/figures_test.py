@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from jaxnas.runs import figures
+from jaxnas.types import Cell
 
 ACCURACIES = [90.0, 91.0, 93.0, 92.0, 10.0, 10.0]
 SCORES = [1.0, 10.0, 1e6, 1e3, -math.inf, -math.inf]
@@ -32,12 +33,16 @@ def test_scatter_places_values_and_counts_what_has_no_place():
         figures.score_versus_accuracy(SCORES, ACCURACIES, score_name="s", accuracy_name="a (%)")
     )
     (points,) = axes.collections
-    expected = np.column_stack([SCORES[:4], ACCURACIES[:4]])
-    np.testing.assert_array_equal(points.get_offsets(), expected)
+    places = np.ma.filled(points.get_offsets(), np.nan)
+    np.testing.assert_array_equal(places[:4], np.column_stack([SCORES[:4], ACCURACIES[:4]]))
+    assert len(places) == 6
+    assert np.isnan(places[4:]).any(1).all()
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [10.0, 10.0])
-    assert texts(axes) == ["2 without a finite score, at the left edge"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("s", "a (%)")
-    assert axes.get_title(loc="left") == "Spearman 1.000, 6 architectures"
+    assert axes.get_title(loc="left").split("\n") == [
+        "Spearman 1.000, 6 architectures",
+        "2 without a finite score, at the left edge",
+    ]
 
 
 def test_scatter_by_rank_and_highlight():
@@ -53,7 +58,7 @@ def test_scatter_by_rank_and_highlight():
     )
     points, rings = axes.collections
     # The two at the bottom share rank 1.5.
-    np.testing.assert_array_equal(points.get_offsets()[:, 0], [3.0, 4.0, 6.0, 5.0])
+    np.testing.assert_array_equal(points.get_offsets()[:4, 0], [3.0, 4.0, 6.0, 5.0])
     np.testing.assert_array_equal(rings.get_offsets(), [[6.0, 93.0]])
     assert axes.get_xlabel() == "s, rank"
 
@@ -65,6 +70,33 @@ def test_scatter_of_finite_scores_has_no_note():
     assert not axes.texts
     assert not axes.lines
     assert axes.get_title(loc="left") == "Spearman nan, 2 architectures"
+
+
+def test_scatter_gives_no_room_to_what_learned_nothing():
+    accuracies = [*np.linspace(88, 94, 20), 10.0, 9.0]
+    scores = [*range(20), 3.0, -math.inf]
+    axes = drawn(
+        figures.score_versus_accuracy(scores, accuracies, score_name="s", accuracy_name="a")
+    )
+    assert axes.get_ylim()[0] > 80
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [3.0, -math.inf])
+    assert axes.get_title(loc="left").split("\n")[1:] == [
+        "2 of at most 10, at the bottom edge",
+        "1 without a finite score, at the left edge",
+    ]
+
+
+def test_scatter_of_costs():
+    axes = drawn(
+        figures.score_versus_cost(
+            SCORES, [1, 2, 3, 4, 5, 6], score_name="s", cost_name="c", highlight=[2, 4]
+        )
+    )
+    points, rings = axes.collections
+    assert len(points.get_offsets()) == 6
+    np.testing.assert_array_equal(rings.get_offsets(), [[3, 1e6]])
+    assert axes.get_title(loc="left") == "4 architectures, 2 more without a finite score"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("c", "s")
 
 
 def test_bars_are_ordered_with_intervals_and_grey_controls():
@@ -134,7 +166,7 @@ def test_figures_need_no_pyplot(monkeypatch):
 
 def test_cell_is_valid_svg_that_says_what_it_shows():
     edges = [(0, 1, "conv<3>"), (0, 2, "skip"), (1, 2, "conv<3>"), (0, 1, "skip")]
-    root = ElementTree.fromstring(figures.cell_svg(edges, 3))
+    root = ElementTree.fromstring(figures.cell_svg(Cell(edges, ("in", "1", "out"))))
     assert root.tag == f"{SVG}svg"
     assert root.get("role") == "img"
     assert "0 to 2: skip" in root.get("aria-label")
@@ -148,7 +180,8 @@ def test_cell_is_valid_svg_that_says_what_it_shows():
     ]
     colors = [path.get("stroke") for path in paths]
     assert colors[0] == colors[2] != colors[1] == colors[3]
-    assert [text.text for text in root.iter(f"{SVG}text")] == ["conv<3>", "skip", "conv<3>", "skip"]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts == ["conv<3>", "skip", "conv<3>", "skip", "in", "1", "out"]
     # Parallel edges do not hide each other.
     assert len({path.get("d") for path in paths}) == 4
     width, height = map(int, root.get("viewBox").split()[2:])
@@ -159,19 +192,44 @@ def test_cell_is_valid_svg_that_says_what_it_shows():
 
 def test_operations_keep_their_colors_from_cell_to_cell():
     operations = ["skip", "conv", "pool"]
-    alone = figures.cell_svg([(0, 1, "pool")], 2, operations=operations)
-    both = figures.cell_svg([(0, 1, "conv"), (1, 2, "pool")], 3, operations=operations)
+    alone = figures.cell_svg(Cell([(0, 1, "pool")], ("in", "out"), operations))
+    both = figures.cell_svg(Cell([(0, 1, "conv"), (1, 2, "pool")], ("in", "1", "out"), operations))
     assert figures.PALETTE[2] in alone
     assert figures.PALETTE[2] in both
     assert figures.PALETTE[0] not in both
 
 
 def test_a_cell_without_edges():
-    root = ElementTree.fromstring(figures.cell_svg([], 2))
+    root = ElementTree.fromstring(figures.cell_svg(Cell([], ("in", "out"))))
     assert len(root.findall(f".//{SVG}circle")) == 2
 
 
 @pytest.mark.parametrize("edge", [(1, 0, "a"), (0, 0, "a"), (-1, 1, "a"), (0, 3, "a"), (0, 1, "z")])
 def test_bad_edges(edge):
     with pytest.raises(ValueError, match="must lead forward between 3 nodes with a known"):
-        figures.cell_svg([edge], 3, operations=["a"])
+        figures.cell_svg(Cell([edge], ("in", "1", "out"), ["a"]))
+
+
+def test_what_is_on_no_path_is_pale():
+    # Node 1 leads nowhere, and nothing leads to node 2.
+    edges = [(0, 1, "a"), (0, 3, "a"), (2, 3, "a"), (0, 4, "a"), (3, 4, "a")]
+    nodes = ("in", "1", "2", "3", "out")
+    for inputs, dead in ((1, [0, 2]), (3, [0])):
+        root = ElementTree.fromstring(figures.cell_svg(Cell(edges, nodes, inputs=inputs)))
+        pale = [path.get("stroke-dasharray") is not None for path in root.iter(f"{SVG}path")]
+        assert np.flatnonzero(pale).tolist() == dead
+
+
+def test_labels_do_not_overlap():
+    names = [f"operation_{number}" for number in range(3)]
+    edges = [(s, t, names[(s + t) % 3]) for t in range(1, 7) for s in range(t)]
+    edges += [(0, 3, names[0]), (2, 4, names[1])]
+    root = ElementTree.fromstring(figures.cell_svg(Cell(edges, [*"0123456"])))
+    boxes = []
+    for text in root.iter(f"{SVG}text"):
+        wide = 7 * len(text.text)
+        x, y = int(text.get("x")), int(text.get("y"))
+        boxes.append((x - wide / 2, x + wide / 2, y - 10, y + 3))
+    for at, (left, right, top, bottom) in enumerate(boxes):
+        for other in boxes[:at]:
+            assert right <= other[0] or other[1] <= left or bottom <= other[2] or other[3] <= top

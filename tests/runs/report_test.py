@@ -1,15 +1,19 @@
 """The page is whole, escaped and self-contained; the text says the same."""
 
 import base64
+import hashlib
+import json
 import re
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnas.runs.report import Plot, Report, Table, Text, save, to_html, to_text
+from jaxnas.runs.report import Plot, Report, Table, Text, Winner, save, to_html, to_text
 from jaxnas.runs.tables import Svg
+from jaxnas.types import Cell
 
 VOID = {"meta", "img", "br", "link", "input"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -74,7 +78,8 @@ def test_page_is_whole_and_escaped(report):
     assert "|<script>alert(1)</script>~0|" in page.text
     assert "Second <b>paragraph</b>." in page.text
     assert "A note & more." in page.text
-    assert not page.all("script")
+    (script,) = page.all("script")  # that of the page itself
+    assert script == {}
     assert not page.all("b")
     assert len(page.all("svg")) == 2
     assert len(page.all("h1")) == 1
@@ -87,13 +92,16 @@ def test_page_is_whole_and_escaped(report):
 def test_page_asks_nothing_of_a_network(report):
     text = to_html(report)
     page = Page(text)
-    assert not {"link", "script", "iframe", "object", "a", "base"} & {n for n, _ in page.elements}
+    assert not {"link", "iframe", "object", "a", "base"} & {n for n, _ in page.elements}
     sources = [attributes["src"] for _, attributes in page.elements if "src" in attributes]
     assert len(sources) == 2
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"https?:|@import|url\(", text)
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttp|import\(", text)
     (policy,) = (m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert "default-src 'none'" in policy
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in " ".join(policy.split())
 
 
 def test_figures_are_embedded_with_their_description(report):
@@ -101,7 +109,39 @@ def test_figures_are_embedded_with_their_description(report):
     assert one["alt"] == 'The "curve" rises.'
     assert other["alt"] == "Another."
     assert (one["width"], one["height"]) == ("192", "96")
-    assert base64.b64decode(one["src"].split(",")[1]).startswith(PNG)
+    drawn = ElementTree.fromstring(base64.b64decode(one["src"].split(",")[1]))
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    text = ElementTree.tostring(drawn, "unicode")
+    assert "#000000" not in text  # black is what the page writes in, light or dark
+    assert "prefers-color-scheme" in text
+
+
+def test_named_points_are_where_the_figure_has_them():
+    figure = Figure(figsize=(2.0, 1.0))
+    axes = figure.add_axes((0.25, 0.5, 0.5, 0.25))
+    axes.set(xlim=(0, 10), ylim=(0, 4))
+    axes.scatter([0, 5, float("nan"), 10], [0, 4, 1, 2])
+    names = ["</script>&", "b", "nowhere", "d"]
+    text = to_html(Report("t", "s", [Plot("P", figure, "Four.", names=names)]))
+    data = text.split('<script type="application/json">')[1].split("</script>")[0]
+    assert json.loads(data) == [[2500, 5000, "</script>&"], [5000, 2500, "b"], [7500, 3750, "d"]]
+    with pytest.raises(ValueError, match="got 1 names and 4 points in 'P'"):
+        to_html(Report("t", "s", [Plot("P", figure, "Four.", names=["a"])]))
+
+
+def test_the_winner_is_drawn_and_written():
+    winner = Winner("Best", "a<b>~0", {"cell": Cell([(0, 1, "a<b>")], ("in", "out"))}, "Why.")
+    page = Page(to_html(Report("t", "s", [winner])))
+    assert len(page.all("svg")) == len(page.all("code")) == 1
+    assert "a<b>~0copy" in page.text.replace("\n", "")
+    assert to_text(Report("t", "s", [winner]), 80).endswith("Best\n----\n\na<b>~0\n\nWhy.\n")
+
+
+def test_the_first_picture_comes_first(report):
+    titles = [part.title for part in report.picture_first().parts]
+    assert titles == ["Recall, top-k", "In short", "Cells", "Recall, top-k"]
+    without = report._replace(parts=report.parts[:2])
+    assert without.picture_first().parts == without.parts
 
 
 def test_table_is_accessible_and_aligned(report):
@@ -145,7 +185,7 @@ def test_save_writes_page_and_figures(report, tmp_path):
     assert names == ["recall_top_k.png", "recall_top_k_2.png", "report.html"]
     image = (page.parent / "recall_top_k.png").read_bytes()
     assert image.startswith(PNG)
-    assert base64.b64encode(image).decode() in page.read_text(encoding="utf-8")
+    assert hashlib.sha256(image).hexdigest() in page.read_text(encoding="utf-8")
 
 
 def figures_in(folder):

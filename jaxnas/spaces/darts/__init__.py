@@ -56,4 +56,5 @@ def darts(
         from_string=cell.from_string,
         representative=cell.representative,
         pattern=cell.pattern,
+        cells=cell.drawn,
     )

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas import check, encoding
+from jaxnas import check, encoding, types
 
 OPERATIONS = (
     "max_pool_3x3",
@@ -168,6 +168,21 @@ def _parsed(name: str, node: ast.expr) -> Cell:
     if any(first.state == second.state for first, second in pairs):
         raise ValueError(f"a node of {name} that reads a state twice")
     return pairs
+
+
+def drawn(arch: ArrayLike) -> dict[str, types.Cell]:
+    """Return what to draw of an architecture: both cells, whose nodes all lead to the output."""
+    nodes = ("in, last but one", "in, last", *map(str, range(NODES)), "out")
+    found = {}
+    for title, own in genotype(one(arch))._asdict().items():
+        edges = [
+            (edge.state, INPUTS + node, edge.operation)
+            for node, pair in enumerate(own)
+            for edge in pair
+        ]
+        edges += [(INPUTS + node, INPUTS + NODES, "") for node in range(NODES)]
+        found[f"{title} cell"] = types.Cell(edges, nodes, OPERATIONS, inputs=INPUTS)
+    return found
 
 
 def pattern(archs: ArrayLike) -> NDArray[np.int32]:

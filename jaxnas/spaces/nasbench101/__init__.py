@@ -62,6 +62,7 @@ def nasbench101(
         from_string=cell.from_string,
         is_connected=cell.is_connected,
         representative=cell.canonical,
+        cells=cell.drawn,
         num_params=lambda arch: cell.num_params(
             cell.graph(cell.one(arch)),
             channels=channels,

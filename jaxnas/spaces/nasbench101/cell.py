@@ -28,7 +28,7 @@ from jaxnas.benchmarks.nasbench101_notation import (
     one,
     to_string,
 )
-from jaxnas.types import Array
+from jaxnas.types import Array, Cell
 
 __all__ = [
     "EDGES",
@@ -40,6 +40,7 @@ __all__ = [
     "Graph",
     "Layout",
     "canonical",
+    "drawn",
     "from_string",
     "graph",
     "is_connected",
@@ -98,6 +99,16 @@ def layout(decisions: Any, channels: int) -> Layout:
 def is_connected(arch: ArrayLike) -> ArrayLike:
     """Return whether a path leads from the input to the output; traced of a traced architecture."""
     return _count_live(_decisions(arch)) > 0
+
+
+def drawn(arch: ArrayLike) -> dict[str, Cell]:
+    """Return what to draw of a cell: its vertices with edges, named by what they do."""
+    decisions = one(arch)
+    present = [ends for ends, is_there in zip(EDGES, decisions, strict=False) if is_there]
+    used = sorted({0, VERTICES - 1, *(vertex for ends in present for vertex in ends)})
+    does = ["in", *(OPERATIONS[own].split("-")[0] for own in decisions[len(EDGES) :]), "out"]
+    edges = [(used.index(source), used.index(target), "") for source, target in present]
+    return {"cell": Cell(edges, [does[vertex] for vertex in used])}
 
 
 def is_valid(arch: ArrayLike) -> ArrayLike:

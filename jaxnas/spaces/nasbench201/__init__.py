@@ -69,6 +69,7 @@ def nasbench201(
         is_connected=cell.is_connected,
         representative=equivalence.representative,
         pattern=cell.pattern,
+        cells=cell.drawn,
     )
 
 

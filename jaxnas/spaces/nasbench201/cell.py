@@ -8,6 +8,7 @@ Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXi
 import functools
 import operator
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,12 +17,14 @@ from jax.typing import ArrayLike
 
 from jaxnas import encoding
 from jaxnas.benchmarks.notation import NUM_CHOICES, OPERATIONS, from_string, one, to_string
+from jaxnas.types import Cell
 
 __all__ = [
     "EDGES",
     "NUM_CHOICES",
     "OPERATIONS",
     "alive_operations",
+    "drawn",
     "from_index",
     "from_string",
     "index",
@@ -99,6 +102,18 @@ def alive_operations(alive: ArrayLike) -> tuple[tuple[int, ...], ...]:
             f"edge: got {mask.dtype}{list(mask.shape)}; `none` is an operation too."
         )
     return tuple(tuple(np.flatnonzero(row).tolist()) for row in mask)
+
+
+def drawn(arch: ArrayLike, operations: Sequence[str] = OPERATIONS) -> dict[str, Cell]:
+    """Return what to draw of a cell of four nodes: the edges that are there.
+
+    Args:
+        arch: `int32[6]`.
+        operations: on the edges; the first one is that of an edge that is not there.
+    """
+    present = zip(EDGES, encoding.one(arch, (len(operations),) * len(EDGES)), strict=True)
+    edges = [(*ends, operations[own]) for ends, own in present if own != NONE]
+    return {"cell": Cell(edges, ("in", "1", "2", "out"), operations[1:])}
 
 
 def is_connected(arch: ArrayLike) -> ArrayLike:

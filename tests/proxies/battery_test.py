@@ -114,7 +114,7 @@ def test_jit_changes_nothing_on_a_plain_network(plain, name):
 COMPARES = {
     *("naswot", "linear_regions", "swap", "jacob_cov", "epe_nas", "zico", "gradsign"),
     *("knas_published", "knas_published_aliased", "offdiagonal", "split_half", "unified_kernel"),
-    *("gradient_diversity", "kernel_alignment"),
+    *("gradient_diversity", "gradient_diversity_mean", "kernel_alignment"),
     *(name for name in NAMES if name.startswith(("gradient_correlation", "ntk_condition"))),
 }
 SMALL = {

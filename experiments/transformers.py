@@ -21,7 +21,7 @@ from jaxnas import benchmarks, proxies, spaces
 from jaxnas.benchmarks import transformers
 from jaxnas.datasets import text, tokens
 from jaxnas.launch import launch
-from jaxnas.runs import Report, Table, Text
+from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.scorer import run_context
 from jaxnas.types import SearchSpace
 
@@ -81,9 +81,14 @@ def main() -> None:
         f"{common.failures(scored)} {seconds:.2f} CPU seconds a network and draw in the median, "
         f"{scored.cpu_seconds:.0f} in all, compilation included."
     )
-    parts: list[Text | Table] = [
+    parts: list[Text | Table | Plot] = [
         Text("The pool", pool),
         Table("Rank correlations", rows, common.CORRELATIONS_NOTE),
+        Plot(
+            "Rank correlations",
+            figures.correlation_bars(found[0], controls=(*controls, "flops")),
+            f"Spearman correlation with {accuracies[0]}, with 95 % bootstrap intervals.",
+        ),
     ]
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{row['accuracy']}": row["spearman"] for _, row in rows.iterrows()

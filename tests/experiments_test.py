@@ -72,6 +72,10 @@ OTHERS = {
         ],
         ("layer_balance", "#params", "flops", "validation accuracy after 108 epochs"),
     ),
+    "transformers": (
+        ["--space=bert", "--num_archs=4", "--batch_size=4", "--proxies=mgm", "--num_seeds=1"],
+        ("mgm", "#params", "depth", "width", "flops", "glue"),
+    ),
     "connectivity_ranking": (
         ["--num_archs=20", "--batch_size=6", "--image_size=4", "--num_seeds=1"],
         ("stacked: -log condition", "convolutional: -left-out loss", "equation 12", "random"),
@@ -197,7 +201,7 @@ def test_every_experiment_says_which_shared_flags_it_reads():
         for path in (ROOT / "experiments").glob("*.py")
         if "launch(main)" in path.read_text()
     ]
-    assert len(experiments) == 16
+    assert len(experiments) == 17
     for text in experiments:
         assert text.count("\ncommon.reads(") == 1
         assert "adopt_module_key_flags(common)" not in text

@@ -6,15 +6,20 @@ from numpy.typing import NDArray
 from jaxnas.benchmarks.macro import MacroBenchmark, nasbench_macro
 from jaxnas.benchmarks.nasbench101 import NASBench101Sample, nasbench101
 from jaxnas.benchmarks.tabular import TabularBenchmark, nasbench201
+from jaxnas.benchmarks.transformers import TrainedTransformers, autoformer, nasbench_bert, pit
 
 __all__ = [
     "MacroBenchmark",
     "NASBench101Sample",
     "TabularBenchmark",
+    "TrainedTransformers",
     "accuracy_of",
+    "autoformer",
     "nasbench101",
     "nasbench201",
+    "nasbench_bert",
     "nasbench_macro",
+    "pit",
 ]
 
 

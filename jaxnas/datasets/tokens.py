@@ -4,6 +4,7 @@ An example is `int32[2, T]`: the numbers of its tokens, and the segment of each,
 for padding.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +29,34 @@ class Tokenizer(Protocol):
 
     def encode_batch(self, input: Any) -> list[Any]:
         """Return encodings with `ids` and `type_ids` of texts, or of pairs of texts."""
+
+
+class Encoding(NamedTuple):
+    """The tokens of a text, as a `tokenizers.Encoding`: numbers and segments."""
+
+    ids: list[int]
+    type_ids: list[int]
+
+
+class HashedWords(NamedTuple):
+    """A tokenizer for encoders that are not pre-trained, to which any numbers of words will do.
+
+    A word has the number of its CRC-32, from 2; a text begins with the number 1.
+
+    Attributes:
+        vocabulary: how many numbers there are.
+    """
+
+    vocabulary: int
+
+    def encode_batch(self, input: Any) -> list[Encoding]:
+        """Return the encodings of texts, one segment each."""
+        words = [text.lower().split() for text in input]
+        numbers = [
+            [1, *(2 + zlib.crc32(word.encode()) % (self.vocabulary - 2) for word in own)]
+            for own in words
+        ]
+        return [Encoding(own, [0] * len(own)) for own in numbers]
 
 
 class Tokens(NamedTuple):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas.network import layers
 from jaxnas.network.compiled import Tree, at, only
@@ -81,11 +82,12 @@ def differentiate(
             if step.outputs[0] not in arrived:
                 continue
             total = add(*arrived.pop(step.outputs[0]))
-            of_inputs: Sequence[Array] = [total] * len(step.inputs)
+            of_inputs: Sequence[Array] = [total] * len(step.inputs)  # of a sum
             if pull is not None:
                 of_tensors, *of_inputs = _pull(pull, total, chosen=positions)
                 _put(kept, step.path, of_tensors)
-            for value, cotangent in zip(step.inputs, of_inputs, strict=True):
+            floating = [value for value in step.inputs if _is_floating(value)]
+            for value, cotangent in zip(floating, of_inputs, strict=True):
                 arrived.setdefault(value, []).append(cotangent)
         of_graph = [arrived.get(value) for value in graph.inputs]
         return tuple(None if parts is None else add(*parts) for parts in of_graph), kept
@@ -130,22 +132,29 @@ def _forward(operation: Operation, context: Context) -> Any:
 
 @functools.cache
 def _linearize(operation: Operation, context: Context) -> Any:
-    """Return the program that also gives the pullback to the slots and the inputs."""
+    """Return the program that also gives the pullback to the slots and the floating inputs."""
 
     def linearize(tensors: Tree, *xs: Array) -> Any:
-        def forward(slots: Tree, *xs: Array) -> tuple[Array, list[Shown]]:
+        def forward(slots: Tree, *floating: Array) -> tuple[Array, list[Shown]]:
             weights = Weights(context, tensors, slots)
-            return operation(weights, *xs), weights.shown
+            remaining = iter(floating)
+            filled = [next(remaining) if _is_floating(x) else x for x in xs]
+            return operation(weights, *filled), weights.shown
 
         examples = xs[0].shape[0]
         slots = jax.tree.map(
             lambda tensor: layers.slots(context.statistics, tensor, examples), tensors
         )
-        outputs, pull, shown = jax.vjp(forward, slots, *xs, has_aux=True)
+        outputs, pull, shown = jax.vjp(forward, slots, *filter(_is_floating, xs), has_aux=True)
         leaves, structure = jax.tree.flatten(pull)
         return (outputs, shown), _Saved(leaves, _Structure(structure))
 
     return jax.jit(linearize)
+
+
+def _is_floating(x: Any) -> bool:
+    """Return whether activations have a gradient: tokens have none."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 class _Structure:

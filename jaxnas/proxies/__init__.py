@@ -56,6 +56,7 @@ BY_NAME: dict[str, Proxy] = {
         knas.split_half(),
         knas.unified_kernel(),
         knas.gradient_diversity(),
+        knas.gradient_diversity(aggregate="mean"),
         knas.layer_balance(),
         knas_published.knas_published(),
         knas_published.knas_published(aliased=True),

@@ -100,14 +100,17 @@ def unified_kernel(*, aggregate: Aggregate = "sum") -> Proxy:
     return _per_tensor("unified_kernel", _values_times_correlation, aggregate, compares=True)
 
 
-def gradient_diversity() -> Proxy:
-    """Return the spectral entropy of the gradient correlations, summed over weights (in nats).
+def gradient_diversity(*, aggregate: Literal["sum", "mean"] = "sum") -> Proxy:
+    """Return the spectral entropy of the gradient correlations of each weight (in nats).
 
     `sum_l H(eig(C_l) / B)`, with `C_l` the cosines of layer `l`: how many directions the examples
     pull each layer in. Ours: the "correlations" of the ICLR version, measured layer by layer. A sum
-    over layers partly counts layers: read it beside the partial correlation given #params.
+    over layers partly counts layers: read it beside the partial correlation given #params. The mean
+    is over the weights that a gradient reaches, so that depth does not count.
     """
-    return Proxy("gradient_diversity", measures.tensor_grams, _diversity)
+    name = _named("gradient_diversity", _signed("gradient_diversity", aggregate))
+    reduce = functools.partial(_diversity, how=aggregate)
+    return Proxy(name, measures.tensor_grams, reduce)
 
 
 def layer_balance() -> Proxy:
@@ -189,13 +192,13 @@ def _values_times_correlation(product: Array) -> Array:
     return jnp.square(norms.mean()) * gram.cosine_mean(product)
 
 
-def _diversity(grams: TensorGrams) -> Array:
+def _diversity(grams: TensorGrams, how: Aggregate) -> Array:
     measures.compared(grams.gram.shape[-1], "gradient_diversity")
     alive = _alive(jax.vmap(jnp.trace)(grams.gram)) & grams.is_weight
     entropies = jax.vmap(lambda own: gram.spectral_entropy(gram.correlation_matrix(own)))(
         grams.gram
     )
-    return or_nothing(jnp.where(alive, entropies, 0).sum(), alive)
+    return _combine(jnp.where(alive, entropies, 0), alive, how)
 
 
 def _balance(grams: TensorGrams) -> Array:

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from jaxnas import Batch, Scorer, proxies, score
+from jaxnas.benchmarks.transformers import Choice
 from jaxnas.network import operations as ops
 from jaxnas.proxies import measures
+from jaxnas.spaces.autoformer import AutoFormer
+from jaxnas.spaces.bert import Bert
 from jaxnas.spaces.image_space import factory
 from jaxnas.spaces.nasbench201 import NASBench201, cell, equivalence, network
+from jaxnas.spaces.pit import PiT
+from jaxnas.spaces.transformer.space import space_of
 
 NAMES = list(proxies.BY_NAME)
 ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"} | {
@@ -114,7 +119,7 @@ def test_jit_changes_nothing_on_a_plain_network(plain, name):
 COMPARES = {
     *("naswot", "linear_regions", "swap", "jacob_cov", "epe_nas", "zico", "gradsign"),
     *("knas_published", "knas_published_aliased", "offdiagonal", "split_half", "unified_kernel"),
-    *("gradient_diversity", "kernel_alignment"),
+    *("gradient_diversity", "gradient_diversity_mean", "kernel_alignment"),
     *(name for name in NAMES if name.startswith(("gradient_correlation", "ntk_condition"))),
 }
 SMALL = {
@@ -270,3 +275,53 @@ def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced,
     for scores in traced + eager:
         mean = scores["gradient_values"] / 6 + (1 - 1 / 6) * scores["offdiagonal"]
         np.testing.assert_allclose(mean, scores["mgm"], rtol=1e-12)
+
+
+# Transformers of a space, as small as they can be.
+
+
+class TinyPiT(PiT):
+    choices = tuple(
+        Choice(name, (value,))
+        for name, value in {"base_dim": 4, "mlp_ratio": 2, "heads": "1/1/2"}.items()
+    ) + tuple(Choice(f"depth_{stage}", (1,)) for stage in (1, 2, 3))
+
+
+class TinyAutoFormer(AutoFormer):
+    choices = (
+        *(Choice("hidden_dim", (8,)), Choice("depth", (2,))),
+        *(Choice("mlp_ratio", (2,), 2), Choice("num_heads", (2,), 2)),
+    )
+
+
+class TinyBert(Bert):
+    choices = (
+        *(Choice("hidden_size", (8,)), Choice("layers", (2,)), Choice("heads", (2,), 2)),
+        *(Choice("num_feed_forward", (1,), 2), Choice("feed_forward_dimension", (1,), 2)),
+    )
+
+    def representative(self, arch):
+        return np.array(arch)
+
+
+TRANSFORMERS = {
+    "pit": TinyPiT(image_size=32, classes=4),
+    "autoformer": TinyAutoFormer(image_size=32, classes=4),
+    "bert": TinyBert(classes=4, vocabulary=30, positions=8),
+}
+# Tokens cannot be moved a little, nor differentiated by.
+NOT_OF_TOKENS = {"zen", "jacob_cov", "epe_nas"}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_have_all_scores(name, draw_batch):
+    space = space_of(TRANSFORMERS[name])
+    batch = draw_batch(0, (6, 32, 32, 3), 4)
+    if name == "bert":
+        tokens = np.random.default_rng(0).integers(0, 30, (6, 2, 8))
+        tokens[:, 1] = np.where(np.arange(8) < np.arange(3, 9)[:, None], 0, -1)
+        batch = Batch(jnp.asarray(tokens, jnp.int32), batch.labels)
+    found = Scorer(space, batch, NAMES)(np.zeros((1, len(space.num_choices)), int))
+    missing = {own for own in NAMES if found.status[own].item() != "ok"}
+    assert missing == (NOT_OF_TOKENS if name == "bert" else set())
+    assert np.isfinite([found.scores[own].item() for own in NAMES if own not in missing]).all()

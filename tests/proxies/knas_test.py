@@ -56,6 +56,9 @@ GOLDENS = {
     knas.unified_kernel(aggregate="log_sum"): np.log(12.25 / 2 * 12.5),
     # Correlations: eigenvalues 1, 1 and 1 -+ 11/14, as shares 1/2, 1/2 and 3/28, 25/28.
     knas.gradient_diversity(): np.log(2) - 3 / 28 * np.log(3 / 28) - 25 / 28 * np.log(25 / 28),
+    knas.gradient_diversity(aggregate="mean"): (
+        np.log(2) / 2 - 3 / 56 * np.log(3 / 28) - 25 / 56 * np.log(25 / 28)
+    ),
 }
 
 

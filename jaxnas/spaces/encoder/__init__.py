@@ -20,8 +20,9 @@ from jaxnas.network.linen import LinenNetwork
 from jaxnas.pretrained import EncoderConfig, Pretrained
 from jaxnas.spaces.encoder import layers, wiring
 from jaxnas.spaces.encoder.layers import Options
-from jaxnas.spaces.encoder.network import BoundEncoder, EncoderNetwork, validate_tokens
+from jaxnas.spaces.encoder.network import BoundEncoder, EncoderNetwork
 from jaxnas.spaces.image_space import always_connected
+from jaxnas.spaces.transformer.space import validate_tokens
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 
 __all__ = ["BoundEncoder", "EncoderNetwork", "Options", "encoder", "wiring"]
@@ -57,7 +58,7 @@ def encoder(
     names = options.activations
 
     def init(key: Array, inputs: Array) -> Params:
-        validate_tokens(inputs, config)
+        validate_tokens(inputs, config.positions)
         return own.init(key, weights)
 
     def bind(arch: ArrayLike, params: Params) -> tuple[TrainableFn, Params]:

@@ -6,6 +6,7 @@ Sources: Devlin et al., "BERT", NAACL 2019, arXiv 1810.04805; Liu et al., "RoBER
 Tokens travel as `int32[B, 2, T]`: their numbers, and the segment of each (0 or 1), -1 for padding.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from flax import linen as nn
 
 from jaxnas.pretrained import EncoderConfig
 from jaxnas.spaces.encoder import wiring
+from jaxnas.spaces.transformer import layers as transformer
 from jaxnas.types import Array, Outputs
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -56,6 +58,10 @@ class Options(NamedTuple):
 def _norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     # The fast variance is a difference, and loses the digits that a comparison needs.
     return nn.LayerNorm(config.epsilon, use_fast_variance=False, name=name)
+
+
+def _dense(name: str, x: Array, features: int) -> Array:
+    return nn.Dense(features, name=name)(x)
 
 
 class Embeddings(nn.Module):
@@ -128,17 +134,11 @@ class Layer(nn.Module):
         """
         config = self.config
         drop = nn.Dropout(self.options.dropout, deterministic=not train)
-        heads = (*hidden.shape[:2], config.heads, config.width // config.heads)
-        query, key, value = (
-            nn.Dense(config.width, name=name)(hidden).reshape(heads)
-            for name in ("query", "key", "value")
-        )
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=present[:, None, None])
-        mixed = nn.Dense(config.width, name="mix")(mixed.reshape(hidden.shape))
+        mask = present[:, None, None]
+        mixed = transformer.attention(_dense, hidden, config.heads, mask)
         hidden = _norm(config, "mix_norm")(hidden + drop(mixed))
-        wide = nn.Dense(config.inner, name="widen")(hidden)
-        wide = self._activate(wide, activation)
-        narrow = nn.Dense(config.width, name="narrow")(wide)
+        activate = functools.partial(self._activate, activation=activation)
+        narrow = transformer.feed_forward(_dense, hidden, (config.inner,), activate)
         return _norm(config, "narrow_norm")(hidden + drop(narrow))
 
     def _activate(self, wide: Array, activation: Array) -> Array:

@@ -15,6 +15,7 @@ from jaxnas.network.linen import LinenNetwork
 from jaxnas.pretrained import EncoderConfig
 from jaxnas.spaces.encoder import layers, low_rank, wiring
 from jaxnas.spaces.encoder.layers import Options
+from jaxnas.spaces.transformer.space import validate_tokens
 from jaxnas.types import Array, Outputs, Params, Pullback, Statistics
 
 
@@ -178,27 +179,13 @@ class BoundEncoder:
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for tokens `int32[B, 2, T]`; `statistics` are not used."""
-        validate_tokens(inputs, self.own.config)
+        validate_tokens(inputs, self.own.config.positions)
         return self.own(self.arch, {"embeddings": self.embeddings, **params}, inputs)
 
     def per_example_vjp(
         self, params: Params, inputs: Array, statistics: Statistics
     ) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
-        validate_tokens(inputs, self.own.config)
+        validate_tokens(inputs, self.own.config.positions)
         examples = _pack(self.own, self.arch, self.embeddings, inputs)
         return self.packed.per_example_vjp(params, examples, statistics)
-
-
-def validate_tokens(inputs: Array, config: EncoderConfig) -> None:
-    """Raise `ValueError` unless `inputs` are tokens `int32[B, 2, T]` that the encoder can read."""
-    if inputs.ndim != 3 or inputs.shape[1] != 2 or inputs.dtype.kind not in "iu":
-        raise ValueError(
-            "An encoder reads tokens int32[B, 2, T], their numbers and segments: got "
-            f"{inputs.dtype}{list(inputs.shape)}; use datasets.tokens.tokenize."
-        )
-    if not 1 <= inputs.shape[2] <= config.positions:
-        raise ValueError(
-            f"This encoder reads 1 to {config.positions} tokens an example: got "
-            f"{inputs.shape[2]}; cut the texts when they are tokenized."
-        )

@@ -1,0 +1,1 @@
+"""Transformers as search spaces: their layer, once, and what their spaces share."""

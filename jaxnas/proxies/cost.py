@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.typing import ArrayLike
 from numpy.typing import NDArray

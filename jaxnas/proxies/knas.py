@@ -122,6 +122,16 @@ def layer_balance() -> Proxy:
     return Proxy("layer_balance", measures.tensor_grams, _balance)
 
 
+def layer_evenness() -> Proxy:
+    """Return `layer_balance` less the logarithm of the number of weights that get a gradient.
+
+    `H(s_l / sum s) - log L`, in nats: 0 where all layers get the same share of the gradient norm,
+    minus the divergence of the shares from that. Ours: `layer_balance` without its count of layers.
+    By itself it ranks little; the aggregate `quintet` has it, so that depth alone decides nothing.
+    """
+    return Proxy("layer_evenness", measures.tensor_grams, _evenness)
+
+
 class Decomposition(NamedTuple):
     """The parts of MGM, summed over tensors: `mgm = values / n + (1 - 1/n) * offdiagonal`.
 
@@ -194,16 +204,25 @@ def _values_times_correlation(product: Array) -> Array:
 
 def _diversity(grams: TensorGrams, how: Aggregate) -> Array:
     measures.compared(grams.gram.shape[-1], "gradient_diversity")
-    alive = _alive(jax.vmap(jnp.trace)(grams.gram)) & grams.is_weight
+    alive = _alive_weights(grams)
     entropies = jax.vmap(lambda own: gram.spectral_entropy(gram.correlation_matrix(own)))(
         grams.gram
     )
     return _combine(jnp.where(alive, entropies, 0), alive, how)
 
 
+def _evenness(grams: TensorGrams) -> Array:
+    number = _alive_weights(grams).sum()
+    return _balance(grams) - jnp.log(jnp.maximum(number, 1))
+
+
+def _alive_weights(grams: TensorGrams) -> Array:
+    return _alive(jax.vmap(jnp.trace)(grams.gram)) & grams.is_weight
+
+
 def _balance(grams: TensorGrams) -> Array:
+    alive = _alive_weights(grams)
     traces = jax.vmap(jnp.trace)(grams.gram)
-    alive = _alive(traces) & grams.is_weight
     norms = jnp.where(alive, jnp.sqrt(traces), 0)
     shares = norms / jnp.where(norms.sum() == 0, 1, norms.sum())
     return or_nothing(entr(shares).sum(), alive)

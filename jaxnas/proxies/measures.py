@@ -73,7 +73,7 @@ def measure_all(
         read = gradients.read(apply_fn, params, batch, together) if together else {}
         kept = {of: iter(own) for of, own in read.items()}
         looks = [own for own in measures if isinstance(own, StageMeasure)]
-        seen = _look(looks, apply_fn, params, batch.inputs, key)
+        seen = _look(looks, apply_fn, params, batch.inputs, key) if looks else {}
 
         def one(measure: Measure) -> Any:
             if isinstance(measure, GradientMeasure):

@@ -1,7 +1,8 @@
 """MeCo: how far from singular the correlations between the channels of each feature map are.
 
-Both scores add up the least eigenvalue of a correlation matrix `[C, C]`, that of the channels of a
-map over its samples: the pixels of one example. They need no labels. The eigenvalue knows no scale,
+`meco` and `channel_independence` add up the least eigenvalue of a correlation matrix `[C, C]`, that
+of the channels of a map over its samples: the pixels of one example. `channel_entropy` adds up the
+entropy of all its eigenvalues. They need no labels. The least eigenvalue knows no scale,
 shift or sign of a channel; a constant channel makes it 0. So does a map with at least as many
 channels as pixels: at 16 or 32 pixels whole stages of NAS-Bench-201 add exactly 0.
 """
@@ -10,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 from jaxnas.proxies import measures
 from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Passed, Proxy, Shown
@@ -41,7 +43,7 @@ def meco() -> Proxy:
     again, and so does a skip connection; here a map counts once for its layer and once for its
     stage. It counts dead edges; here they are left out, because they are no part of the function.
     """
-    return Proxy("meco", _of_layers, jnp.asarray)
+    return Proxy("meco", _of_layers, lambda spectrum: spectrum[0])
 
 
 def channel_independence() -> Proxy:
@@ -63,7 +65,18 @@ def channel_independence() -> Proxy:
 
     Differs from `meco` in all of this: the paper has images of convolutional networks only.
     """
-    return Proxy("channel_independence", _OF_ACTIVATIONS, jnp.asarray)
+    return Proxy("channel_independence", _OF_ACTIVATIONS, lambda spectrum: spectrum[0])
+
+
+def channel_entropy() -> Proxy:
+    """Return the sum over ReLUs of the entropy of the correlations of their inputs, in nats.
+
+    `sum_l H(eig(P_l) / sum eig(P_l))`, `P_l` and the maps as of `channel_independence`, with which
+    it shares its eigenvalues: over how many independent directions the channels are spread, where
+    that score sees the least one alone. It is not 0 where there are more channels than pixels.
+    Ours; it is a part of the aggregate `quintet`.
+    """
+    return Proxy("channel_entropy", _OF_ACTIVATIONS, lambda spectrum: spectrum[1])
 
 
 def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
@@ -73,57 +86,63 @@ def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
             "jaxnas.spaces, or take channel_independence."
         )
     maps = apply_fn.maps(params, batch.inputs[:1])
-    return _total([_least(own) for own in maps if own.value.ndim > 2])
+    return _total([_spectrum(shown) for shown in maps if shown.value.ndim > 2])
 
 
 def _keep(inputs: Any, passed: Passed, key: Array) -> list[Array | Shown]:
-    """Keep the least eigenvalue of each input of an activation, or itself if it has no positions.
+    """Keep the spectrum of each input of an activation, or itself if it has no positions.
 
     Whether that counts is known when all stages have been seen.
     """
-    shown = [own for own in passed.shown if own.kind == "preactivation"]
-    return [_least(own) if own.value.ndim > 2 else own for own in shown]
+    shown = [value for value in passed.shown if value.kind == "preactivation"]
+    return [_spectrum(value) if value.value.ndim > 2 else value for value in shown]
 
 
 def _collect(kept: list[list[Array | Shown]]) -> Array:
-    found = [own for of_stage in kept for own in of_stage]
-    of_positions = [own for own in found if not isinstance(own, Shown)]
-    return _total(of_positions or [_least(own) for own in found if isinstance(own, Shown)])
+    found = [value for of_stage in kept for value in of_stage]
+    of_positions = [value for value in found if not isinstance(value, Shown)]
+    return _total(of_positions or [_spectrum(own) for own in found if isinstance(own, Shown)])
 
 
-def _least(shown: Shown) -> Array:
-    """Return the least eigenvalue of a map of the first example, or of the rows of all."""
+def _spectrum(shown: Shown) -> Array:
+    """Return `[2]` of a map of the first example, or of the rows of all; see `_of_rows`."""
     value = shown.value[:1] if shown.value.ndim > 3 else shown.value
-    return _least_eigenvalue(value.reshape(-1, value.shape[-1]), shown.alive)
+    return _of_rows(value.reshape(-1, value.shape[-1]), shown.alive)
 
 
 @jax.jit
-def _least_eigenvalue(rows: Array, alive: Any) -> Array:
-    """Return the least eigenvalue of the correlations of channels over rows `[N, C]`."""
-    channels = rows.T
+def _of_rows(rows: Array, alive: Any) -> Array:
+    """Return `[2]`: the least eigenvalue of the correlations of channels over rows `[N, C]`.
+
+    Behind it the entropy of all eigenvalues, as shares of their sum.
+    """
     # Half precision has no eigenvalues.
-    channels = channels.astype(jnp.promote_types(channels.dtype, jnp.float32))
-    present = jnp.broadcast_to(alive, channels.shape[:1])
-    # With as many channels as rows, the rank of what is centred is less.
-    if channels.shape[0] >= channels.shape[1] and not jnp.ndim(alive):
-        return jnp.where(jnp.isfinite(channels).all() | ~present.any(), 0.0, jnp.nan)
+    channels = rows.T.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    size, samples = channels.shape
+    present = jnp.broadcast_to(alive, (size,))
     centred = channels - channels.mean(1, keepdims=True)
     norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
     scaled = centred / jnp.where(norms > 0, norms, 1)
-    # A channel that is not there brings an eigenvalue that is never the least.
-    beside = jnp.diag(jnp.where(present, 0, channels.shape[0]).astype(scaled.dtype))
-    least = jnp.linalg.eigvalsh(scaled @ scaled.T + beside).min()
-    is_full = present.any() & (present.sum() < channels.shape[1])
-    return jnp.where(is_full, jnp.maximum(least, 0), 0)
+    # Both products have the same eigenvalues, but for zeros.
+    is_whole = size <= samples or jnp.ndim(alive) > 0
+    product = scaled @ scaled.T if is_whole else scaled.T @ scaled
+    values = jnp.maximum(jnp.linalg.eigvalsh(product), 0)
+    # Channels that are not there bring the first zeros. What is centred has a rank below `samples`.
+    is_full = is_whole & (present.sum() < samples)
+    least = jnp.where(is_full, values[size - present.sum()] if is_whole else 0, 0 * values.sum())
+    total = values.sum()
+    entropy = entr(values / jnp.where(total == 0, 1, total)).sum()
+    return jnp.where(present.any(), jnp.stack([least, entropy]), 0)
 
 
 def _total(found: list[Array]) -> Array:
+    """Return the sums `[2]` of all least eigenvalues and of all entropies."""
     if not found:
         raise ValueError(
             "The score reads the channels of feature maps or of the inputs of activations: got a "
             "network without; choose a score of gradients such as grad_norm."
         )
-    return sum(found, start=jnp.zeros(()))
+    return sum(found, start=jnp.zeros(2))
 
 
 _OF_ACTIVATIONS = measures.StageMeasure(_keep, _collect)

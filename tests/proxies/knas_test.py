@@ -129,6 +129,17 @@ def test_diversity_and_balance_read_weights_only():
         np.testing.assert_allclose(knas.layer_balance().reduce(both), 0, atol=1e-12)
 
 
+def test_evenness_is_balance_without_the_number_of_layers():
+    # As above: of two layers that get a gradient the shares are 1/4 and 3/4.
+    uneven = _grams([[4, 0], [0, 3]], [[3, 0], [0, 216**0.5]], DEAD)
+    expected = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75)) - np.log(2)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(knas.layer_evenness().reduce(uneven), expected, rtol=1e-12)
+        for number in (1, 3, 5):
+            same = _grams(*[FIRST] * number)
+            np.testing.assert_allclose(knas.layer_evenness().reduce(same), 0, atol=1e-12)
+
+
 def test_even_layers_are_balanced():
     # The effective number of layers is their number.
     with jax.enable_x64(True):

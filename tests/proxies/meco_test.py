@@ -10,7 +10,7 @@ from jaxnas.types import Shown
 OURS = proxies.BY_NAME["channel_independence"]
 
 
-def _score(maps, factor=1.0):
+def _score(maps, factor=1.0, proxy=OURS):
     """The score of an image whose channels are the rows of `maps`."""
     image = jnp.array(maps, float).T.reshape(1, 1, -1, len(maps))
     batch = Batch(jnp.concatenate([image, jnp.ones_like(image)]), jnp.zeros(2, int))
@@ -18,7 +18,7 @@ def _score(maps, factor=1.0):
     def network(params, inputs):
         return jnp.maximum(factor * inputs, 0).mean((1, 2))
 
-    return float(OURS(network, {}, batch))
+    return float(proxy(network, {}, batch))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,22 @@ def _score(maps, factor=1.0):
 def test_one_layer_by_hand(maps, expected):
     np.testing.assert_allclose(_score(maps), expected, atol=1e-6)
     np.testing.assert_allclose(_score(maps, 1e3), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("maps", "shares"),
+    [
+        ([[1, -1, 0, 0], [0, 0, 1, -1]], [0.5, 0.5]),
+        ([[1, 2, 3, 5], [-2, -4, -6, -10]], [1]),
+        ([[1, -1, 0], [1, 0, -1]], [0.75, 0.25]),
+        ([[1, -1, 0], [4, 4, 4]], [1]),  # a constant channel is none
+        ([[1, -1, 0], [1, 0, -1], [0, 1, -1]], [0.5, 0.5]),  # more channels than dimensions
+    ],
+)
+def test_entropy_by_hand(maps, shares):
+    entropy = proxies.BY_NAME["channel_entropy"]
+    expected = -sum(share * np.log(share) for share in shares)
+    np.testing.assert_allclose(_score(maps, proxy=entropy), expected, atol=1e-4)
 
 
 def test_nan_and_none():

@@ -79,11 +79,8 @@ class Scores(NamedTuple):
 
     def sd(self, name: str) -> NDArray[np.float64]:
         """Return the standard deviation over seeds (`ddof=1`), `[A]`; nan where undefined."""
-        scores = self.scores[name]
-        defined = np.isfinite(scores).all(0) & (len(scores) > 1)
-        return np.where(
-            defined, np.where(defined, scores, 0).std(0, ddof=min(1, len(scores) - 1)), np.nan
-        )
+        finite = pd.DataFrame(self.scores[name]).replace(-np.inf, np.nan)
+        return finite.std(ddof=1, skipna=False).to_numpy()
 
     def unscored(self, name: str) -> dict[str, int]:
         """Return how many of the `S x A` scores are missing, by reason."""
@@ -96,11 +93,7 @@ class Scores(NamedTuple):
         return next(iter(self.scores))
 
     def order(self, name: str | None = None) -> NDArray[np.int64]:
-        """Return the positions from the best to the worst by a score; equals as given.
-
-        Args:
-            name: of the score; None for the first.
-        """
+        """Return the positions, best first, by a score or by the first one; equals as given."""
         return np.argsort(-self.mean(name or self.first), kind="stable")
 
     def top(self, k: int) -> np.ndarray:

@@ -128,7 +128,7 @@ def _read(path: Path) -> MacroBenchmark:
     except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
             f"{path} does not hold the NAS-Bench-Macro table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m jaxnas.benchmarks.build_macro CSV`."
+            "it again with `python -m tools.build_macro CSV`."
         ) from error
     columns = {"accuracy": runs.mean(axis=1), **costs}
     for array in (archs, runs, *columns.values()):

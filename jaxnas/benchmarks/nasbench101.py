@@ -167,7 +167,7 @@ def _read(path: Path) -> NASBench101Sample:
     except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
             f"{path} does not hold the NAS-Bench-101 table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m jaxnas.benchmarks.build_nasbench101 CSV`."
+            "it again with `python -m tools.build_nasbench101 CSV`."
         ) from error
     for array in (archs, *columns.values()):
         array.flags.writeable = False

@@ -183,7 +183,7 @@ def _read(path: Path) -> TabularBenchmark:
     except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
             f"{path} does not hold the NAS-Bench-201 table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m jaxnas.benchmarks.build CSV`."
+            "it again with `python -m tools.build_nasbench201 CSV`."
         ) from error
     for array in (archs, classes, positions, *columns.values()):
         array.flags.writeable = False

@@ -190,7 +190,7 @@ def _read(name: str) -> TrainedTransformers:
     except Exception as error:  # what a damaged archive raises depends on the damaged byte
         raise ValueError(
             f"{TABLE} does not hold the tables of transformers ({error}): reinstall jaxnas, or "
-            "write it again with `python -m jaxnas.benchmarks.build_transformers`."
+            "write it again with `python -m tools.build_transformers`."
         ) from error
     for array in (archs, *own.values()):
         array.flags.writeable = False

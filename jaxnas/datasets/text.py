@@ -1,7 +1,7 @@
 """Text classification: sentences and pairs from disk, and two small samples that come with jaxnas.
 
 The samples are of the GLUE benchmark (Wang et al., 2019, arXiv 1804.07461), drawn by
-`text_build`: 256 training and 128 development examples each, as many of each class.
+`tools/build_text.py`: 256 training and 128 development examples each, as many of each class.
 
 - `sst2`: Stanford Sentiment Treebank, sentences of film reviews (Socher et al., EMNLP 2013). Its
   authors give it away without naming a licence; the reviews are from rottentomatoes.com.

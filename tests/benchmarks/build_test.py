@@ -2,14 +2,17 @@ import csv
 import gzip
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.build import _SOURCES, build
 from jaxnas.benchmarks.notation import to_string
 from jaxnas.benchmarks.tabular import SCALES, TABLE
+from tools.build_nasbench201 import _SOURCES, build
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +57,9 @@ def test_build_refuses_to_lose_decimals(tmp_path, rows):
 
 @pytest.mark.parametrize("arguments", [[], ["one.csv", "other.csv"]])
 def test_command_line_says_how_it_is_used(monkeypatch, arguments):
-    monkeypatch.setattr(sys, "argv", ["build.py", *arguments])
-    with pytest.raises(SystemExit, match=r"^usage: python -m jaxnas\.benchmarks\.build CSV$"):
-        runpy.run_path(str(TABLE.with_name("build.py")), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["build_nasbench201.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^usage: python -m tools\.build_nasbench201 CSV$"):
+        runpy.run_path(str(TOOLS / "build_nasbench201.py"), run_name="__main__")
 
 
 def test_build_refuses_a_malformed_cell(tmp_path, rows):

@@ -2,6 +2,7 @@ import csv
 import gzip
 import runpy
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxnas.benchmarks.build_macro import build
 from jaxnas.benchmarks.macro import TABLE, from_string, nasbench_macro, to_string
+from tools.build_macro import build
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 BENCHMARK = nasbench_macro()
 
@@ -157,5 +160,5 @@ def test_build_refuses_what_it_cannot_keep(tmp_path, rows):
 @pytest.mark.parametrize("arguments", [[], ["one.csv", "other.csv"]])
 def test_command_line_says_how_it_is_used(monkeypatch, arguments):
     monkeypatch.setattr(sys, "argv", ["build_macro.py", *arguments])
-    with pytest.raises(SystemExit, match=r"^usage: python -m jaxnas\.benchmarks\.build_macro CSV$"):
-        runpy.run_path(str(TABLE.with_name("build_macro.py")), run_name="__main__")
+    with pytest.raises(SystemExit, match=r"^usage: python -m tools\.build_macro CSV$"):
+        runpy.run_path(str(TOOLS / "build_macro.py"), run_name="__main__")

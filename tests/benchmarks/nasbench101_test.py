@@ -2,14 +2,17 @@ import csv
 import gzip
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from jaxnas.benchmarks import nasbench101_notation as notation
-from jaxnas.benchmarks.build_nasbench101 import build
 from jaxnas.benchmarks.nasbench101 import EPOCHS, TABLE, nasbench101
+from tools.build_nasbench101 import build
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 BENCHMARK = nasbench101()
 
@@ -189,6 +192,6 @@ def test_build_refuses_a_cell_that_is_there_twice(tmp_path, rows):
 @pytest.mark.parametrize("arguments", [[], ["one.csv", "other.csv"]])
 def test_command_line_says_how_it_is_used(monkeypatch, arguments):
     monkeypatch.setattr(sys, "argv", ["build_nasbench101.py", *arguments])
-    usage = r"^usage: python -m jaxnas\.benchmarks\.build_nasbench101 CSV$"
+    usage = r"^usage: python -m tools\.build_nasbench101 CSV$"
     with pytest.raises(SystemExit, match=usage):
-        runpy.run_path(str(TABLE.with_name("build_nasbench101.py")), run_name="__main__")
+        runpy.run_path(str(TOOLS / "build_nasbench101.py"), run_name="__main__")

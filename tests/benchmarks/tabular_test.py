@@ -254,7 +254,9 @@ def _with_a_flipped_byte(path):
 def test_corrupt_table(tmp_path, spoil):
     path = tmp_path / "table.npz"
     spoil(path)
-    with pytest.raises(ValueError, match=r"does not hold the NAS-Bench-201 table.*build CSV"):
+    with pytest.raises(
+        ValueError, match=r"does not hold the NAS-Bench-201 table.*build_nasbench201 CSV"
+    ):
         nasbench201(path)
 
 

@@ -3,6 +3,7 @@
 import csv
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from scipy import stats
 
 from jaxnas import benchmarks, spaces
 from jaxnas.benchmarks import transformers
-from jaxnas.benchmarks.build_transformers import build
+from tools.build_transformers import build
+
+TOOLS = Path(__file__).parents[2] / "tools"
 
 TABLES = {name: getattr(benchmarks, name)() for name in transformers.BY_NAME}
 
@@ -125,7 +128,5 @@ def test_build_refuses_what_is_not_offered(tmp_path):
 
 def test_command_line_says_how_it_is_used(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["build_transformers.py"])
-    with pytest.raises(SystemExit, match=r"^usage: python -m jaxnas\.benchmarks\.build_transf"):
-        runpy.run_path(
-            str(transformers.TABLE.with_name("build_transformers.py")), run_name="__main__"
-        )
+    with pytest.raises(SystemExit, match=r"^usage: python -m tools\.build_transf"):
+        runpy.run_path(str(TOOLS / "build_transformers.py"), run_name="__main__")

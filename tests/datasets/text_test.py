@@ -6,7 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from jaxnas.datasets import text, text_build
+from jaxnas.datasets import text
+from tools import build_text
 
 
 @pytest.mark.parametrize("name", text.SAMPLES)
@@ -174,7 +175,7 @@ def test_the_builder(tmp_path):
     source = write_tsv(tmp_path / "a.tsv", ("split", "label", "text"), rows)
     counts = {"train": 8, "dev": 4}
     for name in ("b.tsv.gz", "c.tsv.gz"):
-        text_build.build(source, tmp_path / name, counts)
+        build_text.build(source, tmp_path / name, counts)
     assert (tmp_path / "b.tsv.gz").read_bytes() == (tmp_path / "c.tsv.gz").read_bytes()
     train, dev = (text.load_texts(tmp_path / "b.tsv.gz", split=own) for own in counts)
     for own, count in ((train, 4), (dev, 2)):
@@ -183,4 +184,4 @@ def test_the_builder(tmp_path):
         assert numbers == sorted(set(numbers))
         assert [number % 2 for number in numbers] == own.labels.tolist()
     with pytest.raises(ValueError, match="10 examples of dev with label 0: got 3"):
-        text_build.build(source, tmp_path / "d.tsv.gz", {"dev": 20})
+        build_text.build(source, tmp_path / "d.tsv.gz", {"dev": 20})

@@ -1,4 +1,4 @@
-"""Write the samples of text tasks: `python -m jaxnas.datasets.text_build SST2.tsv.gz RTE.tsv.gz`.
+"""Write the samples of text tasks: `python -m tools.build_text SST2.tsv.gz RTE.tsv.gz`.
 
 The TSV files hold the official training and development sets in one table, with the columns `split`
 (`train`, `dev`), `label` (a number), and `text`, or `text1` and `text2`.
@@ -52,6 +52,6 @@ def build(source: str | Path, target: str | Path, counts: Mapping[str, int] = CO
 
 if __name__ == "__main__":
     if len(sys.argv) != 1 + len(SAMPLES):
-        sys.exit("usage: python -m jaxnas.datasets.text_build SST2.tsv.gz RTE.tsv.gz")
+        sys.exit("usage: python -m tools.build_text SST2.tsv.gz RTE.tsv.gz")
     for name, table in zip(SAMPLES, sys.argv[1:], strict=True):
         build(table, Path(__file__).with_name(f"{name}_sample.tsv.gz"))

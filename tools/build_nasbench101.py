@@ -1,4 +1,4 @@
-"""Write the packed NAS-Bench-101 sample: `python -m jaxnas.benchmarks.build_nasbench101 CSV`.
+"""Write the packed NAS-Bench-101 sample: `python -m tools.build_nasbench101 CSV`.
 
 The CSV (or CSV.gz) has one row a cell with the columns `hash` (the benchmark's own key),
 `adjacency` and `ops` (the two halves of the string, see `nasbench101_notation`), `valid_acc_4ep`,
@@ -74,5 +74,5 @@ def _arch(row: Mapping[str, str]) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m jaxnas.benchmarks.build_nasbench101 CSV")
+        sys.exit("usage: python -m tools.build_nasbench101 CSV")
     build(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Write the tables: `python -m jaxnas.benchmarks.build_transformers PIT AUTOFORMER BERT`.
+"""Write the tables: `python -m tools.build_transformers PIT AUTOFORMER BERT`.
 
 Each is a CSV (or CSV.gz) with one row a network: the decisions, in columns named as in
 `transformers` (of PiT `heads_1` to `heads_3`; one value a layer, with spaces between, where layers
@@ -54,5 +54,5 @@ def _arch(choices: Choices, row: Mapping[str, str]) -> list[int]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 1 + len(BY_NAME):
-        sys.exit("usage: python -m jaxnas.benchmarks.build_transformers PIT AUTOFORMER BERT")
+        sys.exit("usage: python -m tools.build_transformers PIT AUTOFORMER BERT")
     build(dict(zip(BY_NAME, sys.argv[1:], strict=True)))

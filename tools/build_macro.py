@@ -1,4 +1,4 @@
-"""Write the packed NAS-Bench-Macro table: `python -m jaxnas.benchmarks.build_macro CSV`.
+"""Write the packed NAS-Bench-Macro table: `python -m tools.build_macro CSV`.
 
 The CSV (or CSV.gz) has one row a network in any order, with the columns `arch` (eight digits),
 `test_acc0`, `test_acc1`, `test_acc2` (percent), `params` and `flops`: the fields of the published
@@ -49,5 +49,5 @@ def build(csv_path: str | Path, table_path: str | Path = TABLE) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m jaxnas.benchmarks.build_macro CSV")
+        sys.exit("usage: python -m tools.build_macro CSV")
     build(sys.argv[1])

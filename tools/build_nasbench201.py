@@ -1,4 +1,4 @@
-"""Write the packed NAS-Bench-201 table: `python -m jaxnas.benchmarks.build CSV`.
+"""Write the packed NAS-Bench-201 table: `python -m tools.build_nasbench201 CSV`.
 
 The CSV (or CSV.gz) has one row a cell in the official index order, with the columns `index`, `arch`
 (official string), `unique_str` (any label of the isomorphism class) and those in `_SOURCES`.
@@ -58,5 +58,5 @@ def build(csv_path: str | Path, table_path: str | Path = TABLE) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m jaxnas.benchmarks.build CSV")
+        sys.exit("usage: python -m tools.build_nasbench201 CSV")
     build(sys.argv[1])

@@ -20,15 +20,14 @@ from jaxnas.spaces.pit import PiT
 from jaxnas.spaces.transformer.space import space_of
 
 NAMES = list(proxies.BY_NAME)
-ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico", "meco"} | {
-    "channel_independence"
-}
+OF_THE_FIRST = {"meco", "channel_independence", "channel_entropy"}
+ORDER_MATTERS = {"split_half", "knas_published", "knas_published_aliased", "zico"} | OF_THE_FIRST
 # They compare the blocks of a network, which a plain one does not show.
 OF_BLOCKS = {"expressivity", "progressivity", "trainability"}
 OF_MAPS = {"meco"}
 ON_A_PLAIN_NETWORK = [name for name in NAMES if name not in OF_BLOCKS | OF_MAPS]
 # The last see a ReLU whether it is chosen or not.
-OF_RELUS = {"naswot", "linear_regions", "swap", "zen", "channel_independence"}
+OF_RELUS = {"naswot", "linear_regions", "swap", "zen", "channel_independence", "channel_entropy"}
 BLIND_TO_ACTIVATIONS = {"params", "flops", "l2_norm"} | OF_RELUS
 # Six examples lie in six regions, or a network is not alive.
 SATURATED = {"linear_regions"}
@@ -313,7 +312,14 @@ TRANSFORMERS = {
 NOT_OF_TOKENS = {"zen", "jacob_cov", "epe_nas"}
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("pit", marks=pytest.mark.slow),
+        pytest.param("autoformer", marks=pytest.mark.slow),
+        "bert",
+    ],
+)
 def test_transformers_have_all_scores(name, draw_batch):
     space = space_of(TRANSFORMERS[name])
     batch = draw_batch(0, (6, 32, 32, 3), 4)

@@ -7,7 +7,7 @@ ReLU or GELU, in linen, nnx or Equinox; 16 images of 16 pixels. The first candid
 layers, which later ones share. Process CPU seconds, all threads, initial values and compilation
 included.
 
-On two cores: a median of 1.36 CPU seconds for candidates 20 to 60, 245 CPU seconds for all 61.
+In linen, on two cores: a median of 1.36 CPU seconds for candidates 20 to 60, 245 for all 61.
 """
 
 import argparse

@@ -144,7 +144,9 @@ def test_every_score_of_a_model_of_another_package(case):
 
     # The gradient of the batch, whether or not its examples see each other.
     total = _gradients(network, params, inputs, labels, "loss").astype(np.float64)
-    np.testing.assert_allclose(scores["mgm"], total @ total, rtol=1e-5)
+    # In float32: compiled or not, the plain gradient of a ResNet differs from itself by 4e-5.
+    rtol = 1e-4 if "ResNet" in case else 1e-5
+    np.testing.assert_allclose(scores["mgm"], total @ total, rtol=rtol)
 
     # The gradients of the examples, by a loop over them.
     if "coupled" in network.summary(params, inputs):

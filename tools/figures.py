@@ -166,6 +166,26 @@ def plain(page: str, header: str, position: int, label: str, **options: float) -
     return figure
 
 
+def paired_bars(
+    axes: Axes, names: list[str], pairs: dict[str, tuple[str, list[float]]], labels: str = ""
+) -> None:
+    """Draw two bars for each name, the first pair above the second.
+
+    Args:
+        axes: where.
+        names: of the rows, from the top.
+        pairs: color and values by the label of the legend.
+        labels: format of the numbers behind the bars; none without.
+    """
+    places = np.arange(len(names))
+    for shift, (label, (shade, values)) in zip((-0.2, 0.2), pairs.items(), strict=True):
+        drawn = axes.barh(places + shift, values, height=0.38, color=shade, label=label)
+        if labels:
+            axes.bar_label(drawn, fmt=labels, padding=2, fontsize=7)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+
+
 def search() -> Figure:
     """Draw what each search of the whole of NAS-Bench-201 finds with so many looks."""
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
@@ -189,15 +209,11 @@ def connectivity() -> Figure:
     """Draw how well each predictor ranks the speed of training, at both learning rates."""
     rows = read_table("connectivity", "| predictor | digits, fixed | tuned")
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
-    places = np.arange(len(rows))
-    for shift, position, label, shade in (
-        (-0.2, 0, "one learning rate for all", PALE),
-        (0.2, 1, "tuned for each wiring", OURS),
-    ):
-        values = [row.numbers[position][0] for row in rows]
-        axes.barh(places + shift, values, height=0.38, color=shade, label=label)
-    axes.set_yticks(places, [row.name for row in rows])
-    axes.invert_yaxis()
+    pairs = {
+        "one learning rate for all": (PALE, [row.numbers[0][0] for row in rows]),
+        "tuned for each wiring": (OURS, [row.numbers[1][0] for row in rows]),
+    }
+    paired_bars(axes, [row.name for row in rows], pairs)
     axes.axvline(0, color="black", linewidth=0.6)
     axes.set_xlabel("Spearman with the measured speed, digits")
     axes.legend(frameon=False, loc="lower right")
@@ -208,15 +224,11 @@ def isometry() -> Figure:
     """Draw the spread of the squared singular values, alone and after normalization."""
     rows = read_table("isometry", "| initialization | alone")
     figure, axes = plt.subplots(figsize=(7.2, 3))
-    places = np.arange(len(rows))
-    for shift, position, label, shade in (
-        (-0.2, 0, "block alone", OURS),
-        (0.2, 1, "normalized", PALE),
-    ):
-        values = [row.numbers[position][1] for row in rows]
-        axes.barh(places + shift, values, height=0.38, color=shade, label=label)
-    axes.set_yticks(places, [row.name for row in rows])
-    axes.invert_yaxis()
+    pairs = {
+        "block alone": (OURS, [row.numbers[0][1] for row in rows]),
+        "normalized": (PALE, [row.numbers[1][1] for row in rows]),
+    }
+    paired_bars(axes, [row.name for row in rows], pairs)
     axes.set_xlabel("spread cv² of the squared singular values; an isometry has 0")
     axes.legend(frameon=False)
     return figure
@@ -227,19 +239,13 @@ def speed() -> Figure:
     rows = read_table("speed", "| images | score | jaxnas")
     chosen = [row for row in rows if row.name and row.numbers[3]]  # those of grad_norm
     figure, axes = plt.subplots(figsize=(7.2, 2.6))
-    places = np.arange(len(chosen))
-    for shift, position, label, shade in (
-        (-0.2, 3, "zero-cost-nas", THEIRS),
-        (0.2, 2, "lean PyTorch", BASELINE),
-    ):
-        values = [row.numbers[position][0] for row in chosen]
-        axes.barh(places + shift, values, height=0.38, color=shade, label=label)
-        for place, value in zip(places, values, strict=True):
-            axes.text(value * 1.03, place + shift, f"{value:g}", va="center", fontsize=7)
+    pairs = {
+        "zero-cost-nas": (THEIRS, [row.numbers[3][0] for row in chosen]),
+        "lean PyTorch": (BASELINE, [row.numbers[2][0] for row in chosen]),
+    }
+    paired_bars(axes, [row.name for row in chosen], pairs, "%g")
     axes.axvline(1, color=OURS, label="jaxnas")
     axes.set_xscale("log")
-    axes.set_yticks(places, [row.name for row in chosen])
-    axes.invert_yaxis()
     axes.set_xlabel("CPU time of grad_norm as a multiple of jaxnas")
     axes.legend(frameon=False, loc="lower right")
     return figure

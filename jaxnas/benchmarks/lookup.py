@@ -1,6 +1,8 @@
-"""What the tables share: architectures from strings, and look-ups that JAX can trace."""
+"""What the tables share: whole files, architectures from strings, look-ups that JAX can trace."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,32 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas.types import Array
+
+
+@contextlib.contextmanager
+def whole(path: Path, what: str, command: str) -> Iterator[None]:
+    """Raise `ValueError` for whatever is raised inside, where a table is read.
+
+    What a damaged archive raises depends on the damaged byte.
+
+    Args:
+        path: of the file.
+        what: the file should hold.
+        command: which writes the file, behind `python -m`.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path} does not hold the {what} ({error}): reinstall jaxnas, or write it again with "
+            f"`python -m {command}`."
+        ) from error
+
+
+def freeze(*arrays: NDArray) -> None:
+    """Let nobody write to the arrays, which all readers share."""
+    for array in arrays:
+        array.flags.writeable = False
 
 
 def decisions(

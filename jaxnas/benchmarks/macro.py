@@ -118,21 +118,15 @@ def nasbench_macro(path: str | Path = TABLE) -> MacroBenchmark:
 def _read(path: Path) -> MacroBenchmark:
     content = io.BytesIO(path.read_bytes())
     archs = encoding.enumerate_archs(NUM_CHOICES)
-    try:
+    with lookup.whole(path, "NAS-Bench-Macro table", "tools.build_macro CSV"):
         with np.load(content, allow_pickle=False) as stored:
             runs = stored["runs"] / ACCURACY_SCALE
             costs = {name: stored[name].astype(np.int64) for name in ("params", "flops")}
         shapes = [runs.shape, *(cost.shape for cost in costs.values())]
         if shapes != [(len(archs), NUM_RUNS), (len(archs),), (len(archs),)]:
             raise ValueError(f"shapes {shapes}")
-    except Exception as error:  # what a damaged archive raises depends on the damaged byte
-        raise ValueError(
-            f"{path} does not hold the NAS-Bench-Macro table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m tools.build_macro CSV`."
-        ) from error
     columns = {"accuracy": runs.mean(axis=1), **costs}
-    for array in (archs, runs, *columns.values()):
-        array.flags.writeable = False
+    lookup.freeze(archs, runs, *columns.values())
     return MacroBenchmark(archs, runs, columns)
 
 

@@ -153,7 +153,7 @@ def nasbench101(path: str | Path = TABLE) -> NASBench101Sample:
 @functools.cache
 def _read(path: Path) -> NASBench101Sample:
     content = io.BytesIO(path.read_bytes())
-    try:
+    with lookup.whole(path, "NAS-Bench-101 table", "tools.build_nasbench101 CSV"):
         with np.load(content, allow_pickle=False) as stored:
             archs = encoding.decode(stored["codes"], NUM_CHOICES)
             rows = {key: row for row, key in enumerate(stored["keys"].tolist())}
@@ -164,11 +164,5 @@ def _read(path: Path) -> NASBench101Sample:
         counts = {len(archs), len(rows), *map(len, columns.values())}
         if len(counts) > 1:
             raise ValueError(f"columns of different lengths {sorted(counts)}")
-    except Exception as error:  # what a damaged archive raises depends on the damaged byte
-        raise ValueError(
-            f"{path} does not hold the NAS-Bench-101 table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m tools.build_nasbench101 CSV`."
-        ) from error
-    for array in (archs, *columns.values()):
-        array.flags.writeable = False
+    lookup.freeze(archs, *columns.values())
     return NASBench101Sample(archs, columns, types.MappingProxyType(rows))

@@ -168,7 +168,7 @@ def nasbench201(path: str | Path = TABLE) -> TabularBenchmark:
 @functools.cache
 def _read(path: Path) -> TabularBenchmark:
     content = io.BytesIO(path.read_bytes())
-    try:
+    with lookup.whole(path, "NAS-Bench-201 table", "tools.build_nasbench201 CSV"):
         with np.load(content, allow_pickle=False) as stored:
             order, classes = stored["order"], stored["classes"].astype(np.int32)
             columns = {
@@ -180,11 +180,5 @@ def _read(path: Path) -> TabularBenchmark:
         if not complete or any(c.shape != order.shape for c in (classes, *columns.values())):
             raise ValueError("some cells are missing")
         archs = np.stack(np.unravel_index(order, NUM_CHOICES), axis=-1).astype(np.int32)
-    except Exception as error:  # what a damaged archive raises depends on the damaged byte
-        raise ValueError(
-            f"{path} does not hold the NAS-Bench-201 table ({error}): reinstall jaxnas, or write "
-            "it again with `python -m tools.build_nasbench201 CSV`."
-        ) from error
-    for array in (archs, classes, positions, *columns.values()):
-        array.flags.writeable = False
+    lookup.freeze(archs, classes, positions, *columns.values())
     return TabularBenchmark(archs, classes, columns, positions.reshape(NUM_CHOICES))

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check, encoding
+from jaxnas.benchmarks import lookup
 
 TABLE = Path(__file__).with_name("transformers.npz")
 
@@ -180,18 +181,12 @@ def nasbench_bert() -> TrainedTransformers:
 
 @functools.cache
 def _read(name: str) -> TrainedTransformers:
-    try:
+    with lookup.whole(TABLE, "tables of transformers", "tools.build_transformers"):
         with np.load(io.BytesIO(TABLE.read_bytes()), allow_pickle=False) as stored:
             prefix = f"{name}/"
             own = {
                 key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)
             }
         archs = encoding.validate_archs(own.pop("archs"), num_choices(BY_NAME[name]))
-    except Exception as error:  # what a damaged archive raises depends on the damaged byte
-        raise ValueError(
-            f"{TABLE} does not hold the tables of transformers ({error}): reinstall jaxnas, or "
-            "write it again with `python -m tools.build_transformers`."
-        ) from error
-    for array in (archs, *own.values()):
-        array.flags.writeable = False
+    lookup.freeze(archs, *own.values())
     return TrainedTransformers(archs, own)

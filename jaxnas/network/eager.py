@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxnas.network import layers
 from jaxnas.network.compiled import Tree, at, only
 from jaxnas.network.graph import ADD, Graph, Step, Value
 from jaxnas.network.operations import Context, Operation, Weights
-from jaxnas.types import Array, Passed, Shown, Statistics
+from jaxnas.types import Array, Passed, Shown, Statistics, is_floating
 
 
 def run(
@@ -86,7 +85,8 @@ def differentiate(
             if pull is not None:
                 of_tensors, *of_inputs = _pull(pull, total, chosen=positions)
                 _put(kept, step.path, of_tensors)
-            floating = [value for value in step.inputs if _is_floating(value)]
+            # Tokens have no gradient.
+            floating = [value for value in step.inputs if is_floating(value)]
             for value, cotangent in zip(floating, of_inputs, strict=True):
                 arrived.setdefault(value, []).append(cotangent)
         of_graph = [arrived.get(value) for value in graph.inputs]
@@ -138,23 +138,18 @@ def _linearize(operation: Operation, context: Context) -> Any:
         def forward(slots: Tree, *floating: Array) -> tuple[Array, list[Shown]]:
             weights = Weights(context, tensors, slots)
             remaining = iter(floating)
-            filled = [next(remaining) if _is_floating(x) else x for x in xs]
+            filled = [next(remaining) if is_floating(x) else x for x in xs]
             return operation(weights, *filled), weights.shown
 
         examples = xs[0].shape[0]
         slots = jax.tree.map(
             lambda tensor: layers.slots(context.statistics, tensor, examples), tensors
         )
-        outputs, pull, shown = jax.vjp(forward, slots, *filter(_is_floating, xs), has_aux=True)
+        outputs, pull, shown = jax.vjp(forward, slots, *filter(is_floating, xs), has_aux=True)
         leaves, structure = jax.tree.flatten(pull)
         return (outputs, shown), _Saved(leaves, _Structure(structure))
 
     return jax.jit(linearize)
-
-
-def _is_floating(x: Any) -> bool:
-    """Return whether activations have a gradient: tokens have none."""
-    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 class _Structure:

@@ -70,7 +70,11 @@ def _features(value: Any) -> tuple[bool, Array] | None:
     return features.ndim > 2, features.reshape(features.shape[0], -1, 1, features.shape[-1])
 
 
-def _keep_entropy(inputs: Any, passed: Passed, key: Array) -> tuple[bool, Array] | None:
+_Kept = tuple[bool, Array | None] | None
+"""Of a stage: whether its features have positions, and what is kept; None without features."""
+
+
+def _keep_entropy(inputs: Any, passed: Passed, key: Array, position: int) -> _Kept:
     found = _features(passed.outputs)
     return None if found is None else (found[0], _entropy(found[1]))
 
@@ -86,14 +90,14 @@ def _entropy(features: Array) -> Array:
     return jnp.where(total > 0, entropy, jnp.where(jnp.isnan(total), jnp.nan, -jnp.inf))
 
 
-def _keep_norm(inputs: Any, passed: Passed, key: Array) -> tuple[bool, Array | None] | None:
+def _keep_norm(inputs: Any, passed: Passed, key: Array, position: int) -> _Kept:
     found, given = _features(passed.outputs), _features(inputs)
     if found is None:
         return None
     has_positions, features = found
     if given is None or given[0] != has_positions:
         return has_positions, None
-    before, probe = given[1], _signs(key, features)
+    before, probe = given[1], _signs(jax.random.fold_in(key, position), features)
     nothing = (None,) * (len(passed.outputs) - 1)
     pulled, _ = passed.pullback((*nothing, probe.reshape(passed.outputs[-1].shape)), ())
     of_features = jnp.zeros_like(before) if pulled[-1] is None else pulled[-1]
@@ -126,7 +130,7 @@ def _fitted(x: Array, axis: int, size: int) -> Array:
     return jax.lax.slice_in_dim(jnp.pad(x, missing), 0, size, axis=axis)
 
 
-def _of_blocks(kept: list[tuple[bool, Array | None] | None], first: int) -> list[Array]:
+def _of_blocks(kept: list[_Kept], first: int) -> list[Array]:
     """Return what is kept of the blocks from `first` on; the last one gives the logits.
 
     Only blocks with positions count, unless there are none.
@@ -142,11 +146,11 @@ def _of_blocks(kept: list[tuple[bool, Array | None] | None], first: int) -> list
     return [value for value in wanted if value is not None]
 
 
-def _collect_entropies(kept: list[tuple[bool, Array] | None]) -> Array:
-    return jnp.stack(_of_blocks([*kept], 0))
+def _collect_entropies(kept: list[_Kept]) -> Array:
+    return jnp.stack(_of_blocks(kept, 0))
 
 
-def _collect_norms(kept: list[tuple[bool, Array | None] | None]) -> Array:
+def _collect_norms(kept: list[_Kept]) -> Array:
     # In front of the stem are no features.
     return jnp.vstack(_of_blocks(kept, 1) or [jnp.zeros((0, 2))])
 

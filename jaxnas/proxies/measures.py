@@ -41,13 +41,13 @@ class StageMeasure:
     """A measure that looks at the stages of a network; those of one request share a forward pass.
 
     Attributes:
-        keep: `keep(inputs, passed, key)`: what to keep of a stage, given its inputs (a tuple), what
-            it gave, and a key of the stage.
+        keep: `keep(inputs, passed, key, position)`: what to keep of a stage, given its inputs (a
+            tuple), what it gave, a key that all stages share, and its number, from 0.
         collect: `collect(kept)`: the measurement, given what was kept of each stage.
         of_noise: whether the network is given normal noise in place of the inputs of the batch.
     """
 
-    keep: Callable[[Any, Passed, Array], Any]
+    keep: Callable[[Any, Passed, Array, int], Any]
     collect: Callable[[list[Any]], Any]
     of_noise: bool = False
 
@@ -98,8 +98,7 @@ def _look(
             passed = stage(given)
             for measure in measures:
                 if measure.of_noise == is_noise:
-                    of_stage = jax.random.fold_in(of_stages, position)
-                    kept[measure].append(measure.keep(given, passed, of_stage))
+                    kept[measure].append(measure.keep(given, passed, of_stages, position))
             given = passed.outputs
     return kept
 

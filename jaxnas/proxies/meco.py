@@ -89,7 +89,7 @@ def _of_layers(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
     return _total([_spectrum(shown) for shown in maps if shown.value.ndim > 2])
 
 
-def _keep(inputs: Any, passed: Passed, key: Array) -> list[Array | Shown]:
+def _keep(inputs: Any, passed: Passed, key: Array, position: int) -> list[Array | Shown]:
     """Keep the spectrum of each input of an activation, or itself if it has no positions.
 
     Whether that counts is known when all stages have been seen.
@@ -127,7 +127,8 @@ def _of_rows(rows: Array, alive: Any) -> Array:
     is_whole = size <= samples or jnp.ndim(alive) > 0
     product = scaled @ scaled.T if is_whole else scaled.T @ scaled
     values = jnp.maximum(jnp.linalg.eigvalsh(product), 0)
-    # Channels that are not there bring the first zeros. What is centred has a rank below `samples`.
+    # Channels that are not there bring the first zeros. What is centred has a rank below `samples`:
+    # without more of them than channels the least is 0, or nan where something is not finite.
     is_full = is_whole & (present.sum() < samples)
     least = jnp.where(is_full, values[size - present.sum()] if is_whole else 0, 0 * values.sum())
     total = values.sum()

@@ -24,10 +24,10 @@ from jaxnas.types import Array, Passed
 
 def each_relu(
     keep: Callable[[Array, Any], Array], combine: Callable[[Array, Array], Array]
-) -> Callable[[Any, Passed, Array], Array | None]:
+) -> Callable[[Any, Passed, Array, int], Array | None]:
     """Return what to keep of a stage: that of its ReLUs, combined; None if it has none."""
 
-    def of_stage(inputs: Any, passed: Passed, key: Array) -> Array | None:
+    def of_stage(inputs: Any, passed: Passed, key: Array, position: int) -> Array | None:
         kept = [
             keep(shown.value, shown.alive)
             for shown in passed.shown

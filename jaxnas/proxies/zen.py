@@ -45,7 +45,7 @@ def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
     inputs = measures.normal_like(images, batch.inputs)
     drawn = jax.tree_util.tree_map_with_path(draw, params)
     moved = _moved(inputs, measures.normal_like(change, batch.inputs))
-    distance, logs = None, jnp.zeros(())
+    distance, logs, has_any = jnp.zeros(()), jnp.zeros(()), False
     given: tuple[tuple[Array, ...], tuple[Array, ...]] = ((inputs,), (moved,))
     for stage in activations.stages(apply_fn, drawn, inputs):
         passed, other = map(stage, given)
@@ -55,14 +55,13 @@ def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
                     "Zen-score draws weights for the channels that a network has: got a program "
                     "that computes more of them; use plan='eager'."
                 )
-            if shown.kind == "preactivation":  # the last one that is alive counts
-                by = _distance(shown.value, beside.value, shown.alive)
-                live = jnp.any(jnp.asarray(shown.alive))
-                distance = by if distance is None else jnp.where(live, by, distance)
+            if shown.kind == "preactivation":
+                distance = _last_distance(distance, shown.value, beside.value, shown.alive)
+                has_any = True
             else:
                 logs += _log_deviation(shown.value, shown.alive)
         given = passed.outputs, other.outputs
-    if distance is None:
+    if not has_any:
         raise ValueError(
             "Zen-score reads the features behind the last activation: got a network without; score "
             "another network, or choose another score."
@@ -88,10 +87,13 @@ def _moved(inputs: Any, noise: Any) -> Any:
 
 
 @jax.jit
-def _distance(preactivation: Array, moved: Array, alive: Any) -> Array:
-    """Return the mean over examples of the 1-norm of what a move changes behind a ReLU."""
+def _last_distance(before: Array, preactivation: Array, moved: Array, alive: Any) -> Array:
+    """Return the mean over examples of the 1-norm of what a move changes behind a ReLU.
+
+    Behind one that is not alive it is `before`, that of the last one that was.
+    """
     change = jnp.abs(jax.nn.relu(preactivation) - jax.nn.relu(moved))
-    return jnp.where(alive, change, 0).sum() / preactivation.shape[0]
+    return jnp.where(alive, change.sum() / preactivation.shape[0], before)
 
 
 @jax.jit

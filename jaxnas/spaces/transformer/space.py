@@ -19,7 +19,7 @@ from jaxnas.benchmarks.transformers import Choices
 from jaxnas.network import Network, StaticArch, graph, tensors
 from jaxnas.network.normalization import Mode
 from jaxnas.spaces.image_space import always_connected
-from jaxnas.types import Array, Params, SearchSpace, TrainableFn
+from jaxnas.types import Array, Params, SearchSpace, TrainableFn, is_floating
 
 
 class Transformer(Network):
@@ -76,7 +76,7 @@ class VisionTransformer(Transformer):
     def validate(self, inputs: Array) -> None:
         """Raise `ValueError` unless the networks can read the images."""
         wanted = list(self.example().shape[1:])
-        if list(inputs.shape[1:]) != wanted or not jnp.issubdtype(inputs.dtype, jnp.floating):
+        if list(inputs.shape[1:]) != wanted or not is_floating(inputs):
             raise ValueError(
                 f"This {self.space} reads normalized images {['B', *wanted]}: got "
                 f"{inputs.dtype}{list(inputs.shape)}; resize them, or name image_size and colors "
@@ -110,8 +110,8 @@ def space_of(networks: Transformer) -> SearchSpace:
         key, inputs = params
         bound = networks.bound(StaticArch(one(arch).tolist()))
         shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
-        floating = jnp.issubdtype(inputs.dtype, jnp.floating)
-        return bound, _draw(bound.graph(shape), key, inputs.dtype if floating else float)
+        dtype = inputs.dtype if is_floating(inputs) else float
+        return bound, _draw(bound.graph(shape), key, dtype)
 
     def num_params(arch: ArrayLike) -> int:
         bound = networks.bound(StaticArch(one(arch).tolist()))

@@ -81,14 +81,13 @@ def differentiate(
             if step.outputs[0] not in arrived:
                 continue
             total = add(*arrived.pop(step.outputs[0]))
-            of_inputs: Sequence[Array] = [total] * len(step.inputs)  # of a sum
+            of_inputs: Sequence[Array | None] = [total] * len(step.inputs)  # of a sum
             if pull is not None:
                 of_tensors, *of_inputs = _pull(pull, total, chosen=positions)
                 _put(kept, step.path, of_tensors)
-            # Tokens have no gradient.
-            floating = [value for value in step.inputs if is_floating(value)]
-            for value, cotangent in zip(floating, of_inputs, strict=True):
-                arrived.setdefault(value, []).append(cotangent)
+            for value, cotangent in zip(step.inputs, of_inputs, strict=True):
+                if cotangent is not None:  # tokens have no gradient
+                    arrived.setdefault(value, []).append(cotangent)
         of_graph = [arrived.get(value) for value in graph.inputs]
         return tuple(None if parts is None else add(*parts) for parts in of_graph), kept
 
@@ -132,7 +131,7 @@ def _forward(operation: Operation, context: Context) -> Any:
 
 @functools.cache
 def _linearize(operation: Operation, context: Context) -> Any:
-    """Return the program that also gives the pullback to the slots and the floating inputs."""
+    """Return the program that also gives the pullback to the slots and the inputs."""
 
     def linearize(tensors: Tree, *xs: Array) -> Any:
         def forward(slots: Tree, *floating: Array) -> tuple[Array, list[Shown]]:
@@ -147,7 +146,8 @@ def _linearize(operation: Operation, context: Context) -> Any:
         )
         outputs, pull, shown = jax.vjp(forward, slots, *filter(is_floating, xs), has_aux=True)
         leaves, structure = jax.tree.flatten(pull)
-        return (outputs, shown), _Saved(leaves, _Structure(structure))
+        floating = tuple(map(is_floating, xs))
+        return (outputs, shown), _Saved(leaves, _Structure(structure), floating)
 
     return jax.jit(linearize)
 
@@ -160,21 +160,25 @@ class _Structure:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["leaves"], meta_fields=["structure"]
+    jax.tree_util.register_dataclass,
+    data_fields=["leaves"],
+    meta_fields=["structure", "floating"],
 )
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """A pullback of JAX as its arrays."""
+    """A pullback of JAX as its arrays; `floating` says which inputs have a gradient."""
 
     leaves: list[Array]
     structure: _Structure
+    floating: tuple[bool, ...]
 
 
 @functools.partial(jax.jit, static_argnames="chosen")
 def _pull(pull: _Saved, cotangent: Array, *, chosen: tuple[int, ...]) -> Any:
-    """Return the gradients; statistics that are not chosen are not computed."""
+    """Return the gradients, None of tokens; statistics that are not chosen are not computed."""
     of_slots, *of_inputs = jax.tree.unflatten(pull.structure.structure, pull.leaves)(cotangent)
-    return only(of_slots, chosen), *of_inputs
+    remaining = iter(of_inputs)
+    return only(of_slots, chosen), *(next(remaining) if one else None for one in pull.floating)
 
 
 def _put(kept: dict[str, Any], path: tuple[str, ...], of_tensors: Any) -> None:

@@ -156,8 +156,9 @@ class Operation:
 
 
 def operation(function: Function) -> Callable[..., Operation]:
-    """Return a function of the options that gives an `Operation`."""
+    """Return a function of the options that gives an `Operation`, the same one for equal options."""
 
+    @functools.cache
     @functools.wraps(function)
     def with_options(**options: Any) -> Operation:
         return Operation(function, tuple(sorted(options.items())))

@@ -53,16 +53,21 @@ def image_space(
     def one(arch: Any) -> Arch:
         return StaticArch(encoding.one(arch, choices)) if concrete is None else concrete(arch)
 
-    def init(key: Array, inputs: Array) -> Params:
-        return networks.init(key, inputs, method="declare")["params"]
-
     shape = jax.ShapeDtypeStruct((1, image_size, image_size, networks.colors), np.float32)
+    # Which tensors a network reads does not depend on the shape of its inputs: to find them, it is
+    # written down for the inputs of `init`, for which it is probably going to run.
+    expected = [shape]
+
+    def init(key: Array, inputs: Array) -> Params:
+        params = networks.init(key, inputs, method="declare")["params"]
+        expected[0] = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+        return params
 
     def bind(arch: ArrayLike | Bucket, params: Params) -> tuple[TrainableFn, Params]:
         if architectures.is_traced(arch):
             return networks.bound(arch), params
         bound = networks.bound(one(arch))
-        return bound, module.pick(params, bound.graph(shape).tensors)
+        return bound, module.pick(params, bound.graph(expected[0]).tensors)
 
     def num_params(arch: ArrayLike) -> int:
         return module.count_params(networks, shape)(np.array(encoding.one(arch, choices)))

@@ -13,7 +13,7 @@ that is the sum at the end of each branch, and in a chain the output of each lay
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,15 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jaxnas.equations import (
+    add_results,
+    evaluate,
+    fast_convolutions,
+    is_variable,
+    live,
+    programs_in,
+    value_of,
+)
 from jaxnas.types import Array, Params, is_floating
 
 # fmt: off
@@ -116,9 +125,15 @@ class Piece:
 
     def reads(self) -> list[int]:
         """Return the positions of the parameters that the piece reads."""
-        read = {own for equation in self.equations for own in equation.invars if _is_var(own)}
-        read |= {own for own in self.gives if _is_var(own)}
+        read = {own for equation in self.equations for own in equation.invars if is_variable(own)}
+        read |= {own for own in self.gives if is_variable(own)}
         return [place for place, own in enumerate(self.params) if own in read]
+
+    def _instead(self, equation: Any, given: list[Any]) -> list[Any] | None:
+        replaced = self.replaced.get(id(equation))
+        if replaced == "one":
+            return [jnp.ones(each.aval.shape, each.aval.dtype) for each in equation.outvars]
+        return [given[0]] if replaced == "first" else fast_convolutions(equation, given)
 
     def __call__(
         self, leaves: Sequence[Array], constants: Sequence[Array], inputs: Sequence[Array]
@@ -127,8 +142,8 @@ class Piece:
         values = dict(zip(self.constants, constants, strict=True))
         values |= zip((self.params[place] for place in self.reads()), leaves, strict=True)
         values |= zip(self.takes, _to_axis(inputs, self.axes[0]), strict=True)
-        _evaluate(self.equations, values, self.replaced)
-        outputs = [_value(own, values) for own in self.gives]
+        add_results(self.equations, values, self._instead)
+        outputs = [value_of(own, values) for own in self.gives]
         if self.axes[1] is not None:
             outputs[-1] = jnp.moveaxis(outputs[-1], self.axes[1], -1)
         found = [
@@ -191,38 +206,21 @@ def read(
 
 def _inline(program: core.ClosedJaxpr, args: list[Any]) -> list[Any]:
     """Return the results of a program, its calls inlined and its scans run step by step."""
-    jaxpr = program.jaxpr
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    values |= zip(jaxpr.invars, args, strict=True)
-    for equation in _live(jaxpr.eqns, jaxpr.outvars):
-        given = [_value(own, values) for own in equation.invars]
+
+    def instead(equation: Any, given: list[Any]) -> list[Any] | None:
         inner = _called(equation)
         if inner is not None:
-            results = _inline(inner, given)
-        elif _steps(equation):
-            results = _scan(equation, given)
-        else:
-            results = _bind(equation, given)
-        values |= zip(equation.outvars, results, strict=True)
-    return [_value(own, values) for own in jaxpr.outvars]
+            return _inline(inner, given)
+        return _scan(equation, given) if _steps(equation) else None
 
-
-def _live(equations: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
-    """Return the equations that the outputs depend on."""
-    live = {own for own in outputs if _is_var(own)}
-    kept = []
-    for equation in reversed(equations):
-        if live.intersection(equation.outvars):
-            kept.append(equation)
-            live.update(own for own in equation.invars if _is_var(own))
-    return kept[::-1]
+    return evaluate(program, args, instead)
 
 
 def _called(equation: Any) -> core.ClosedJaxpr | None:
     """Return the program that takes the place of an equation; None for what is left as it is."""
     if equation.primitive.name in ("scan", "while", "cond", "shard_map") or _name(equation):
         return None
-    inner = list(_programs(equation.params))
+    inner = list(programs_in(equation.params))
     if len(inner) != 1 or len(inner[0].jaxpr.invars) != len(equation.invars):
         return None
     # What has its derivative written by hand keeps it, unless an activation is somewhere within.
@@ -237,7 +235,7 @@ def _steps(equation: Any) -> bool:
 
 
 def _scan(equation: Any, given: list[Any]) -> list[Any]:
-    (body,) = _programs(equation.params)
+    (body,) = programs_in(equation.params)
     # Of a step, what is an entry of an array has an axis less than in the whole.
     carried = len(given) - _count_entries(equation.invars, body.jaxpr.invars)
     states = len(equation.outvars) - _count_entries(equation.outvars, body.jaxpr.outvars)
@@ -257,51 +255,9 @@ def _count_entries(outer: Sequence[Any], inner: Sequence[Any]) -> int:
     return sum(one.aval.ndim > own.aval.ndim for one, own in zip(outer, inner, strict=True))
 
 
-def _bind(equation: Any, given: list[Any]) -> list[Any]:
-    bound = equation.primitive.get_bind_params(equation.params)
-    # Before JAX 0.10, the functions that it calls come apart from its other parameters.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    results = equation.primitive.bind(*functions, *given, **params)
-    return list(results) if equation.primitive.multiple_results else [results]
-
-
-def _evaluate(equations: list[Any], values: dict[Any, Any], replaced: dict[int, str]) -> None:
-    """Add what equations give to the values; some give one, or their first operand."""
-    for equation in equations:
-        given = [_value(own, values) for own in equation.invars]
-        instead = replaced.get(id(equation))
-        if instead == "one":
-            results = [jnp.ones(own.aval.shape, own.aval.dtype) for own in equation.outvars]
-        elif instead == "first":
-            results = [given[0]]
-        else:
-            results = _bind(equation, given)
-        values |= zip(equation.outvars, results, strict=True)
-
-
-def _value(own: Any, values: dict[Any, Any]) -> Any:
-    return values[own] if _is_var(own) else own.val
-
-
-def _is_var(own: Any) -> bool:
-    return not isinstance(own, core.Literal)
-
-
-def _programs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
-    for own in jax.tree.leaves(params, is_leaf=_is_program):
-        if isinstance(own, core.ClosedJaxpr):
-            yield own
-        elif isinstance(own, core.Jaxpr):
-            yield core.ClosedJaxpr(own, ())
-
-
-def _is_program(own: Any) -> bool:
-    return isinstance(own, core.ClosedJaxpr | core.Jaxpr)
-
-
 def _name(equation: Any) -> str | None:
     """Return the name of the activation that an equation calls, if it is one."""
-    inner = list(_programs(equation.params))
+    inner = list(programs_in(equation.params))
     if len(inner) != 1 or equation.primitive.name not in (*_CUSTOM, "jit", "pjit"):
         return None
     name = equation.params.get("name")
@@ -319,7 +275,7 @@ def _of_one_value(equation: Any) -> str | None:
     name = equation.primitive.name
     if name in _SMOOTH:
         return _SMOOTH[name]
-    zeros = [own for own in equation.invars if not _is_var(own) and not np.any(own.val)]
+    zeros = [own for own in equation.invars if not is_variable(own) and not np.any(own.val)]
     return "relu" if name == "max" and zeros else None
 
 
@@ -327,7 +283,7 @@ def _has_activation(program: core.ClosedJaxpr) -> bool:
     return any(
         _name(equation)
         or _of_one_value(equation)
-        or any(_has_activation(own) for own in _programs(equation.params))
+        or any(_has_activation(own) for own in programs_in(equation.params))
         for equation in program.jaxpr.eqns
     )
 
@@ -344,7 +300,7 @@ class _Reading:
         self.constants = dict(zip(jaxpr.constvars, program.consts, strict=True))
         self.params, self.inputs = list(jaxpr.invars[:params]), list(jaxpr.invars[params:])
         self.outputs = list(jaxpr.outvars)
-        self.equations = _live(jaxpr.eqns, jaxpr.outvars)
+        self.equations = live(jaxpr)[0]
         self.examples = self.inputs[0].aval.shape[0]
         self.written: dict[Any, int] = dict.fromkeys(jaxpr.invars, -1)
         self.found: list[Found] = []
@@ -363,7 +319,7 @@ class _Reading:
         trained = set(self.params)
         for number, equation in enumerate(self.equations):
             self.written |= dict.fromkeys(equation.outvars, number)
-            operands = [own for own in equation.invars if _is_var(own)]
+            operands = [own for own in equation.invars if is_variable(own)]
             is_trained = any(own in trained for own in operands)
             of_inputs = [own for own in operands if self.of(own).of_tokens]
             if is_trained and not of_inputs:
@@ -373,7 +329,7 @@ class _Reading:
         return Program(self.found, self.pieces(), self.weighed)
 
     def of(self, own: Any) -> Facts:
-        if _is_var(own):
+        if is_variable(own):
             return self.facts.get(own, Facts())
         return Facts(scalar=float(own.val) if np.ndim(own.val) == 0 else None)
 
@@ -481,7 +437,7 @@ class _Reading:
         called = _name(equation)
         if called:
             self.activation(called, first)
-        elif any(_has_activation(own) for own in _programs(equation.params)):
+        elif any(_has_activation(own) for own in programs_in(equation.params)):
             if name not in _CUSTOM:
                 raise ValueError(
                     "The activations of a network must be in its program, or in a scan of at most "
@@ -534,7 +490,7 @@ class _Reading:
             takes = [*tokens, before] if before else self.inputs
             gives = [*tokens, cut] if cut else self.outputs
             equations = self.behind(takes, [*gives, *(own.value for own in found)])
-            read = {own for equation in equations for own in equation.invars if _is_var(own)}
+            read = {own for equation in equations for own in equation.invars if is_variable(own)}
             constants = {own: it for own, it in self.constants.items() if own in {*read, *gives}}
             axes = before and self.axis(before), cut and self.axis(cut)
             parts = equations, constants, self.params, takes, gives, axes, found, self.replaced
@@ -549,20 +505,22 @@ class _Reading:
     def behind(self, takes: list[Any], gives: list[Any]) -> list[Any]:
         """Return the equations between what a piece takes and what it gives."""
         given = set(takes)
-        wanted = {own for own in gives if _is_var(own)} - given
+        wanted = {own for own in gives if is_variable(own)} - given
         kept = []
         for equation in reversed(self.equations):
             if wanted.intersection(equation.outvars):
                 kept.append(equation)
-                wanted.update(own for own in equation.invars if _is_var(own) and own not in given)
+                wanted.update(
+                    own for own in equation.invars if is_variable(own) and own not in given
+                )
         return kept[::-1]
 
     def cuts(self) -> list[Any]:
         """Return the value behind each block but the last, in order."""
         last_read: dict[Any, int] = {}
         for number, equation in enumerate(self.equations):
-            last_read |= {own: number for own in equation.invars if _is_var(own)}
-        last_read |= {own: len(self.equations) for own in self.outputs if _is_var(own)}
+            last_read |= {own: number for own in equation.invars if is_variable(own)}
+        last_read |= {own: len(self.equations) for own in self.outputs if is_variable(own)}
 
         # Values on which alone everything later depends, by the layers in front of them.
         runs: dict[int, list[Any]] = collections.defaultdict(list)
@@ -589,4 +547,6 @@ class _Reading:
 
 
 def _is_scalar(own: Any, facts: Facts) -> bool:
-    return facts.scalar is not None or not (own.aval.shape if _is_var(own) else np.shape(own.val))
+    return facts.scalar is not None or not (
+        own.aval.shape if is_variable(own) else np.shape(own.val)
+    )

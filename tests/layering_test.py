@@ -18,7 +18,7 @@ FLOORS = {
     # Mathematics on arrays, what a traced program says, and how long it lives.
     0: (
         *("allocator", "types", "encoding", "gram", "correlation", "wiring"),
-        *("programs", "lifetimes", "tasks", "check"),
+        *("convolution", "equations", "programs", "lifetimes", "tasks", "check"),
     ),
     1: ("gradients",),  # of a batch and of each example
     # Do not see each other.
@@ -43,7 +43,9 @@ NARROW = {
     "tasks": ("types",),
     "correlation": ("types", "check"),
     "wiring": ("types", "check"),
-    "programs": ("types",),
+    "convolution": ("types",),
+    "equations": ("types", "convolution"),
+    "programs": ("types", "equations"),
     "lifetimes": (),
     "runs": ("types", "correlation"),
     "check": (),

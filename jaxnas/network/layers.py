@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxnas import convolution
 from jaxnas.types import Array, Statistics
 
 Tensors = Mapping[str, Array]
@@ -178,3 +179,45 @@ class Readable:
             )
             for name in tensors
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """The rule of a convolution with the tensor `kernel`, `[k, k, C, O]`."""
+
+    stride: int = 1
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
+        """Return the outputs `[B, H', W', O]`."""
+        return convolution.convolve(x, tensors["kernel"], self.stride), x
+
+    def backward(
+        self, tensors: Tensors, x: Array, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients."""
+        factors = x, tensors["kernel"], cotangent, self.stride
+        of_kernel = TensorGradient(
+            lambda: convolution.kernel_gradient(*factors),
+            lambda: convolution.per_example_kernel_gradients(*factors),
+        )
+        return convolution.input_gradient(*factors), {"kernel": of_kernel}
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """The rule of a depthwise convolution with the tensor `kernel`, `[k, k, 1, C]`."""
+
+    stride: int = 1
+    dilation: int = 1
+
+    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
+        """Return the outputs `[B, H', W', C]`."""
+        return convolution.depthwise(x, tensors["kernel"], self.stride, self.dilation), x
+
+    def backward(
+        self, tensors: Tensors, x: Array, cotangent: Array
+    ) -> tuple[Array, dict[str, TensorGradient]]:
+        """Return the gradients."""
+        factors = x, tensors["kernel"], cotangent, self.stride, self.dilation
+        of_kernel = of_examples(convolution.depthwise_kernel_gradients(*factors))
+        return convolution.depthwise_input_gradient(*factors), {"kernel": of_kernel}

@@ -28,7 +28,7 @@ from jax import dtypes, lax
 from jax.extend import core
 from jax.tree_util import PyTreeDef
 
-from jaxnas import gradients, lifetimes
+from jaxnas import equations, gradients, lifetimes
 from jaxnas.network import layers, linen_kernels
 from jaxnas.network.layers import TensorGradient, Tensors
 from jaxnas.network.summary import Summarized
@@ -207,8 +207,9 @@ def _forward(
 def _by_equations(function: Callable[..., Array], *args: Any) -> Callable[..., Array]:
     """Return a function as the equations on which its result depends, evaluated one by one."""
     program = jax.make_jaxpr(function)(*args)
-    live, _ = _live(program.jaxpr)
-    kept = core.ClosedJaxpr(program.jaxpr.replace(eqns=live), program.consts)
+    kept = core.ClosedJaxpr(
+        program.jaxpr.replace(eqns=equations.live(program.jaxpr)[0]), program.consts
+    )
 
     def evaluate(*args: Any) -> Array:
         (result,) = core.jaxpr_as_fun(kept)(*jax.tree.leaves(args))
@@ -275,7 +276,7 @@ def _calls_of_layers(
 
     # What it still reads, and what is too large, is left out.
     program = jax.make_jaxpr(logits)(params).jaxpr
-    is_read = jax.tree.unflatten(jax.tree.structure(params), _live(program)[1])
+    is_read = jax.tree.unflatten(jax.tree.structure(params), equations.live(program)[1])
     found, room = {}, network.max_bytes
     count = len(jax.tree.leaves(inputs)[0])
     for path, times in calls.items():
@@ -284,20 +285,6 @@ def _calls_of_layers(
         if not any(_leaves_at(is_read, path)) and (times == 1 or room >= 0):
             found[path] = times
     return found
-
-
-def _live(program: core.Jaxpr) -> tuple[list[Any], list[bool]]:
-    """Return the equations of a program that its results depend on, and which arguments those are.
-
-    Arguments are a flag each.
-    """
-    live = {variable for variable in program.outvars if isinstance(variable, core.Var)}
-    equations = []
-    for equation in reversed(program.eqns):
-        if live.intersection(equation.outvars):
-            equations.append(equation)
-            live.update(read for read in equation.invars if isinstance(read, core.Var))
-    return equations[::-1], [argument in live for argument in program.invars]
 
 
 def _itself(tensor: Array, each: Array) -> Array:
@@ -479,6 +466,11 @@ class _Layer:
         results = getattr(bound, self.method)(*args, **kwargs)
         return [leaf for leaf in jax.tree.leaves(results) if _is_inexact(leaf)]
 
+    def faster(self, leaves: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
+        """Return the same, by convolutions that are fast on every device."""
+        found: list[Array] = equations.with_fast_convolutions(self)([*leaves], [*arrays])
+        return found
+
 
 class Call(NamedTuple):
     """A call of a layer for one example, `layer(leaves, arrays)`."""
@@ -583,7 +575,7 @@ class _Rule:
         return jax.vmap(function, (None, (0, arrays), *others), axis_name=gradients.EXAMPLES)
 
     def _one(self, tensors: Tensors, x: Any) -> list[Array]:
-        return self.layer([tensors[name] for name in self.names], x[1])
+        return self.layer.faster([tensors[name] for name in self.names], x[1])
 
     def _of_examples(self, tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
         def one(tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:

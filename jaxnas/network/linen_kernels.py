@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxnas.network import convolution
+from jaxnas import convolution
 from jaxnas.types import Array
 
 _KERNELS = [jax.tree.structure(params) for params in ({"kernel": 0}, {"bias": 0, "kernel": 0})]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import core as flax_core
 from flax import linen as nn
 
-from jaxnas import gradients
+from jaxnas import equations, gradients
 from jaxnas.network.linen import LinenNetwork, initial
 from jaxnas.network.summary import Summarized
 from jaxnas.types import Array, Outputs, Params, is_floating
@@ -47,7 +47,8 @@ class ModelNetwork(Summarized):
     def logits_of_example(self, params: Params, example: Any) -> Array:
         """Return the logits `[K]` of one example, inside a map over the axis of the examples."""
         batch = jax.tree.map(lambda own: own[None], example)
-        return gradients.as_outputs(self.of_example(params, batch)).logits[0]
+        of_example = equations.with_fast_convolutions(self.of_example)
+        return gradients.as_outputs(of_example(params, batch)).logits[0]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.library}): summary(params, inputs) says what is in it"

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnas.network import layers, normalization
-from jaxnas.network.convolution import Convolution, Depthwise
+from jaxnas.network.layers import Convolution, Depthwise
 from jaxnas.network.normalization import Normalization
 from jaxnas.network.tensors import Tensor, count
 from jaxnas.types import Array, Shown, Statistics
@@ -156,7 +156,7 @@ class Operation:
 
 
 def operation(function: Function) -> Callable[..., Operation]:
-    """Return a function of the options that gives an `Operation`, the same one for equal options."""
+    """Return a function of the options that gives an `Operation`: the same for equal ones."""
 
     @functools.cache
     @functools.wraps(function)

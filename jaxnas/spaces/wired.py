@@ -20,7 +20,7 @@ from jaxnas import check
 from jaxnas import wiring as wirings
 from jaxnas.network import Net, Network, Operation, StaticArch, Value, Weights, layers, module
 from jaxnas.network import operations as ops
-from jaxnas.network.convolution import Convolution
+from jaxnas.network.layers import Convolution
 from jaxnas.network.normalization import Mode
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn
 from jaxnas.wiring import ZERO

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnas import convolution
 from jaxnas.gradients import GRADIENT
-from jaxnas.network import convolution, layers
+from jaxnas.network import layers
 from jaxnas.network import operations as ops
 from jaxnas.network.operations import Context, Operation, Weights
 from jaxnas.types import Statistic
@@ -105,7 +106,7 @@ class Plain(Weights):
     """Weights whose layers JAX differentiates, none of them with a backward pass of its own."""
 
     def layer(self, rule, tensors, x, **names):
-        if isinstance(rule, convolution.Convolution):
+        if isinstance(rule, layers.Convolution):
             return convolution.convolve(x, tensors["kernel"], rule.stride)
         return rule.forward(tensors, x)[0]
 

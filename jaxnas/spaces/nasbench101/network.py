@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxnas.network import Bucket, Net, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
-from jaxnas.network.convolution import Convolution
+from jaxnas.network.layers import Convolution
 from jaxnas.spaces.images import ImageNetwork
 from jaxnas.spaces.nasbench101.cell import (
     EDGES,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.network import Net, Value, Weights, layers, operation
-from jaxnas.network.convolution import Depthwise
+from jaxnas.network.layers import Depthwise
 from jaxnas.types import Array
 
 Dense = Callable[[str, Array, int], Array]

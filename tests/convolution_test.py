@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.network import convolution
+from jaxnas import convolution
 
 SETTINGS = [(3, 1, 1), (3, 2, 1), (5, 1, 1), (3, 1, 2), (5, 2, 2)]
 """Size, stride, dilation."""
@@ -81,3 +81,71 @@ def test_spread_is_the_adjoint_of_taking_every_second_pixel():
     taken = images[:, ::2, ::2]
     expected = jax.vjp(lambda x: x[:, ::2, ::2], images)[1](taken)[0]
     np.testing.assert_array_equal(convolution.spread(taken, images.shape, 2), expected)
+
+
+LAYOUTS = {"NHWC": ("NHWC", "HWIO", "NHWC"), "NCHW": ("NCHW", "OIHW", "NCHW")}
+
+
+def _equation(function, *args):
+    (equation,) = jax.make_jaxpr(function)(*args).eqns
+    return equation.params
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [
+        ((3, 3), (1, 1), "SAME"),
+        ((5, 7), (1, 1), "SAME"),  # larger than the image
+        ((2, 4), (1, 1), "SAME"),  # more on one side than on the other
+        ((3, 3), (2, 1), "SAME"),
+        ((3, 2), (1, 1), "VALID"),
+        ((1, 1), (2, 2), "VALID"),
+        ((1, 1), (1, 1), [(1, 2), (0, 1)]),  # padded by more than the kernel reaches
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_convolution_of_a_program_has_the_same_values_and_gradients(
+    layout, size, stride, padding, count
+):
+    rng = np.random.default_rng(0)
+    inputs, kernel = rng.normal(size=(count, 4, 5, 3)), rng.normal(size=(*size, 3, 20))
+    if layout == "NCHW":
+        inputs, kernel = inputs.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)
+
+    def plain(inputs, kernel):
+        return lax.conv_general_dilated(
+            inputs, kernel, stride, padding, dimension_numbers=LAYOUTS[layout]
+        )
+
+    factors = jnp.asarray(inputs), jnp.asarray(kernel)
+    faster = convolution.of_equation(_equation(plain, *factors), *factors)
+
+    @jax.jit
+    def both(inputs, kernel):
+        results = []
+        for function in (plain, faster):
+            outputs, pullback = jax.vjp(function, inputs, kernel)
+            results.append((outputs, *pullback(jnp.cos(outputs))))
+        return results
+
+    for expected, found in zip(*both(*factors), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"feature_group_count": 3}, {"rhs_dilation": (2, 2)}, {"lhs_dilation": (2, 1)}]
+)
+def test_other_convolutions_of_a_program_are_left_as_they_are(options):
+    inputs, kernel = (
+        jnp.ones((2, 4, 5, 3)),
+        jnp.ones((3, 3, 3 // options.get("feature_group_count", 1), 3)),
+    )
+
+    def other(inputs, kernel):
+        return lax.conv_general_dilated(
+            inputs, kernel, (1, 1), [(0, 0)] * 2, dimension_numbers=LAYOUTS["NHWC"], **options
+        )
+
+    params = _equation(other, inputs, kernel)
+    assert convolution.of_equation(params, inputs, kernel) is None

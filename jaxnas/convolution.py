@@ -3,19 +3,20 @@
 XLA's CPU backend has a fast kernel only for the canonical forward convolution. The transposed ones
 that autodiff writes miss it inside `lax.scan` and `lax.switch` (20 to 45 times slower), so both
 gradients are spelled out here as canonical convolutions or matrix products; an optimisation barrier
-keeps XLA from folding them back. Images are `[B, H, W, C]`, kernels `[k, k, C, O]` with odd `k`,
-padding `k // 2` on every side (as PyTorch has it, not XLA's "SAME").
+keeps XLA from folding them back. Nor has it one for a kernel that is larger than the image (15 to
+45 times slower), unless the image is padded before. Images are `[B, H, W, C]`, kernels
+`[h, w, C, O]`; where no padding is given it is half the kernel on every side, as PyTorch has it.
 """
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxnas.network.layers import Keep, TensorGradient, Tensors, of_examples
 from jaxnas.types import Array
 
 # Examples whose patches fit the cache of a CPU core, in a sum over the examples.
@@ -26,45 +27,69 @@ _NARROW = 16
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def convolve(inputs: Array, kernel: Array, stride: int = 1) -> Array:
+Stride = int | Sequence[int]
+"""Of rows and columns."""
+
+Padding = Sequence[tuple[int, int]] | None
+"""Before and after the rows, and the columns; half the kernel if None."""
+
+
+def convolve(inputs: Array, kernel: Array, stride: Stride = 1, padding: Padding = None) -> Array:
     """Return the convolution of `inputs` `[B, H, W, C]` with `kernel`, `[B, H', W', O]`."""
-    if _is_product(kernel):
-        return inputs[:, ::stride, ::stride] @ kernel[0, 0]
-    padding = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        inputs,
-        kernel,
-        (stride, stride),
-        [(padding, padding)] * 2,
-        dimension_numbers=_LAYOUT,
-    )
+    strides, margins = _pair(stride), _margins(kernel, padding)
+    if _is_product(kernel, margins):
+        return inputs[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+    if any(size > side for size, side in zip(kernel.shape, inputs.shape[1:3], strict=False)):
+        inputs = lax.optimization_barrier(jnp.pad(inputs, ((0, 0), *margins, (0, 0))))
+        margins = [(0, 0)] * 2
+    return lax.conv_general_dilated(inputs, kernel, strides, margins, dimension_numbers=_LAYOUT)
 
 
-def _is_product(kernel: Array) -> bool:
+def _pair(stride: Stride) -> tuple[int, int]:
+    rows, columns = (stride, stride) if isinstance(stride, int) else stride
+    return rows, columns
+
+
+def _margins(kernel: Array, padding: Padding) -> list[tuple[int, int]]:
+    return [(size // 2, size // 2) for size in kernel.shape[:2]] if padding is None else [*padding]
+
+
+def _is_product(kernel: Array, margins: Sequence[tuple[int, int]]) -> bool:
     """Return whether a convolution is a matrix product, and one so wide that this is faster."""
-    size, _, channels, outputs = kernel.shape
-    return size == 1 and max(channels, outputs) > _NARROW
+    return kernel.shape[:2] == (1, 1) and max(kernel.shape) > _NARROW and not any(map(any, margins))
 
 
-def input_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int = 1) -> Array:
+def input_gradient(
+    inputs: Array, kernel: Array, cotangent: Array, stride: Stride = 1, padding: Padding = None
+) -> Array:
     """Return the gradient with respect to `inputs`, `[B, H, W, C]`."""
-    if _is_product(kernel):
+    strides, margins = _pair(stride), _margins(kernel, padding)
+    if _is_product(kernel, margins) and strides[0] == strides[1]:
         of_pixels = cotangent @ kernel[0, 0].T
-        return of_pixels if stride == 1 else spread(of_pixels, inputs.shape, stride)
-    if stride != 1:  # never inside a loop in our networks, so autodiff's form is fast enough
-        return jax.vjp(lambda x: convolve(x, kernel, stride), inputs)[1](cotangent)[0]
-    return convolve(cotangent, lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2)))
+        return of_pixels if strides == (1, 1) else spread(of_pixels, inputs.shape, strides[0])
+    # What remains of a kernel beyond the padding is the padding of the way back.
+    beyond = [
+        (size - 1 - before, size - 1 - after)
+        for size, (before, after) in zip(kernel.shape, margins, strict=False)
+    ]
+    if strides != (1, 1) or min(map(min, beyond)) < 0:
+        # Never inside a loop in our networks, so autodiff's form is fast enough.
+        return jax.vjp(lambda x: convolve(x, kernel, stride, padding), inputs)[1](cotangent)[0]
+    turned = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    return convolve(cotangent, turned, 1, beyond)
 
 
-def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int = 1) -> Array:
+def kernel_gradient(
+    inputs: Array, kernel: Array, cotangent: Array, stride: Stride = 1, padding: Padding = None
+) -> Array:
     """Return the gradient with respect to `kernel`, summed over the examples."""
-    size = kernel.shape[0]
-    if size == 1 and stride == 1:
+    strides, margins = _pair(stride), _margins(kernel, padding)
+    if kernel.shape[:2] == strides == (1, 1) and not any(map(any, margins)):
         flat_inputs = inputs.reshape(-1, inputs.shape[-1])
         return (flat_inputs.T @ cotangent.reshape(-1, cotangent.shape[-1])).reshape(kernel.shape)
 
     def by_autodiff(inputs: Array, cotangent: Array) -> Array:
-        return jax.vjp(lambda w: convolve(inputs, w, stride), kernel)[1](cotangent)[0]
+        return jax.vjp(lambda w: convolve(inputs, w, stride, padding), kernel)[1](cotangent)[0]
 
     def as_convolutions(inputs: Array, cotangent: Array) -> Array:
         pieces = [
@@ -77,13 +102,9 @@ def kernel_gradient(inputs: Array, kernel: Array, cotangent: Array, stride: int 
         images, filters = lax.optimization_barrier(
             (inputs.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3))
         )
-        padding = [(size // 2, size // 2)] * 2
-        gradient = lax.conv_general_dilated(
-            images, filters, (1, 1), padding, dimension_numbers=_LAYOUT
-        )
-        return gradient.transpose(1, 2, 0, 3)
+        return convolve(images, filters, 1, margins).transpose(1, 2, 0, 3)
 
-    if stride != 1:
+    if strides != (1, 1):
         return by_autodiff(inputs, cotangent)
     return lax.platform_dependent(inputs, cotangent, cpu=as_convolutions, default=by_autodiff)
 
@@ -92,8 +113,8 @@ def per_example_kernel_gradients(
     inputs: Array,
     kernel: Array,
     cotangent: Array,
-    stride: int | Sequence[int] = 1,
-    padding: Sequence[tuple[int, int]] | None = None,
+    stride: Stride = 1,
+    padding: Padding = None,
 ) -> Array:
     """Return the gradients with respect to `kernel` of each example, `[B, *kernel.shape]`.
 
@@ -101,12 +122,10 @@ def per_example_kernel_gradients(
         inputs: `[B, H, W, C]`.
         kernel: `[h, w, C, O]`, of any size.
         cotangent: `[B, H', W', O]`.
-        stride: of rows and columns.
-        padding: before and after the rows, and the columns; half the kernel if None.
+        stride: see `Stride`.
+        padding: see `Padding`.
     """
-    sizes = kernel.shape[:2]
-    strides = (stride, stride) if isinstance(stride, int) else stride
-    margins = [(size // 2, size // 2) for size in sizes] if padding is None else padding
+    sizes, strides, margins = kernel.shape[:2], _pair(stride), _margins(kernel, padding)
     if sizes == (1, 1) and not any(map(any, margins)):  # 1.3 to 5 times faster than by image
         pixels = inputs[:, :: strides[0], :: strides[1]]
         return jnp.einsum("bhwc,bhwo->bco", pixels, cotangent)[:, None, None]
@@ -127,7 +146,7 @@ def per_example_kernel_gradients(
 
 
 def keep_tap_by_tap(
-    keep: Keep,
+    keep: Callable[[Array, Array], Any],
     inputs: Array,
     kernel: Array,
     cotangent: Array,
@@ -170,6 +189,69 @@ def _patches(
         for column in range(sizes[1])
     ]
     return jnp.concatenate(shifted, axis=-1).reshape(height * width, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _with_gradients(inputs: Array, kernel: Array, stride: Stride, padding: Padding) -> Array:
+    """Return `convolve`, whose gradients are those of this module also where JAX takes them."""
+    return convolve(inputs, kernel, stride, padding)
+
+
+# Programs, so that a network that is run operation by operation compiles them once.
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _forward(inputs: Array, kernel: Array, *options: Any) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(inputs, kernel, *options), (inputs, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _backward(
+    stride: Stride, padding: Padding, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    factors = *saved, cotangent, stride, padding
+    # One example is perhaps one of many, in a map over them: then these are products of matrices.
+    is_alone = len(cotangent) == 1
+    of_kernel = per_example_kernel_gradients(*factors)[0] if is_alone else kernel_gradient(*factors)
+    return input_gradient(*factors), of_kernel
+
+
+_with_gradients.defvjp(_forward, _backward)
+
+
+def of_equation(params: Mapping[str, Any], inputs: Any, kernel: Any) -> Any:
+    """Return a function of images and kernel for a convolution of a traced program, or None.
+
+    It gives the same, faster. None is for what is no plain convolution of images: with groups,
+    dilated, of another rank, or in mixed precision.
+
+    Args:
+        params: of the equation `conv_general_dilated`.
+        inputs: its first operand, or the like.
+        kernel: its second operand, or the like.
+    """
+    ones, numbers = (1, 1), params["dimension_numbers"]
+    if (
+        len(inputs.shape) != 4
+        or params["feature_group_count"] * params["batch_group_count"] != 1
+        or not ones == tuple(params["lhs_dilation"]) == tuple(params["rhs_dilation"])
+        or params["preferred_element_type"] not in (None, inputs.dtype)
+        or inputs.dtype != kernel.dtype
+        or min(map(min, params["padding"])) < 0
+    ):
+        return None
+    batch, channels, *sides = numbers.lhs_spec
+    outputs, within, *sizes = numbers.rhs_spec
+    first, last, *others = numbers.out_spec
+    back = [int(place) for place in np.argsort((first, *others, last))]
+    strides, padding = tuple(params["window_strides"]), tuple(map(tuple, params["padding"]))
+
+    def run(inputs: Array, kernel: Array) -> Array:
+        images = inputs.transpose(batch, *sides, channels)
+        filters = kernel.transpose(*sizes, within, outputs)
+        return _with_gradients(images, filters, strides, padding).transpose(back)
+
+    return run
 
 
 def depthwise(inputs: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
@@ -240,44 +322,3 @@ def _windows(inputs: Array, size: int, stride: int, dilation: int) -> list[Array
         for row in range(0, dilation * size, dilation)
         for column in range(0, dilation * size, dilation)
     ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-    """The rule of a convolution with the tensor `kernel`, `[k, k, C, O]`."""
-
-    stride: int = 1
-
-    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
-        """Return the outputs `[B, H', W', O]`."""
-        return convolve(x, tensors["kernel"], self.stride), x
-
-    def backward(
-        self, tensors: Tensors, x: Array, cotangent: Array
-    ) -> tuple[Array, dict[str, TensorGradient]]:
-        """Return the gradients."""
-        factors = x, tensors["kernel"], cotangent, self.stride
-        of_kernel = TensorGradient(
-            lambda: kernel_gradient(*factors), lambda: per_example_kernel_gradients(*factors)
-        )
-        return input_gradient(*factors), {"kernel": of_kernel}
-
-
-@dataclasses.dataclass(frozen=True)
-class Depthwise:
-    """The rule of a depthwise convolution with the tensor `kernel`, `[k, k, 1, C]`."""
-
-    stride: int = 1
-    dilation: int = 1
-
-    def forward(self, tensors: Tensors, x: Array) -> tuple[Array, Array]:
-        """Return the outputs `[B, H', W', C]`."""
-        return depthwise(x, tensors["kernel"], self.stride, self.dilation), x
-
-    def backward(
-        self, tensors: Tensors, x: Array, cotangent: Array
-    ) -> tuple[Array, dict[str, TensorGradient]]:
-        """Return the gradients."""
-        factors = x, tensors["kernel"], cotangent, self.stride, self.dilation
-        of_kernel = of_examples(depthwise_kernel_gradients(*factors))
-        return depthwise_input_gradient(*factors), {"kernel": of_kernel}

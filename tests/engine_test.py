@@ -85,8 +85,8 @@ space = nasbench201(channels=2, cells=1, norm="instance")
 rng = np.random.default_rng(0)
 batch = Batch(jax.numpy.asarray(rng.normal(size=(2, 8, 8, 3))), np.array([0, 1]))
 archs = rng.integers(0, 5, (20, 6))
-scored = Scorer(space, batch, ["mgm", "layer_balance"], plan="compiled", progress=False)(archs)
-print(np.stack([scored.mean("mgm"), scored.mean("layer_balance")]).ravel().tolist())
+scored = Scorer(space, batch, "grad_norm", plan="compiled", progress=False)(archs)
+print(scored.mean("grad_norm").tolist())
 """
 
 

@@ -99,7 +99,13 @@ def other(experiment, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "metric_relations" else ())
+        for name in OTHERS
+    ],
+)
 def test_other_experiments(name, other):
     run, folder = other(name)
     assert run.returncode == 0, run.stderr
@@ -110,6 +116,7 @@ def test_other_experiments(name, other):
     assert "cpu_seconds" in json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_as_the_fine_step(tmp_path, experiment):
     sizes = ["--num_candidates=3", "--k=1", "--fine_step=train", "--epochs=1"]
     run = experiment("knas_nasbench201", tmp_path, *SMALL, *sizes)
@@ -131,14 +138,15 @@ def test_aggregates_are_scores_wherever_a_score_is_named(tmp_path, experiment):
     assert "pair" in run.stdout
 
 
-def test_killed_three_times(tmp_path, experiment, experiment_command):
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed(times, tmp_path, experiment, experiment_command):
     arguments = [*SMALL, "--num_archs=60", "--num_seeds=3"]
     undisturbed = experiment("correlations", tmp_path / "undisturbed", *arguments)
     assert undisturbed.returncode == 0, undisturbed.stderr
     whole = _table(tmp_path / "undisturbed")
     folder = tmp_path / "killed"
     killed = 0
-    for _ in range(3):
+    for _ in range(times):
         before = len(_table(folder)) if (folder / "scores.sqlite").exists() else 0
         process = subprocess.Popen(
             experiment_command("correlations", folder, *arguments),

@@ -15,7 +15,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_SLOW = {"README.md", *(f"docs/tutorials/{name}.md" for name in ("correlate", "family", "score"))}
+_SLOW = {
+    "README.md",
+    *(f"docs/tutorials/{name}.md" for name in ("correlate", "family", "model", "score", "task")),
+}
 _BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.S)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?")
 _NAMES = {path: path.relative_to(ROOT).as_posix() for path in PAGES}

@@ -15,7 +15,7 @@ from jaxnas.proxies import measures
 from jaxnas.spaces.autoformer import AutoFormer
 from jaxnas.spaces.bert import Bert
 from jaxnas.spaces.image_space import factory
-from jaxnas.spaces.nasbench201 import NASBench201, cell, equivalence, network
+from jaxnas.spaces.nasbench201 import NASBench201, cell, network
 from jaxnas.spaces.pit import PiT
 from jaxnas.spaces.transformer.space import space_of
 
@@ -32,7 +32,7 @@ BLIND_TO_ACTIVATIONS = {"params", "flops", "l2_norm"} | OF_RELUS
 # Six examples lie in six regions, or a network is not alive.
 SATURATED = {"linear_regions"}
 # Of as many convolutions: what collects their statistics is compiled for a number of tensors.
-CELLS = [(2, 3, 1, 4, 0, 3), (3, 2, 4, 1, 0, 2)]
+CELLS = [(2, 3, 4), (3, 1, 2)]
 
 
 def _tolerance(name):
@@ -170,6 +170,7 @@ DEEP = {
 IMAGES = jnp.asarray(np.random.default_rng(2).normal(size=(6, 8)), jnp.float32)
 LABELS = jnp.array([0, 1, 2, 0, 1, 2])
 ADVERSARIAL = {
+    "6 layers": (_deep, DEEP | {"hidden": DEEP["hidden"][:6]}, IMAGES, LABELS),
     "30 layers": (_deep, DEEP, IMAGES, LABELS),
     "layer normalization": (_normalized, SMALL, IMAGES, LABELS),
     "layer normalization of black images": (_normalized, SMALL, 0 * IMAGES, LABELS),
@@ -182,7 +183,13 @@ ADVERSARIAL = {
 }
 
 
-@pytest.mark.parametrize("case", ADVERSARIAL)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case == "30 layers" else ())
+        for case in ADVERSARIAL
+    ],
+)
 def test_finite_networks_have_no_score_of_nan(case):
     network, params, images, labels = ADVERSARIAL[case]
     assert jnp.isfinite(network(params, images)).all()
@@ -194,21 +201,41 @@ def test_finite_networks_have_no_score_of_nan(case):
 
 
 class OneCell(NASBench201):
-    """NAS-Bench-201 up to its first reduction: all scores of all of it compile for minutes."""
+    """One cell of three nodes up to a reduction: all scores of all networks compile for minutes."""
+
+    num_choices = cell.NUM_CHOICES[:3]
 
     def forward(self, net, x, arch):
         x = net.stage("stem", ops.conv_norm(features=self.channels), x)
-        x = net.stage("cell", functools.partial(network.cell, arch), x)
+        x = net.stage("cell", functools.partial(_cell_of_three_nodes, arch), x)
         x = net.stage("reduction", functools.partial(network.reduction, 2 * self.channels), x)
         x = net.stage("norm", ops.norm_relu_pool(), x)
         return net.stage("classifier", ops.dense(features=self.classes), x)
 
 
+def _cell_of_three_nodes(arch, net, x):
+    offered = {
+        "none": ops.NONE,
+        "skip_connect": ops.IDENTITY,
+        "nor_conv_1x1": ops.relu_conv_norm(features=x.shape[-1], size=1),
+        "nor_conv_3x3": ops.relu_conv_norm(features=x.shape[-1]),
+        "avg_pool_3x3": ops.average_pool(),
+    }
+    middle = net.choose("edge_0", offered, arch[0], x)
+    direct = net.choose("edge_1", offered, arch[1], x)
+    return net.add(direct, net.choose("edge_2", offered, arch[2], middle))
+
+
+def _is_connected(arch):
+    return bool(arch[1] or (arch[0] and arch[2]))
+
+
 @pytest.fixture(scope="module")
 def space(drawn):
     """Of two channels, each example on its own."""
-    functions = {"is_connected": cell.is_connected, "representative": equivalence.representative}
-    networks = factory(OneCell, notation="{}{}{}{}{}{}", **functions)
+    networks = factory(
+        OneCell, notation="{}{}{}", is_connected=_is_connected, representative=np.asarray
+    )
     return drawn(networks(channels=2, norm="instance"))
 
 
@@ -242,7 +269,7 @@ def eager(scored):
 
 @pytest.fixture(scope="module")
 def of_random_cells(scored, space):
-    cells = np.random.default_rng(0).integers(5, size=(30, 6))
+    cells = np.random.default_rng(0).integers(5, size=(30, 3))
     return scored("compiled", [cell for cell in cells if space.is_connected(cell)])
 
 
@@ -312,22 +339,36 @@ TRANSFORMERS = {
 NOT_OF_TOKENS = {"zen", "jacob_cov", "epe_nas"}
 
 
+# What only counts, and what reads the weights, the batch, each example, activations and directions.
+OF_TRANSFORMERS = [
+    "params",
+    "flops",
+    "synflow",
+    "grad_norm",
+    "mgm",
+    "naswot",
+    *sorted(NOT_OF_TOKENS),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "names"),
     [
-        pytest.param("pit", marks=pytest.mark.slow),
-        pytest.param("autoformer", marks=pytest.mark.slow),
-        "bert",
+        pytest.param("bert", OF_TRANSFORMERS, id="bert"),
+        *(
+            pytest.param(name, NAMES, id=f"{name}, all", marks=pytest.mark.slow)
+            for name in TRANSFORMERS
+        ),
     ],
 )
-def test_transformers_have_all_scores(name, draw_batch):
+def test_transformers_have_all_scores(name, names, draw_batch):
     space = space_of(TRANSFORMERS[name])
     batch = draw_batch(0, (6, 32, 32, 3), 4)
     if name == "bert":
         tokens = np.random.default_rng(0).integers(0, 30, (6, 2, 8))
         tokens[:, 1] = np.where(np.arange(8) < np.arange(3, 9)[:, None], 0, -1)
         batch = Batch(jnp.asarray(tokens, jnp.int32), batch.labels)
-    found = Scorer(space, batch, NAMES)(np.zeros((1, len(space.num_choices)), int))
-    missing = {own for own in NAMES if found.status[own].item() != "ok"}
+    found = Scorer(space, batch, names)(np.zeros((1, len(space.num_choices)), int))
+    missing = {own for own in names if found.status[own].item() != "ok"}
     assert missing == (NOT_OF_TOKENS if name == "bert" else set())
-    assert np.isfinite([found.scores[own].item() for own in NAMES if own not in missing]).all()
+    assert np.isfinite([found.scores[own].item() for own in names if own not in missing]).all()

@@ -235,14 +235,26 @@ def _assert_close(found, expected, tolerance):
     jax.tree_util.tree_map_with_path(close, found, expected)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+# Half a minute each to compile; their compiled statistics are below.
+SLOW_TO_COMPILE = {"instance", "eval"}
+
+
 @pytest.mark.parametrize(
-    ("plan", "norm"),
+    ("plan", "norm", "arch"),
     [
-        *((_eager, norm) for norm in NORMS),
-        *((_compiled, norm) for norm in ("batch", "none")),
-        # Half a minute; their compiled statistics are below.
-        *(pytest.param(_compiled, norm, marks=pytest.mark.slow) for norm in ("instance", "eval")),
+        # Each mode and each architecture once; the rest of their product is slow.
+        pytest.param(
+            plan,
+            norm,
+            arch,
+            marks=()
+            if norm == "batch"
+            or (arch == "every operation" and (plan is _eager or norm not in SLOW_TO_COMPILE))
+            else pytest.mark.slow,
+        )
+        for plan in (_eager, _compiled)
+        for norm in NORMS
+        for arch in ARCHS
     ],
 )
 def test_outputs_and_gradients_of_the_static_network(norm, arch, plan):

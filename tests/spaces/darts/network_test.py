@@ -304,8 +304,14 @@ def _only(kept):
     return jax.tree.map(lambda own: own[0], kept, is_leaf=lambda node: isinstance(node, tuple))
 
 
+# Each cell and each mode once, and the rest of their product where time does not matter.
 @pytest.mark.parametrize(
-    ("name", "mode"), [("normal", "batch"), ("reduction", "batch"), ("reduction", "none")]
+    ("name", "mode"),
+    [
+        ("normal", "batch"),
+        ("reduction", "none"),
+        pytest.param("reduction", "batch", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cell_and_its_gradients(name, mode):
     one, static, whole, inputs = _cell(name, mode)
@@ -328,15 +334,43 @@ def test_a_cell_and_its_gradients(name, mode):
     assert float(jnp.abs(gradients[1]).max((0, 1, 2)).min()) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["reduction", pytest.param("normal", marks=pytest.mark.slow)],  # its simpler case; a minute
-)
+def _random_cells(count):
+    """Return the cell that has all operations, and `count` that are drawn."""
+    rng = np.random.default_rng(1)
+    drawn = [rng.integers(cell.NUM_CHOICES).astype(np.int32) for _ in range(count)]
+    return [cell.from_string(_string(NORMAL, REDUCE)), *drawn]
+
+
+def _picked(one, arch, whole, inputs):
+    shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    return module.pick(whole, one.bound(arch).graph(shape).tensors)
+
+
+def test_outputs_of_the_compiled_plan_of_a_cell_are_those_of_the_eager_one():
+    """For one that is traced, and for one in a bucket, which another of its pattern leaves."""
+    one, _, whole, inputs = _cell("reduction", "batch")
+
+    def run(arch, weights, inputs):
+        bound = one.bound(arch)
+        return bound(weights, inputs).logits, bound.num_macs(weights, inputs)
+
+    @jax.jit
+    def buckets(archs, pattern, weights, inputs):
+        return jax.vmap(lambda arch: run(Bucket(arch, pattern), weights, inputs)[0])(archs)
+
+    program = jax.jit(run)
+    for arch in _random_cells(1):
+        expected = run(arch, _picked(one, arch, whole, inputs), inputs)
+        _assert_close(program(jnp.asarray(arch), whole, inputs), expected)
+        pattern = cell.pattern(arch)
+        together = buckets(jnp.stack([arch, pattern]), pattern, whole, inputs)
+        _assert_close(together[0], expected[0])
+
+
+@pytest.mark.slow  # A minute for each cell.
+@pytest.mark.parametrize("name", CELLS)
 def test_the_compiled_plan_of_a_cell_is_the_eager_one(name):
     one, _, whole, inputs = _cell(name, "batch")
-    rng = np.random.default_rng(1)
-    archs = [cell.from_string(_string(NORMAL, REDUCE))]
-    archs += [rng.integers(cell.NUM_CHOICES).astype(np.int32) for _ in range(2)]
 
     def kept(arch, weights, inputs):
         bound = one.bound(arch)
@@ -345,27 +379,16 @@ def test_the_compiled_plan_of_a_cell_is_the_eager_one(name):
         macs = bound.num_macs(weights, inputs)
         return outputs.logits, pullback(cotangent, STATISTICS), macs
 
-    @jax.jit
-    def buckets(archs, pattern, weights, inputs):
-        return jax.vmap(lambda arch: kept(Bucket(arch, pattern), weights, inputs)[0])(archs)
-
     program = jax.jit(kept)
-    for arch in archs:
-        shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
-        own = module.pick(whole, one.bound(arch).graph(shape).tensors)
+    for arch in _random_cells(2):
         found = program(jnp.asarray(arch), whole, inputs)
-        expected = kept(arch, own, inputs)
+        expected = kept(arch, _picked(one, arch, whole, inputs), inputs)
         _assert_close((found[0], found[2]), (expected[0], expected[2]))
         for of_all, by_tensor in zip(found[1], expected[1], strict=True):
             every = traverse_util.flatten_dict(of_all)
             read = traverse_util.flatten_dict(by_tensor)
             _assert_close({path: every.pop(path) for path in read}, read)
             assert not any(leaf.any() for leaf in every.values())
-        if name == "reduction":
-            # Another of the same pattern in the bucket does not change it.
-            pattern = cell.pattern(arch)
-            together = buckets(jnp.stack([arch, pattern]), pattern, whole, inputs)
-            _assert_close(together[0], expected[0])
 
 
 OPERATIONS = {
@@ -384,18 +407,22 @@ class OneOperation(Network):
         return net.stage("only", OPERATIONS[self.name_of], x)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_gradients_of_examples_are_those_of_a_loop(name):
-    bound = OneOperation("instance", name_of=name).bound(np.zeros(0, int))
-    inputs = _normal(0, (3, 8, 12, 2))
+def _drawn(bound, inputs):
     tensors = bound.graph(jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)).tensors
-    weights = _fill(
+    return _fill(
         jax.tree.map(
-            lambda own: jax.ShapeDtypeStruct(own.shape, float),
+            lambda tensor: jax.ShapeDtypeStruct(tensor.shape, float),
             tensors,
             is_leaf=lambda node: hasattr(node, "fan_in"),
         )
     )
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gradients_of_examples_are_those_of_a_loop(name):
+    bound = OneOperation("instance", name_of=name).bound(np.zeros(0, int))
+    inputs = _normal(0, (3, 8, 12, 2))
+    weights = _drawn(bound, inputs)
     outputs, pullback = bound.per_example_vjp(weights, inputs, (KEEP, SUM))
     cotangent = _normal(1, outputs.logits.shape)
     each, total = pullback(cotangent, (KEEP, SUM))
@@ -446,9 +473,11 @@ def test_the_modes_differ():
     """Gradients of examples that the batch couples are other ones than those of examples alone."""
 
     def squares(mode):
-        space, arch, params, images = _bound(LIGHT, LIGHT, mode)
-        network, own = space.bind(arch, params)
-        kept = network.per_example_vjp(own, images, (KEEP,))[1](_normal(3, (2, CLASSES)), (KEEP,))
+        bound = OneOperation(mode, name_of="sep_conv").bound(np.zeros(0, int))
+        inputs = _normal(0, (3, 8, 12, 2))
+        weights = _drawn(bound, inputs)
+        outputs, pullback = bound.per_example_vjp(weights, inputs, (KEEP,))
+        kept = pullback(_normal(1, outputs.logits.shape), (KEEP,))
         return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
 
     assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3

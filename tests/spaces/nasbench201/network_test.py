@@ -308,7 +308,12 @@ def _assert_close(found, expected, tolerance):
 @pytest.mark.parametrize(
     ("setting", "arch"),
     [
-        (setting, arch)
+        # Each setting and each architecture once; the rest of their product is slow.
+        pytest.param(
+            setting,
+            arch,
+            marks=() if setting == BATCH or arch == "every operation" else pytest.mark.slow,
+        )
         for setting in SETTINGS
         for arch in ARCHS
         if setting.dtype == "float64" or arch not in ILL_CONDITIONED

@@ -484,6 +484,17 @@ def test_the_modes_differ():
 
 
 @pytest.mark.slow
+def test_the_modes_of_a_network_differ():
+    def squares(mode):
+        space, arch, params, images = _bound(LIGHT, LIGHT, mode)
+        network, read = space.bind(arch, params)
+        kept = network.per_example_vjp(read, images, (KEEP,))[1](_normal(3, (2, CLASSES)), (KEEP,))
+        return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
+
+    assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
+
+
+@pytest.mark.slow
 def test_the_compiled_plan_of_a_network_is_the_eager_one():
     """Of ten cells, of which the last two are scanned."""
     space = darts(channels=WIDTH, layers=10, classes=CLASSES)

@@ -122,9 +122,8 @@ def ratios(turns: pd.DataFrame) -> pd.DataFrame:
     """Return the table of `turns`: a row for each score and side."""
     rows = []
     for score, group in turns.groupby("score", sort=False):
-        cpu, values = (
-            group.pivot(index="turn", columns="side", values=v) for v in ("cpu", "value")
-        )
+        cpu = group.pivot(index="turn", columns="side", values="cpu")
+        values = group.pivot(index="turn", columns="side", values="value")
         for side in sorted(cpu, key="jaxnas".__ne__):
             row = {"score": score, "side": side, "ms": 1e3 * cpu[side].median()}
             ratio = cpu[side] / cpu["jaxnas"]

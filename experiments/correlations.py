@@ -41,21 +41,23 @@ _PROXIES = common.define_proxies(
         "grad_norm",
     ]
 )
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Cells to score.", 4, 15625)
-_ACCURACIES = flags.DEFINE_multi_enum("accuracy", list(DATASETS), DATASETS, "Test accuracies.")
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 4, 15625)
+_ACCURACIES = flags.DEFINE_multi_enum(
+    "accuracy", list(DATASETS), DATASETS, "Data sets whose test accuracies are compared with."
+)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
 
 def main() -> None:
     """Score and correlate."""
-    own = common.setting()
+    setting = common.setting()
     proxies.expand(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
         key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(own, archs, _PROXIES.value, folder)
-        found = common.Findings(nasbench201(), archs, scored)
+        archs = np.asarray(sample_distinct(key, setting.space.num_choices, _NUM_ARCHS.value))
+        scored = common.score(setting, archs, _PROXIES.value, folder)
+        found = common.Pool(nasbench201(), archs, scored)
         k = max(1, len(archs) // 10)
         tables = [common.correlations(found, data, k) for data in _ACCURACIES.value]
     table = pd.concat(tables).sort_values("score", kind="stable", key=_order(found))
@@ -69,7 +71,7 @@ def main() -> None:
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),
         *common.plots(found, tables[0]),
     ]
-    report = Report("Rank correlations on NAS-Bench-201", common.describe(own), parts)
+    report = Report("Rank correlations on NAS-Bench-201", common.describe(setting), parts)
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{row['accuracy']}": row["spearman"] for _, row in table.iterrows()
     }
@@ -77,7 +79,7 @@ def main() -> None:
     common.finish(folder, meter, report, summary)
 
 
-def _order(found: common.Findings) -> Callable[[pd.Series], pd.Series]:
+def _order(found: common.Pool) -> Callable[[pd.Series], pd.Series]:
     """Return the key that sorts names into the order of the scores, controls last."""
     names = [*found.scored.scores, "#params", "#live", "random"]
     return lambda column: column.map(names.index)

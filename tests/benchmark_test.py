@@ -1,4 +1,4 @@
-"""The comparison with PyTorch: its arithmetic, its turns, and PyTorch's scores where it is there."""
+"""The comparison with PyTorch: its arithmetic, its turns, and PyTorch's scores if installed."""
 
 import gc
 import json

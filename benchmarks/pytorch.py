@@ -65,7 +65,7 @@ def main() -> None:
             turns = measure(sides, problem, args.zero_cost_nas, args.proxies.split(","), archs)
         tables.append(ratios(turns).assign(setting=setting))
     table = pd.concat(tables).set_index(["setting", "score", "side"])
-    print(table.round(3).to_string())
+    print(table.to_string(float_format="{:.3f}".format, formatters={"apart": "{:.0e}".format}))
 
 
 def draw_archs(num: int) -> np.ndarray:

@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from absl import flags
 from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, processes, proxies, spaces
-from jaxnas.benchmarks import TabularBenchmark
+from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.launch import keep_programs, say
 from jaxnas.network import normalization
 from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, ScoreFn, SearchSpace
 
@@ -274,6 +276,13 @@ class Pool(NamedTuple):
         random = np.random.default_rng(_SEED.value).random((1, len(self.archs)))
         counted = {"#params": self.params[None].astype(float), "#live": self.live_params[None]}
         return counted | {"random": random} | self.scored.scores
+
+
+def draw_pool(setting: Setting, size: int, names: list[str], folder: Path) -> Pool:
+    """Return `size` different cells of NAS-Bench-201, drawn by the seed of the run and scored."""
+    key = jax.random.key(seed())
+    archs = np.asarray(sample_distinct(key, setting.space.num_choices, size))
+    return Pool(nasbench201(), archs, score(setting, archs, names, folder))
 
 
 def correlations(pool: Pool, data: str, k: int) -> pd.DataFrame:

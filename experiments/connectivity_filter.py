@@ -29,14 +29,13 @@ round, and ends at 89.33 +-6.30 / 62.31 / 37.72; with the published reservation 
 
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import flags
 
 from experiments import common, pruning_runs
 from jaxnas import Scorer, connectivity, encoding, processes, search
-from jaxnas.benchmarks import TabularBenchmark, nasbench201
+from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.connectivity import filter as filters
 from jaxnas.connectivity.cells import NASBENCH201_KINDS
@@ -65,12 +64,10 @@ def main() -> None:
     """Score, filter, search and compare."""
     setting = common.setting()
     with common.run_folder("connectivity_filter") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(search.sample_distinct(key, setting.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(setting, archs, ["naswot", "mgm"], folder)
+        pool = common.draw_pool(setting, _NUM_ARCHS.value, ["naswot", "mgm"], folder)
+        benchmark, archs, scored = pool
         if processes.shard()[0] > 0:
             return  # the first process searches and reports
-        benchmark = nasbench201()
         masks = _masks(archs)
         searches = _searches(benchmark, archs, scored.mean("naswot"), scored.mean("mgm"), masks)
         table = _compare(searches)

@@ -15,18 +15,14 @@ gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 import pandas as pd
 from absl import flags
 
 from experiments import common
 from jaxnas import proxies
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text
-from jaxnas.search import sample_distinct
 
 _PROXIES = common.define_proxies(
     [
@@ -54,19 +50,16 @@ def main() -> None:
     setting = common.setting()
     proxies.expand(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, setting.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(setting, archs, _PROXIES.value, folder)
-        found = common.Pool(nasbench201(), archs, scored)
-        k = max(1, len(archs) // 10)
+        found = common.draw_pool(setting, _NUM_ARCHS.value, _PROXIES.value, folder)
+        scored, k = found.scored, max(1, len(found.archs) // 10)
         tables = [common.correlations(found, data, k) for data in _ACCURACIES.value]
     table = pd.concat(tables).sort_values("score", kind="stable", key=_order(found))
     parts: list[Text | Table | Plot] = [
         Text(
             "The pool",
-            f"{len(archs)} of 15,625 cells, drawn without replacement. {common.failures(scored)} "
-            f"Scores of this setting have cost {scored.cpu_seconds:.0f} CPU seconds, compilation "
-            "included.",
+            f"{len(found.archs)} of 15,625 cells, drawn without replacement. "
+            f"{common.failures(scored)} Scores of this setting have cost "
+            f"{scored.cpu_seconds:.0f} CPU seconds, compilation included.",
         ),
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),
         *common.plots(found, tables[0]),

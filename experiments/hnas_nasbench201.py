@@ -26,12 +26,11 @@ from absl import flags
 
 from experiments import common
 from jaxnas import processes, proxies, search
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
-from jaxnas.search import HybridOptions, sample_distinct
+from jaxnas.search import HybridOptions
 from jaxnas.spaces.nasbench201 import cell
 
 _NUM_CANDIDATES = flags.DEFINE_integer(
@@ -74,17 +73,14 @@ def main() -> None:
     names = _needed()
     proxies.resolve(names)
     with common.run_folder("hnas_nasbench201") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, setting.space.num_choices, _NUM_CANDIDATES.value))
-        scored = common.score(setting, archs, names, folder)
+        found = common.draw_pool(setting, _NUM_CANDIDATES.value, names, folder)
         if processes.shard()[0] > 0:
             return  # the first process searches and reports
-        found = common.Pool(nasbench201(), archs, scored)
         outcomes = pd.DataFrame(row for run in _runs(found) for row in _outcomes(found, run))
     finals = outcomes[outcomes["budget"] == _BUDGET.value]
     table = _table(finals)
     parts: list[Text | Table | Plot] = [
-        Text("The outcome", f"{_verdict(finals)}\n\n{common.failures(scored)}"),
+        Text("The outcome", f"{_verdict(finals)}\n\n{common.failures(found.scored)}"),
         Table(
             f"What {_BUDGET.value:,.0f} simulated GPU seconds find",
             table,
@@ -100,7 +96,7 @@ def main() -> None:
         for _, row in table.iterrows()
         for data in DATASETS
     }
-    summary["scoring_cpu_seconds"] = scored.cpu_seconds
+    summary["scoring_cpu_seconds"] = found.scored.cpu_seconds
     common.finish(folder, meter, report, summary)
 
 

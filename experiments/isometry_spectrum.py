@@ -215,28 +215,21 @@ def _stack(name: str, mode: str, seed: int) -> dict[str, Any]:
         )
         for at, candidate in enumerate(CANDIDATES)
     ]
+    variances = np.asarray(passed.variances)
     return {
         "initialisation": name,
         "mode": mode,
-        "variances": np.asarray(passed.variances),
-        "gradients": np.asarray(passed.gradients),
+        "variances": variances,
+        "variance, first": variances[0],
+        "variance, last": variances[-1],
+        "gradient, first": np.asarray(passed.gradients)[0],
         "spread": float(np.std(logs, ddof=1)),
     }
 
 
 def _depth(stacks: list[dict[str, Any]]) -> pd.DataFrame:
-    rows = [
-        {
-            "initialisation": stack["initialisation"],
-            "mode": stack["mode"],
-            "variance, first": stack["variances"][0],
-            "variance, last": stack["variances"][-1],
-            "gradient, first": stack["gradients"][0],
-            "spread": stack["spread"],
-        }
-        for stack in stacks
-    ]
-    return pd.DataFrame(rows).groupby(["initialisation", "mode"], sort=False).median().reset_index()
+    table = pd.DataFrame(stacks).drop(columns="variances")
+    return table.groupby(["initialisation", "mode"], sort=False).median().reset_index()
 
 
 def _structure(name: str) -> dict[str, Any]:
@@ -274,13 +267,9 @@ def _histogram(spectra: Mapping[tuple[str, str], list[list[np.ndarray]]], mode: 
 
 def _curves(stacks: list[dict[str, Any]], mode: str) -> Plot:
     shown = {}
-    for name in BY_NAME:
-        variances = [
-            each["variances"]
-            for each in stacks
-            if (each["initialisation"], each["mode"]) == (name, mode)
-        ]
-        variance = np.maximum(np.median(variances, 0), 1e-38)
+    table = pd.DataFrame(stacks)
+    for name, rows in table[table["mode"] == mode].groupby("initialisation", sort=False):
+        variance = np.maximum(np.median(np.stack(rows["variances"]), 0), 1e-38)
         shown[name] = pd.Series(np.log10(variance), index=np.arange(1, len(variance) + 1))
     return Plot(
         f"Variance by depth, {mode}",

@@ -13,7 +13,6 @@ on the other, and the other way round.
 import itertools
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -21,12 +20,10 @@ from absl import flags
 
 from experiments import common
 from jaxnas import correlation, processes
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
-from jaxnas.search import sample_distinct
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 20, 15625)
 
@@ -42,13 +39,11 @@ def main() -> None:
     """Score, and relate."""
     setting = common.setting()
     with common.run_folder("metric_relations") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, setting.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(setting, archs, [*METRICS, _CONDITION], folder)
+        found = common.draw_pool(setting, _NUM_ARCHS.value, [*METRICS, _CONDITION], folder)
+        scored = found.scored
         if processes.shard()[0] > 0:
             return
         relations = _relations({name: scored.mean(name) for name in METRICS})
-        found = common.Pool(nasbench201(), archs, scored)
         bounds = pd.DataFrame(
             [_bounds(found, data, metric) for data in DATASETS for metric in METRICS]
         )
@@ -60,7 +55,7 @@ def main() -> None:
         by_rank=True,
     )
     parts: list[Text | Table | Plot] = [
-        Text("The pool", f"{len(archs)} cells. {common.failures(scored)}"),
+        Text("The pool", f"{len(found.archs)} cells. {common.failures(scored)}"),
         Table(
             "Theorem 1: how alike the metrics are",
             relations,

@@ -39,7 +39,10 @@ _PROXIES = common.define_proxies(
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 4, 15625)
 _ACCURACIES = flags.DEFINE_multi_enum(
-    "accuracy", list(DATASETS), DATASETS, "Data sets whose test accuracies are compared with."
+    "accuracy",
+    list(DATASETS),
+    DATASETS,
+    "Data sets whose test accuracies the scores are compared with",
 )
 
 common.reads(*common.SCORES, *common.PROCESSES)

@@ -29,7 +29,9 @@ _VALID = flags.DEFINE_integer(
     "valid_size", 256, "Number of training images held out to judge paths by.", 1
 )
 _AUGMENT = flags.DEFINE_bool("augment", True, "Crop and mirror the training images at random.")
-_INIT = flags.DEFINE_string("initialization", None, "Initialization. [the recipe's]")
+_INIT = flags.DEFINE_string(
+    "initialization", None, "Initialization of the supernet's kernels. [the recipe's]"
+)
 
 
 def recipe() -> Recipe:

@@ -7,62 +7,79 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from absl import flags
 from jax.typing import ArrayLike
 
 from jaxnas import correlation, datasets, processes, proxies, spaces
-from jaxnas.benchmarks import TabularBenchmark
+from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.launch import keep_programs, say
 from jaxnas.network import normalization
 from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201 import equivalence
 from jaxnas.types import Batch, ScoreFn, SearchSpace
 
-_SEED = flags.DEFINE_integer("seed", 0, "Of every random choice.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder of the results; a run that finds its own goes on. [results/NAME]"
+    "output_dir",
+    None,
+    "Folder of the results. A run that finds results there continues. [results/NAME]",
 )
 _NUM_SEEDS = flags.DEFINE_integer(
-    "num_seeds", 2, "Draws of weights and images for each score.", lower_bound=1
+    "num_seeds", 2, "Number of draws of weights and images for each score.", lower_bound=1
 )
 _DATASET = flags.DEFINE_string(
     "dataset", "cifar10-sample", f"Images to score on: {', '.join(datasets.FORMS)}."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Images for each score.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 50, "Number of images for each score.", lower_bound=1
+)
 _CLASS_BALANCED = flags.DEFINE_bool(
-    "class_balanced", True, "As many images of each class, instead of a purely random batch."
+    "class_balanced",
+    True,
+    "Take equally many images of each class, instead of a purely random batch.",
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the images in pixels, divisible by 4. [that of the data set]"
 )
-_CHANNELS = flags.DEFINE_integer("channels", 16, "Width of the first stage.", lower_bound=1)
-_CELLS = flags.DEFINE_integer("cells", 5, "Cells in each stage.", lower_bound=1)
+_CHANNELS = flags.DEFINE_integer(
+    "channels", 16, "Number of channels of the first stage.", lower_bound=1
+)
+_CELLS = flags.DEFINE_integer("cells", 5, "Number of cells in each stage.", lower_bound=1)
 _NORM = flags.DEFINE_enum(
-    "norm", "instance", normalization.MODES, "What normalisation does while scoring."
+    "norm",
+    "instance",
+    normalization.MODES,
+    "Normalization mode of the networks while they are scored.",
 )
 _PLAN = flags.DEFINE_enum(
     "plan",
     "auto",
     ("auto", "eager", "compiled"),
-    "How networks run; auto is eager on a CPU, compiled elsewhere.",
+    "Plan that runs the networks. auto is eager on a CPU and compiled elsewhere.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of the first of several processes; auto on a cluster."
+    "coordinator", None, "HOST:PORT of the first of several processes, or auto on a cluster."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many share the work.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes that share the work."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process among them, from 0.")
 _DEDUPLICATE = flags.DEFINE_bool(
-    "deduplicate", True, "Score architectures that are the same function once, for all of them."
+    "deduplicate", True, "Score architectures that are the same function only once."
 )
-_TRACK_ENERGY = flags.DEFINE_bool("track_energy", False, "Measure energy with codecarbon.")
+_TRACK_ENERGY = flags.DEFINE_bool(
+    "track_energy", False, "Measure the energy used, with codecarbon."
+)
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     "~/.cache/jaxnas/xla",
-    "Folder where compiled programs are kept between runs; empty for none.",
+    "Folder that keeps compiled programs between runs. Empty for none.",
 )
 
 flags.disclaim_key_flags()  # from here on, flags belong to the experiment that asks for them
@@ -120,7 +137,7 @@ def _refuse_unread() -> None:
 
 def define_proxies(default: list[str]) -> flags.FlagHolder[list[str]]:
     """Define the flag that names the scores of an experiment, aggregates among them."""
-    return flags.DEFINE_list("proxies", default, f"Scores, of {', '.join(SCORE_NAMES)}.")
+    return flags.DEFINE_list("proxies", default, f"Scores to compute, of {', '.join(SCORE_NAMES)}.")
 
 
 class Setting(NamedTuple):
@@ -170,12 +187,12 @@ def setting(factory: Callable[..., SearchSpace] = spaces.nasbench201) -> Setting
     return Setting(space, dataset, batch, seeds(), image_size, context)
 
 
-def with_images(own: Setting, batch_size: int, image_size: int) -> Setting:
+def with_images(setting: Setting, batch_size: int, image_size: int) -> Setting:
     """Return the setting with other images: the first `batch_size` of the same draws, resized."""
-    return own._replace(
-        batch=_batches(own.dataset, batch_size, image_size),
+    return setting._replace(
+        batch=_batches(setting.dataset, batch_size, image_size),
         image_size=image_size,
-        context=own.context | {"batch_size": batch_size, "image_size": image_size},
+        context=setting.context | {"batch_size": batch_size, "image_size": image_size},
     )
 
 
@@ -185,13 +202,13 @@ def _batches(dataset: datasets.Dataset, size: int, image_size: int) -> Callable[
     )
 
 
-def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> Scores:
+def score(setting: Setting, archs: ArrayLike, names: list[str], folder: Path) -> Scores:
     """Return the scores of `archs`, from the store of the run where it holds them."""
     scorer = Scorer(
-        *(own.space, own.batch, names),
-        seeds=own.seeds,
+        *(setting.space, setting.batch, names),
+        seeds=setting.seeds,
         store=folder / "scores.sqlite",
-        context=own.context,
+        context=setting.context,
         plan=_PLAN.value,
         deduplicate=_DEDUPLICATE.value,
     )
@@ -199,11 +216,11 @@ def score(own: Setting, archs: ArrayLike, names: list[str], folder: Path) -> Sco
         return scorer(archs)
 
 
-def describe(own: Setting) -> str:
+def describe(setting: Setting) -> str:
     """Return the setting in words, for the subtitle of a report."""
-    size = own.image_size
+    size = setting.image_size
     return (
-        f"{own.space.name} networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
+        f"{setting.space.name} networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
         f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images of "
         f"{size}x{size} pixels, {_NORM.value} normalisation, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
@@ -225,7 +242,7 @@ def from_table(benchmark: TabularBenchmark) -> ScoreFn:
     return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
 
 
-class Findings(NamedTuple):
+class Pool(NamedTuple):
     """A scored pool beside what is known of its networks.
 
     Attributes:
@@ -251,7 +268,7 @@ class Findings(NamedTuple):
     @property
     def live_params(self) -> np.ndarray:
         """The number of parameters that have a say in the output, `[A]`."""
-        return np.array([spaces.nasbench201().num_params(own) for own in self.functions], float)
+        return np.array([spaces.nasbench201().num_params(cell) for cell in self.functions], float)
 
     @property
     def ranked(self) -> dict[str, np.ndarray]:
@@ -261,10 +278,17 @@ class Findings(NamedTuple):
         return counted | {"random": random} | self.scored.scores
 
 
-def correlations(found: Findings, data: str, k: int) -> pd.DataFrame:
+def draw_pool(setting: Setting, size: int, names: list[str], folder: Path) -> Pool:
+    """Return `size` different cells of NAS-Bench-201, drawn by the seed of the run and scored."""
+    key = jax.random.key(seed())
+    archs = np.asarray(sample_distinct(key, setting.space.num_choices, size))
+    return Pool(nasbench201(), archs, score(setting, archs, names, folder))
+
+
+def correlations(pool: Pool, data: str, k: int) -> pd.DataFrame:
     """Return how well each score orders the test accuracies on `data`; see `correlate`."""
-    accuracies = found.benchmark.accuracy(found.archs, data)
-    table = correlate(found.ranked, accuracies, found.params, found.functions, k)
+    accuracies = pool.benchmark.accuracy(pool.archs, data)
+    table = correlate(pool.ranked, accuracies, pool.params, pool.functions, k)
     table.insert(1, "accuracy", data)
     return table
 
@@ -307,7 +331,7 @@ def correlate(
         }
         if len(scores) > 1:
             row["sd of seeds"] = np.std(
-                [correlation.spearman(own, accuracies) for own in scores], ddof=1
+                [correlation.spearman(draw, accuracies) for draw in scores], ddof=1
             )
             row["seed to seed"] = correlation.seed_agreement(scores)
         if name != "#params":
@@ -345,28 +369,28 @@ def failures(scored: Scores) -> str:
     return f"Without a score, ranked last, of all networks and {seeds} draw(s): {listed}."
 
 
-def plots(found: Findings, table: pd.DataFrame, kept: np.ndarray | None = None) -> list[Plot]:
+def plots(pool: Pool, table: pd.DataFrame, kept: np.ndarray | None = None) -> list[Plot]:
     """Return the scatter of the first score, the correlations and the recall curves of all.
 
     Args:
-        found: the scored pool.
+        pool: the scored pool.
         table: from `correlations`.
         kept: positions to ring, or None.
     """
     data = table["accuracy"].iloc[0]
-    accuracies = found.benchmark.accuracy(found.archs, data)
-    main = next(iter(found.scored.scores))
+    accuracies = pool.benchmark.accuracy(pool.archs, data)
+    main = next(iter(pool.scored.scores))
     scatter = figures.score_versus_accuracy(
-        found.scored.mean(main),
+        pool.scored.mean(main),
         accuracies,
         score_name=main,
         accuracy_name=f"{data} test accuracy (%)",
         by_rank=True,
         highlight=None if kept is None else kept.tolist(),
     )
-    names = [found.scored.space.to_string(arch) for arch in found.archs]
+    names = [pool.scored.space.to_string(arch) for arch in pool.archs]
     ringed = "" if kept is None else f" The kept {len(kept)} are ringed."
-    means = {name: own.mean(0) for name, own in list(found.ranked.items())[:8]}  # room for eight
+    means = {name: draws.mean(0) for name, draws in list(pool.ranked.items())[:8]}  # room for eight
     return [
         Plot(
             "Score versus accuracy",

@@ -65,27 +65,34 @@ _BESIDE_NOTE = (
     "Largest difference from `jaxnas.connectivity.recursion` over the largest entry, in pre order."
 )
 
-_NUM_WIRINGS = flags.DEFINE_integer("num_wirings", 48, "Wirings to train, of 275.", 5, 275)
-_SAMPLES = flags.DEFINE_integer("samples", 128, "Training images.", 2)
-_WIDTH = flags.DEFINE_integer("width", 256, "Of every node.", 1)
-_STEPS = flags.DEFINE_integer("steps", 800, "Of gradient descent.", 1)
-_ORDER = flags.DEFINE_enum("order", "post", ("post", "pre"), "ReLU after or before the weights.")
+_NUM_WIRINGS = flags.DEFINE_integer(
+    "num_wirings", 48, "Number of wirings to train, of 275.", 5, 275
+)
+_SAMPLES = flags.DEFINE_integer("samples", 128, "Number of training images.", 2)
+_WIDTH = flags.DEFINE_integer("width", 256, "Number of units of every node.", 1)
+_STEPS = flags.DEFINE_integer("steps", 800, "Number of steps of gradient descent.", 1)
+_ORDER = flags.DEFINE_enum(
+    "order",
+    "post",
+    ("post", "pre"),
+    "Whether the ReLU is after (post) or before (pre) the weights.",
+)
 
 common.reads(*common.IMAGES, "num_seeds")
 
 
 def main() -> None:
     """Train, predict and compare."""
-    own = common.setting()
+    setting = common.setting()
     with common.run_folder("connectivity_dags") as (folder, meter):
-        problem = _problem(own)
+        problem = _problem(setting)
         chosen = _choose(_NUM_WIRINGS.value, common.seed())
         predictors, rates = _predict(chosen, problem)
-        measured = _measure(own, chosen, problem, rates, folder)
+        measured = _measure(setting, chosen, problem, rates, folder)
     tables = {regime: _correlations(predictors[regime], measured[regime]) for regime in REGIMES}
     report = Report("Connectivity and the speed of training", _describe(), [])
     parts: list[Text | Table | Plot] = []
-    codes = [wiring.to_code(own) for own in chosen]
+    codes = [wiring.to_code(chosen_wiring) for chosen_wiring in chosen]
     for regime in REGIMES:
         parts += _parts(regime, tables[regime], predictors[regime], measured[regime], codes)
     named = _named(predictors, measured, rates)
@@ -103,11 +110,15 @@ def main() -> None:
     common.finish(folder, meter, report._replace(parts=parts), summary)
 
 
-def _problem(own: common.Setting) -> Problem:
-    images = datasets.resize(datasets.normalize(own.dataset, own.dataset.x_train), own.image_size)
+def _problem(setting: common.Setting) -> Problem:
+    images = datasets.resize(
+        datasets.normalize(setting.dataset, setting.dataset.x_train), setting.image_size
+    )
     order = np.random.default_rng(common.seed()).permutation(len(images))[: _SAMPLES.value]
     rows = connectivity.unit_rows(images[order], np.asarray(images).mean(0))
-    targets = connectivity.centred_one_hot(own.dataset.y_train[order], own.dataset.num_classes)
+    targets = connectivity.centred_one_hot(
+        setting.dataset.y_train[order], setting.dataset.num_classes
+    )
     return Problem(rows * rows.shape[1] ** 0.5, targets, connectivity.input_gram(rows))
 
 
@@ -158,7 +169,7 @@ def _predict(
 
 
 def _measure(
-    own: common.Setting,
+    setting: common.Setting,
     chosen: np.ndarray,
     problem: Problem,
     rates: dict[str, np.ndarray],
@@ -170,14 +181,16 @@ def _measure(
     space = dag_mlp(module, features=problem.inputs.shape[1])
     context = run_context(
         network=space.options,
-        data=datasets.digest(own.dataset),
-        image_size=own.image_size,
+        data=datasets.digest(setting.dataset),
+        image_size=setting.image_size,
         samples=_SAMPLES.value,
         steps=_STEPS.value,
         # The one rate for all is that of the wirings that were chosen.
         wirings=[len(chosen), common.seed()],
     )
-    descent = Descent(space, problem, _STEPS.value, own.seeds, folder / "speeds.sqlite", context)
+    descent = Descent(
+        space, problem, _STEPS.value, setting.seeds, folder / "speeds.sqlite", context
+    )
     return speeds(descent, chosen, rates)
 
 
@@ -262,8 +275,8 @@ def _beside_neural_tangents(problem: Problem) -> Table | Text:
         with jax.enable_x64(True):
             found = analytic.fully_connected_cell(wirings[at], unit_rows)
         row = {"wiring": name, "code": code}
-        for kernel, own, theirs in zip(("NNGP", "NTK"), exact, found, strict=True):
-            row[kernel] = f"{abs(np.asarray(theirs) - own[at]).max() / abs(own[at]).max():.0e}"
+        for kernel, ours, theirs in zip(("NNGP", "NTK"), exact, found, strict=True):
+            row[kernel] = f"{abs(np.asarray(theirs) - ours[at]).max() / abs(ours[at]).max():.0e}"
         rows.append(row)
     return Table(title, pd.DataFrame(rows), _BESIDE_NOTE)
 

@@ -29,14 +29,13 @@ round, and ends at 89.33 +-6.30 / 62.31 / 37.72; with the published reservation 
 
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import flags
 
 from experiments import common, pruning_runs
 from jaxnas import Scorer, connectivity, encoding, processes, search
-from jaxnas.benchmarks import TabularBenchmark, nasbench201
+from jaxnas.benchmarks import TabularBenchmark
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.connectivity import filter as filters
 from jaxnas.connectivity.cells import NASBENCH201_KINDS
@@ -44,12 +43,16 @@ from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.spaces.nasbench201 import cell
 
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 15625, "Cells to draw from.", 30, 15625)
-_NUM_SEARCHES = flags.DEFINE_integer("num_searches", 500, "Searches of each kind.", 2)
-_SAMPLE = flags.DEFINE_integer("sample", 100, "Cells that a search draws.", 2)
-_K = flags.DEFINE_integer("k", 10, "Cells that KNAS validates.", 1)
-_NUM_PRUNINGS = flags.DEFINE_integer("num_prunings", 4, "Searches of TE-NAS, with and without.", 0)
-_REPEATS = flags.DEFINE_integer("prune_repeats", 3, "Draws that a look of TE-NAS averages.", 1)
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 15625, "Number of cells to draw from.", 30, 15625)
+_NUM_SEARCHES = flags.DEFINE_integer("num_searches", 500, "Number of searches of each kind.", 2)
+_SAMPLE = flags.DEFINE_integer("sample", 100, "Number of cells that a search draws.", 2)
+_K = flags.DEFINE_integer("k", 10, "Number of cells that KNAS validates.", 1)
+_NUM_PRUNINGS = flags.DEFINE_integer(
+    "num_prunings", 4, "Number of searches by TE-NAS, with and without the filter.", 0
+)
+_REPEATS = flags.DEFINE_integer(
+    "prune_repeats", 3, "Number of draws that an evaluation of TE-NAS averages.", 1
+)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
@@ -59,19 +62,17 @@ _EVERYTHING = "no filter"
 
 def main() -> None:
     """Score, filter, search and compare."""
-    own = common.setting()
+    setting = common.setting()
     with common.run_folder("connectivity_filter") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(search.sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(own, archs, ["naswot", "mgm"], folder)
+        pool = common.draw_pool(setting, _NUM_ARCHS.value, ["naswot", "mgm"], folder)
+        benchmark, archs, scored = pool
         if processes.shard()[0] > 0:
             return  # the first process searches and reports
-        benchmark = nasbench201()
         masks = _masks(archs)
         searches = _searches(benchmark, archs, scored.mean("naswot"), scored.mean("mgm"), masks)
         table = _compare(searches)
-        costs = _costs(own, archs, masks)
-        prunings = _prunings(own, benchmark, folder)
+        costs = _costs(setting, archs, masks)
+        prunings = _prunings(setting, benchmark, folder)
     parts: list[Text | Table | Plot] = [
         Text("The outcome", f"{_verdict(table)}\n\n{common.failures(scored)}"),
         Table("What a filter keeps", _kept(benchmark, archs, masks), _KEPT_NOTE),
@@ -88,7 +89,7 @@ def main() -> None:
     for row in prunings.to_dict("records"):
         summary[f"TE-NAS_{row['filter']}_evaluations"] = row["evaluations"]
     common.finish(
-        folder, meter, Report("Filters by connectivity", common.describe(own), parts), summary
+        folder, meter, Report("Filters by connectivity", common.describe(setting), parts), summary
     )
 
 
@@ -178,7 +179,7 @@ def _searches(
                     "filter": name,
                     "number": number,
                     "saved": 1 - len(kept) / len(drawn),
-                    **{data: own[at] for data, own in accuracies.items()},
+                    **{data: column[at] for data, column in accuracies.items()},
                 }
                 for method, at in chosen.items()
             ]
@@ -189,17 +190,17 @@ def _compare(searches: pd.DataFrame) -> pd.DataFrame:
     """Return the means of each search with each filter, and what it gains by it."""
     first = DATASETS[0]
     rows = []
-    for (method, name), own in searches.groupby(["search", "filter"], sort=False):
+    for (method, name), group in searches.groupby(["search", "filter"], sort=False):
         without = searches[(searches["search"] == method) & (searches["filter"] == _EVERYTHING)]
-        gains = own[first].to_numpy() - without[first].to_numpy()
+        gains = group[first].to_numpy() - without[first].to_numpy()
         low, high = _interval(gains)
         rows.append(
             {
                 "search": method,
                 "filter": name,
-                "saved %": 100 * own["saved"].mean(),
-                **{f"{data} %": own[data].mean() for data in DATASETS},
-                "sd": own[first].std(ddof=1),
+                "saved %": 100 * group["saved"].mean(),
+                **{f"{data} %": group[data].mean() for data in DATASETS},
+                "sd": group[first].std(ddof=1),
                 "gain": gains.mean(),
                 "low": low,
                 "high": high,
@@ -219,35 +220,37 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _costs(own: common.Setting, archs: np.ndarray, masks: dict[str, np.ndarray]) -> pd.DataFrame:
+def _costs(
+    setting: common.Setting, archs: np.ndarray, masks: dict[str, np.ndarray]
+) -> pd.DataFrame:
     """Return what the scores of some random cells cost with each filter before them."""
     drawn = archs[:_TIMED]
     seconds = {}
     for name in ("naswot", "mgm"):
         for _ in range(2):  # the first time compiles
-            scorer = Scorer(own.space, own.batch, name, plan="eager", deduplicate=False)
+            scorer = Scorer(setting.space, setting.batch, name, plan="eager", deduplicate=False)
             seconds[name] = scorer(drawn).seconds[0]
     return pd.DataFrame(
         {
             "filter": name,
-            **{f"{score} s": own[mask[:_TIMED]].sum() for score, own in seconds.items()},
+            **{f"{score} s": each[mask[:_TIMED]].sum() for score, each in seconds.items()},
             **{
-                f"{score} saved %": 100 * own[~mask[:_TIMED]].sum() / own.sum()
-                for score, own in seconds.items()
+                f"{score} saved %": 100 * each[~mask[:_TIMED]].sum() / each.sum()
+                for score, each in seconds.items()
             },
         }
         for name, mask in masks.items()
     )
 
 
-def _prunings(own: common.Setting, benchmark: TabularBenchmark, folder: Any) -> pd.DataFrame:
+def _prunings(setting: common.Setting, benchmark: TabularBenchmark, folder: Any) -> pd.DataFrame:
     """Return the searches of TE-NAS, with and without reserved operations."""
     pruner = pruning_runs.Pruner(
-        own.space,
-        own.batch,
+        setting.space,
+        setting.batch,
         _REPEATS.value,
         folder / "prunings.json",
-        {**own.context, "space": repr(own.space.options)},
+        {**setting.context, "space": repr(setting.space.options)},
     )
     reserve = filters.reserve_moderate(NASBENCH201_KINDS)
     rows = []
@@ -271,7 +274,7 @@ def _prunings(own: common.Setting, benchmark: TabularBenchmark, folder: Any) -> 
 
 
 def _plot(table: pd.DataFrame) -> Plot:
-    own = table[table["search"] == "NASWOT"]
+    naswot = table[table["search"] == "NASWOT"]
     return Plot(
         "Scored and found",
         figures.curves(
@@ -284,7 +287,7 @@ def _plot(table: pd.DataFrame) -> Plot:
             x="cells scored (%)",
             y=f"{DATASETS[0]} test accuracy (%)",
         ),
-        f"Each point is a filter: {', '.join(own['filter'])}.",
+        f"Each point is a filter: {', '.join(naswot['filter'])}.",
     )
 
 

@@ -59,7 +59,9 @@ from jaxnas.runs import Plot, Report, ScoreRow, ScoreStore, Table, Text, figures
 from jaxnas.spaces.nasbench201 import cell, equivalence
 from jaxnas.types import Kernels
 
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 2000, "Cells with a path to rank.", 20, 7500)
+_NUM_ARCHS = flags.DEFINE_integer(
+    "num_archs", 2000, "Number of cells with a path to rank.", 20, 7500
+)
 
 common.reads(*common.BATCHES)
 
@@ -76,15 +78,15 @@ _NOTE = (
 
 def main() -> None:
     """Score, and compare."""
-    own = common.setting()
+    setting = common.setting()
     archs = _pool(_NUM_ARCHS.value, common.seed())
     with (
         common.run_folder("connectivity_ranking") as (folder, meter),
         ScoreStore(folder / "predictors.sqlite") as store,
     ):
-        run = store.open_run(own.context | {"steps": STEPS})
-        by_seed = [_predict(store, run, seed, archs, own.batch(seed)) for seed in own.seeds]
-        ranked = _counts(archs, own.batch(common.seed()))
+        run = store.open_run(setting.context | {"steps": STEPS})
+        by_seed = [_predict(store, run, seed, archs, setting.batch(seed)) for seed in setting.seeds]
+        ranked = _counts(archs, setting.batch(common.seed()))
         ranked |= {name: np.mean([one[name] for one in by_seed], 0) for name in by_seed[0]}
     tables = {data: _correlations(ranked, archs, data) for data in DATASETS}
     parts: list[Table | Plot | Text] = [
@@ -93,8 +95,8 @@ def main() -> None:
     bars = figures.correlation_bars(tables[DATASETS[0]], controls=CONTROLS)
     parts.append(Plot("Predictors", bars, f"Spearman with {DATASETS[0]} test accuracy."))
     described = (
-        f"{len(archs)} cells with odd indices; {len(own.seeds)} draw(s) of images of "
-        f"{own.image_size}x{own.image_size} pixels."
+        f"{len(archs)} cells with odd indices; {len(setting.seeds)} draw(s) of images of "
+        f"{setting.image_size}x{setting.image_size} pixels."
     )
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{data}": row["spearman"]
@@ -120,7 +122,7 @@ def _counts(archs: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
     count = spaces.nasbench201().num_params
     return {
         "#params": benchmark.params[benchmark.index(archs)].astype(float),
-        "#live": np.array([count(equivalence.representative(own)) for own in archs]),
+        "#live": np.array([count(equivalence.representative(arch)) for arch in archs]),
         "convolutions": np.asarray(paths.linear_edges, float),
         "random": np.random.default_rng(common.seed()).random(len(archs)),
         "effective depth": np.asarray(paths.depth),
@@ -133,8 +135,8 @@ def _predict(
 ) -> dict[str, np.ndarray]:
     """Return the predictors of all three kernels, `[A]` each, from the store where it has them."""
     pruned = np.asarray(jax.jit(jax.vmap(wiring.prune))(connectivity.from_nasbench201(archs)))
-    same_wiring = [wiring.to_code(own) for own in pruned]
-    same_function = [cell.to_string(equivalence.representative(own)) for own in archs]
+    same_wiring = [wiring.to_code(arch) for arch in pruned]
+    same_function = [cell.to_string(equivalence.representative(arch)) for arch in archs]
     gram = connectivity.input_gram(connectivity.unit_rows(batch.inputs))
 
     def of_wiring(code: str) -> np.ndarray:

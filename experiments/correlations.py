@@ -15,18 +15,14 @@ gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 import pandas as pd
 from absl import flags
 
 from experiments import common
 from jaxnas import proxies
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text
-from jaxnas.search import sample_distinct
 
 _PROXIES = common.define_proxies(
     [
@@ -41,35 +37,37 @@ _PROXIES = common.define_proxies(
         "grad_norm",
     ]
 )
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Cells to score.", 4, 15625)
-_ACCURACIES = flags.DEFINE_multi_enum("accuracy", list(DATASETS), DATASETS, "Test accuracies.")
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 4, 15625)
+_ACCURACIES = flags.DEFINE_multi_enum(
+    "accuracy",
+    list(DATASETS),
+    DATASETS,
+    "Data sets whose test accuracies the scores are compared with",
+)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
 
 def main() -> None:
     """Score and correlate."""
-    own = common.setting()
+    setting = common.setting()
     proxies.expand(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(own, archs, _PROXIES.value, folder)
-        found = common.Findings(nasbench201(), archs, scored)
-        k = max(1, len(archs) // 10)
+        found = common.draw_pool(setting, _NUM_ARCHS.value, _PROXIES.value, folder)
+        scored, k = found.scored, max(1, len(found.archs) // 10)
         tables = [common.correlations(found, data, k) for data in _ACCURACIES.value]
     table = pd.concat(tables).sort_values("score", kind="stable", key=_order(found))
     parts: list[Text | Table | Plot] = [
         Text(
             "The pool",
-            f"{len(archs)} of 15,625 cells, drawn without replacement. {common.failures(scored)} "
-            f"Scores of this setting have cost {scored.cpu_seconds:.0f} CPU seconds, compilation "
-            "included.",
+            f"{len(found.archs)} of 15,625 cells, drawn without replacement. "
+            f"{common.failures(scored)} Scores of this setting have cost "
+            f"{scored.cpu_seconds:.0f} CPU seconds, compilation included.",
         ),
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),
         *common.plots(found, tables[0]),
     ]
-    report = Report("Rank correlations on NAS-Bench-201", common.describe(own), parts)
+    report = Report("Rank correlations on NAS-Bench-201", common.describe(setting), parts)
     summary: dict[str, Any] = {
         f"spearman_{row['score']}_{row['accuracy']}": row["spearman"] for _, row in table.iterrows()
     }
@@ -77,7 +75,7 @@ def main() -> None:
     common.finish(folder, meter, report, summary)
 
 
-def _order(found: common.Findings) -> Callable[[pd.Series], pd.Series]:
+def _order(found: common.Pool) -> Callable[[pd.Series], pd.Series]:
     """Return the key that sorts names into the order of the scores, controls last."""
     names = [*found.scored.scores, "#params", "#live", "random"]
     return lambda column: column.map(names.index)

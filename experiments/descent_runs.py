@@ -49,7 +49,7 @@ def speeds(
 
     The output at initialisation is subtracted. What the file holds is not trained again.
     """
-    codes = [wiring.to_code(own) for own in wirings]
+    codes = [wiring.to_code(one) for one in wirings]
     inputs = jnp.asarray(descent.problem.inputs, jnp.float32)
     targets = jnp.asarray(descent.problem.targets, jnp.float32)
     # A program for each wiring: a third of the work of one that computes all edges for all.
@@ -63,9 +63,11 @@ def speeds(
                 if (code, name, seed) in done:
                     continue
                 with Meter() as meter:
-                    own = tuple(wirings[column].tolist())
+                    matrix = tuple(wirings[column].tolist())
                     found = float(
-                        speed(own, descent.steps, init(seed), inputs, targets, rates[name][column])
+                        speed(
+                            matrix, descent.steps, init(seed), inputs, targets, rates[name][column]
+                        )
                     )
                 status = "ok" if np.isfinite(found) else "not finite"
                 row = ScoreRow(code, name, seed, found if status == "ok" else -np.inf, status)
@@ -79,14 +81,14 @@ def speeds(
 
 def _speed(
     space: SearchSpace,
-    own: tuple[int, ...],
+    matrix: tuple[int, ...],
     steps: int,
     params: Params,
     inputs: Array,
     targets: Array,
     rate: Array,
 ) -> Array:
-    network, start = space.bind(np.array(own), params)
+    network, start = space.bind(np.array(matrix), params)
 
     def outputs(params: Params) -> Array:
         return network(params, inputs).logits

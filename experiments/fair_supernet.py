@@ -32,7 +32,7 @@ from absl import flags
 
 from experiments import common, supernet_report, supernet_runs
 from experiments.supernet_report import Outcome
-from experiments.supernet_runs import Images, Run
+from experiments.supernet_runs import Images, TrainedSupernet
 from jaxnas import proxies, search
 from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
 from jaxnas.benchmarks.macro import NUM_CHOICES
@@ -44,13 +44,23 @@ from jaxnas.spaces.nasbench_macro import layout
 from jaxnas.supernet.recipes import Recipe
 from jaxnas.types import SearchSpace
 
-_NUM_INHERITED = flags.DEFINE_integer("num_inherited", 600, "Networks that are validated.", 8, 6561)
+_NUM_INHERITED = flags.DEFINE_integer(
+    "num_inherited",
+    600,
+    "Number of networks whose scores are compared with their accuracies.",
+    8,
+    6561,
+)
 _PROXIES = common.define_proxies(["swap", "naswot"])
-_NUM_ORDERS = flags.DEFINE_integer("num_orders", 1, "Runs of each draw of the weights.", 1)
-_GENERATIONS = flags.DEFINE_integer("generations", 20, "Of evolution, 50 networks each.", 1)
-_K = flags.DEFINE_integer("k", 10, "Of the networks a search finds, how many are trained.", 1, 50)
+_NUM_ORDERS = flags.DEFINE_integer(
+    "num_orders", 1, "Number of orders of the images for each draw of the weights.", 1
+)
+_GENERATIONS = flags.DEFINE_integer(
+    "generations", 20, "Number of generations of evolution, of 50 networks each.", 1
+)
+_K = flags.DEFINE_integer("k", 10, "Number of the found networks that are trained.", 1, 50)
 _CAP = flags.DEFINE_float(
-    "flops_quantile", 0.5, "Cap of FLOPs: this quantile of the space's.", 0, 1
+    "flops_quantile", 0.5, "Cap of FLOPs, as a quantile of those of the space.", 0, 1
 )
 
 common.reads(*common.BATCHES, "channels", "norm", "plan", "deduplicate")
@@ -59,7 +69,7 @@ flags.adopt_module_key_flags(supernet_runs)
 
 def main() -> None:
     """Train, read, search and compare."""
-    own = common.setting(_space)
+    setting = common.setting(_space)
     recipe = supernet_runs.recipe()
     benchmark = nasbench_macro()
     cap = float(np.quantile(benchmark.flops, _CAP.value))
@@ -71,13 +81,15 @@ def main() -> None:
             "--num_inherited."
         )
     with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
-        first = own._replace(seeds=own.seeds[:1])  # one draw: untrained scores hardly depend on it
+        first = setting._replace(
+            seeds=setting.seeds[:1]
+        )  # one draw: untrained scores hardly depend on it
         untrained = {
             name: _untrained(first, name, benchmark, rows, cap, folder) for name in _PROXIES.value
         }
-        module, images = _module(own, recipe), supernet_runs.images(own)
+        module, images = _module(setting, recipe), supernet_runs.images(setting)
         outcomes = []
-        for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value)):
+        for seed, order in itertools.product(setting.seeds, range(_NUM_ORDERS.value)):
             run = supernet_runs.run(module, recipe, images, folder, seed, order)
             outcomes.append(_outcome(run, benchmark, rows, cap))
 
@@ -86,12 +98,12 @@ def main() -> None:
 
         together = _evolve(by_all, benchmark, cap, common.seed()) if len(outcomes) > 1 else None
     parts, summary = supernet_report.build(
-        supernet_report.Findings(
+        supernet_report.Comparison(
             benchmark, rows, outcomes, together, untrained, recipe, cap, _K.value, common.seed()
         )
     )
     report = Report(
-        f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(own, recipe, images), parts
+        f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(setting, recipe, images), parts
     )
     common.finish(folder, meter, report, summary)
 
@@ -100,16 +112,16 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
     return space_of(channels=channels, head=40 * channels, norm=norm, **options)
 
 
-def _module(own: common.Setting, recipe: Recipe) -> SearchedNetwork:
-    options = own.space.options
-    own_layout = layout(options["stem"], options["head"], own.image_size)
+def _module(setting: common.Setting, recipe: Recipe) -> SearchedNetwork:
+    options = setting.space.options
+    network_layout = layout(options["stem"], options["head"], setting.image_size)
     return SearchedNetwork(
-        "batch", options["colors"], own_layout, options["classes"], recipe.bypass
+        "batch", options["colors"], network_layout, options["classes"], recipe.bypass
     )
 
 
 def _untrained(
-    own: common.Setting,
+    setting: common.Setting,
     name: str,
     benchmark: MacroBenchmark,
     rows: np.ndarray,
@@ -122,10 +134,10 @@ def _untrained(
     """
     chosen = proxies.expand(name)
     parts = [proxy.name for proxy in chosen.proxies]
-    compared = common.score(own, benchmark.archs[rows], parts, folder).scores
+    compared = common.score(setting, benchmark.archs[rows], parts, folder).scores
 
     def beside(archs: np.ndarray) -> np.ndarray:
-        scored = common.score(own, archs, parts, folder).scores
+        scored = common.score(setting, archs, parts, folder).scores
         each = (
             {part: np.append(compared[part], scored[part][:, [at]], axis=1) for part in parts}
             for at in range(len(archs))
@@ -136,7 +148,9 @@ def _untrained(
     return supernet_report.Untrained(scores, _evolve(beside, benchmark, cap, common.seed()))
 
 
-def _outcome(run: Run, benchmark: MacroBenchmark, rows: np.ndarray, cap: float) -> Outcome:
+def _outcome(
+    run: TrainedSupernet, benchmark: MacroBenchmark, rows: np.ndarray, cap: float
+) -> Outcome:
     archs = benchmark.archs[rows]
     signals = run.by_inheritance(archs) | run.by_indicators(archs)
     return Outcome(run, signals, _evolve(run.signal, benchmark, cap, run.seed))
@@ -154,15 +168,15 @@ def _evolve(
     )
 
 
-def _describe(own: common.Setting, recipe: Recipe, images: Images) -> str:
+def _describe(setting: common.Setting, recipe: Recipe, images: Images) -> str:
     options = recipe.options
     return (
-        f"NAS-Bench-Macro at {own.space.options['stem']} channels; {own.image_size}x"
-        f"{own.image_size} images, {options.epochs} epochs of {options.batch_size} images a step, "
-        f"rate {options.learning_rate}; kernels drawn by {recipe.initialization}, trained: "
+        f"NAS-Bench-Macro at {setting.space.options['stem']} channels; {setting.image_size}x"
+        f"{setting.image_size} images, {options.epochs} epochs of {options.batch_size} images a "
+        f"step, rate {options.learning_rate}; kernels drawn by {recipe.initialization}, trained: "
         f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}, beside the "
         f"blocks: {recipe.bypass}; {_NUM_INHERITED.value} networks compared, "
-        f"{len(images.valid[1])} images held out; seeds {', '.join(map(str, own.seeds))}."
+        f"{len(images.valid[1])} images held out; seeds {', '.join(map(str, setting.seeds))}."
     )
 
 

@@ -43,13 +43,17 @@ from jaxnas.search import HalvingResult, Rung, sample_distinct, successive_halvi
 from jaxnas.spaces.nasbench201 import cell
 
 _PROXY = flags.DEFINE_string(
-    "proxy", "grad_norm", f"The score, of {', '.join(common.SCORE_NAMES)}."
+    "proxy", "grad_norm", f"Score to race by, of {', '.join(common.SCORE_NAMES)}."
 )
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Cells to race.", 2, 15625)
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Number of cells to race.", 2, 15625)
 _RUNGS = flags.DEFINE_list(
-    "rungs", ["8@16:4%"], "Rungs below the full score: IMAGES@PIXELS:KEPT, a count or a percentage."
+    "rungs",
+    ["8@16:4%"],
+    "Rungs below the full score: IMAGES@PIXELS:KEPT. KEPT is a count or a percentage.",
 )
-_CHECK = flags.DEFINE_bool("check", False, "Score everything in full too, for recall and cost.")
+_CHECK = flags.DEFINE_bool(
+    "check", False, "Score all cells in full too, for the recall and the cost."
+)
 _FRESH_DRAWS = flags.DEFINE_bool(
     "fresh_draws", False, "Draw weights and images anew for each rung, instead of sharing them."
 )
@@ -125,11 +129,11 @@ def _ladder(full: common.Setting) -> list[Fidelity]:
     ladder = []
     for number, text in enumerate(_RUNGS.value):
         images, pixels, keep = _parsed(text)
-        own = common.with_images(full, images, pixels)
+        setting = common.with_images(full, images, pixels)
         if _FRESH_DRAWS.value:
             shift = (len(_RUNGS.value) - number) * len(full.seeds)
-            own = own._replace(seeds=tuple(seed + shift for seed in full.seeds))
-        ladder.append(Fidelity(f"{images}@{pixels}", own, keep))
+            setting = setting._replace(seeds=tuple(seed + shift for seed in full.seeds))
+        ladder.append(Fidelity(f"{images}@{pixels}", setting, keep))
     name = f"{full.context['batch_size']}@{full.image_size}"
     return [*ladder, Fidelity(name, full, 1.0)]
 
@@ -161,11 +165,15 @@ def _race(archs: np.ndarray, ladder: list[Fidelity], name: str, folder: Path) ->
     return Race(name, archs, ladder, result, scored, full)
 
 
-def _score(own: common.Setting, archs: np.ndarray, name: str, folder: Path) -> Scores:
+def _score(setting: common.Setting, archs: np.ndarray, name: str, folder: Path) -> Scores:
     """Return the scores of `archs`, kept apart from all others: the store knows their own cost."""
     digest = hashlib.sha256(archs.tobytes()).hexdigest()[:16]
-    context = own.context | {"pool": digest, "pool_proxy": name, "pool_seeds": list(own.seeds)}
-    return common.score(own._replace(context=context), archs, [name], folder)
+    context = setting.context | {
+        "pool": digest,
+        "pool_proxy": name,
+        "pool_seeds": list(setting.seeds),
+    }
+    return common.score(setting._replace(context=context), archs, [name], folder)
 
 
 def _report(race: Race) -> tuple[Report, dict[str, Any]]:
@@ -265,7 +273,8 @@ def _recall(race: Race, full_scores: np.ndarray) -> pd.DataFrame:
     seen.append(("#params", _order(race.params)[:num_last]))
     best = {top: _order(full_scores)[: count(num)] for top, count in _TOPS.items()}
     rows = [
-        {"reached": name} | {top: np.isin(own, positions).mean() for top, own in best.items()}
+        {"reached": name}
+        | {top: np.isin(best_rows, positions).mean() for top, best_rows in best.items()}
         for name, positions in seen
     ]
     return pd.DataFrame([*rows, {"reached": "random"} | dict.fromkeys(_TOPS, num_last / num)])
@@ -280,11 +289,11 @@ def _winners(race: Race) -> pd.DataFrame:
     accuracy = {data: nasbench201().accuracy(race.archs, data) for data in DATASETS}
     rows: list[dict[str, Any]] = [
         {"chosen by": by}
-        | {data: own[position] for data, own in accuracy.items()}
+        | {data: column[position] for data, column in accuracy.items()}
         | {"params": int(race.params[position]), "cell": cell.to_string(race.archs[position])}
         for by, position in chosen.items()
     ]
-    mean = {data: own.mean() for data, own in accuracy.items()}
+    mean = {data: column.mean() for data, column in accuracy.items()}
     rows.append({"chosen by": "random"} | mean | {"params": int(race.params.mean()), "cell": "any"})
     return pd.DataFrame(rows)
 

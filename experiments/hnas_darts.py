@@ -39,15 +39,21 @@ from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
-_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 60, "Networks in the pool.", 4)
-_METRIC = flags.DEFINE_string("metric", "grad_norm", "Score to be the M of HNAS.")
-_NUM_EVALUATIONS = flags.DEFINE_integer("num_evaluations", 6, "Trainings of each search.", 2)
-_LAYERS = flags.DEFINE_integer("layers", 3, "Cells of a network that is scored.", 3)
-_TRAIN_CHANNELS = flags.DEFINE_integer("train_channels", 8, "Of a network that is trained.", 2)
-_TRAIN_LAYERS = flags.DEFINE_integer("train_layers", 3, "Cells of it.", 3)
-_TRAIN_EPOCHS = flags.DEFINE_integer("train_epochs", 4, "Of a training.", 1)
-_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Images a step.", 1)
-_TRAIN_RATE = flags.DEFINE_float("train_rate", 0.1, "Highest learning rate.", 0)
+_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 60, "Number of networks in the pool.", 4)
+_METRIC = flags.DEFINE_string("metric", "grad_norm", "Score that is the metric M of HNAS.")
+_NUM_EVALUATIONS = flags.DEFINE_integer(
+    "num_evaluations", 6, "Number of networks that each search trains.", 2
+)
+_LAYERS = flags.DEFINE_integer("layers", 3, "Number of cells of a network that is scored.", 3)
+_TRAIN_CHANNELS = flags.DEFINE_integer(
+    "train_channels", 8, "Number of channels of a network that is trained.", 2
+)
+_TRAIN_LAYERS = flags.DEFINE_integer(
+    "train_layers", 3, "Number of cells of a network that is trained.", 3
+)
+_TRAIN_EPOCHS = flags.DEFINE_integer("train_epochs", 4, "Number of epochs of a training.", 1)
+_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Number of images of a training step.", 1)
+_TRAIN_RATE = flags.DEFINE_float("train_rate", 0.1, "Highest learning rate of a training.", 0)
 
 common.reads(*common.BATCHES, *common.PROCESSES, "channels", "norm", "plan", "deduplicate")
 
@@ -56,22 +62,22 @@ _CONDITION = "ntk_condition"
 
 def main() -> None:
     """Score, search, train and compare."""
-    own = common.setting(_space)
+    setting = common.setting(_space)
     panel = aggregate.RECIPES["panel"]
     names = list(dict.fromkeys([_METRIC.value, _CONDITION, *panel.parts]))
     key = jax.random.key(common.seed())
     with common.run_folder("hnas_darts") as (folder, meter):
         archs = np.asarray(
-            search.sample_distinct(key, own.space.num_choices, _NUM_CANDIDATES.value)
+            search.sample_distinct(key, setting.space.num_choices, _NUM_CANDIDATES.value)
         )
-        scored = common.score(own, archs, names, folder)
+        scored = common.score(setting, archs, names, folder)
         if processes.shard()[0] > 0:
             return
         scores = {name: scored.mean(name) for name in names}
-        params = np.array([own.space.num_params(arch) for arch in archs], float)
+        params = np.array([setting.space.num_params(arch) for arch in archs], float)
         trainer = Trainer(
-            *(_of_norm(own), own.dataset, _training(), folder / "training"),
-            image_size=own.image_size,
+            *(_of_norm(setting), setting.dataset, _training(), folder / "training"),
+            image_size=setting.image_size,
         )
         steps = _hybrid(archs, scores, trainer, jax.random.fold_in(key, 1))
         count = len(steps)
@@ -88,8 +94,8 @@ def main() -> None:
             "search": name,
             "trained": len(rows),
             "best valid %": valid[name].max(),
-            "its test %": test[own.space.to_string(archs[rows[valid[name].argmax()]])],
-            "mean test %": np.mean([test[own.space.to_string(archs[row])] for row in rows]),
+            "its test %": test[setting.space.to_string(archs[rows[valid[name].argmax()]])],
+            "mean test %": np.mean([test[setting.space.to_string(archs[row])] for row in rows]),
             "its parameters": int(params[rows[valid[name].argmax()]]),
         }
         for name, rows in by_name.items()
@@ -101,23 +107,23 @@ def main() -> None:
             "log mu": step.point[1],
             "network": step.candidate,
             "valid %": step.feedback,
-            "test %": test[own.space.to_string(archs[step.candidate])],
+            "test %": test[setting.space.to_string(archs[step.candidate])],
         }
         for number, step in enumerate(steps, 1)
     )
     best = max(steps, key=lambda step: step.feedback)
     parts: list[Any] = [
         Text("The outcome", _verdict(table)),
-        Text("What HNAS found", own.space.to_string(archs[best.candidate])),
+        Text("What HNAS found", setting.space.to_string(archs[best.candidate])),
         Table("Searches", table, "One training each; what two searches train is trained once."),
         Table("The looks of HNAS", looks, "network: its place in the pool."),
         Text("Scores", common.failures(scored)),
     ]
-    sizes = own.space.options
+    sizes = setting.space.options
     subtitle = (
         f"{len(archs)} networks of {_LAYERS.value} cells, C={sizes['channels']}, scored on "
-        f"{own.context['batch_size']} images of {own.image_size} pixels, {sizes['norm']} "
-        f"normalisation, {len(own.seeds)} draw(s), M: {_METRIC.value}; trained with "
+        f"{setting.context['batch_size']} images of {setting.image_size} pixels, {sizes['norm']} "
+        f"normalisation, {len(setting.seeds)} draw(s), M: {_METRIC.value}; trained with "
         f"{_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, {_TRAIN_EPOCHS.value} epochs of "
         f"{_TRAIN_BATCH.value} images a step."
     )
@@ -130,8 +136,8 @@ def _space(*, cells: int, **options: Any) -> SearchSpace:
     return darts(layers=_LAYERS.value, **options)
 
 
-def _of_norm(own: common.Setting) -> Any:
-    sizes = {name: own.space.options[name] for name in ("classes", "colors")}
+def _of_norm(setting: common.Setting) -> Any:
+    sizes = {name: setting.space.options[name] for name in ("classes", "colors")}
     sizes |= {"channels": _TRAIN_CHANNELS.value, "layers": _TRAIN_LAYERS.value}
     return lambda norm: darts(**sizes, norm=norm)
 

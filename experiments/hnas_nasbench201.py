@@ -26,25 +26,30 @@ from absl import flags
 
 from experiments import common
 from jaxnas import processes, proxies, search
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
-from jaxnas.search import HybridOptions, sample_distinct
+from jaxnas.search import HybridOptions
 from jaxnas.spaces.nasbench201 import cell
 
-_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 1000, "Cells in the pool.", 30, 15625)
+_NUM_CANDIDATES = flags.DEFINE_integer(
+    "num_candidates", 1000, "Number of cells in the pool.", 30, 15625
+)
 _METRICS = flags.DEFINE_list(
-    "metrics", ["grad_norm", "snip", "grasp", "ntk_trace"], "Scores to be the M of HNAS."
+    "metrics",
+    ["grad_norm", "snip", "grasp", "ntk_trace"],
+    "Scores that are the metric M of HNAS in turn.",
 )
 _AGGREGATES = flags.DEFINE_list(
     "aggregates", ["az_nas", "panel", "pair"], "Rank aggregates to search by, beside each metric."
 )
 _NUM_SEARCHES = flags.DEFINE_integer(
-    "num_searches", 20, "Searches of each kind; they take the draws of scores in turn.", 2
+    "num_searches", 20, "Number of searches of each kind. They take the draws of scores in turn.", 2
 )
-_NUM_EVALUATIONS = flags.DEFINE_integer("num_evaluations", 20, "Looks of a hybrid search.", 2)
+_NUM_EVALUATIONS = flags.DEFINE_integer(
+    "num_evaluations", 20, "Number of evaluations of a hybrid search.", 2
+)
 _BUDGET = flags.DEFINE_float("budget", 3051, "Simulated GPU seconds of every search.", 1)
 
 common.reads(*common.SCORES, *common.PROCESSES)
@@ -55,7 +60,7 @@ _EVOLUTION = search.regularized_evolution(cell.NUM_CHOICES)
 _BUDGETS = 24
 
 
-class Run(NamedTuple):
+class Visited(NamedTuple):
     """One search: what it looked at, in order, `int32[T, 6]`."""
 
     method: str
@@ -64,21 +69,18 @@ class Run(NamedTuple):
 
 def main() -> None:
     """Score, search and compare."""
-    own = common.setting()
+    setting = common.setting()
     names = _needed()
     proxies.resolve(names)
     with common.run_folder("hnas_nasbench201") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_CANDIDATES.value))
-        scored = common.score(own, archs, names, folder)
+        found = common.draw_pool(setting, _NUM_CANDIDATES.value, names, folder)
         if processes.shard()[0] > 0:
             return  # the first process searches and reports
-        found = common.Findings(nasbench201(), archs, scored)
         outcomes = pd.DataFrame(row for run in _runs(found) for row in _outcomes(found, run))
     finals = outcomes[outcomes["budget"] == _BUDGET.value]
     table = _table(finals)
     parts: list[Text | Table | Plot] = [
-        Text("The outcome", f"{_verdict(finals)}\n\n{common.failures(scored)}"),
+        Text("The outcome", f"{_verdict(finals)}\n\n{common.failures(found.scored)}"),
         Table(
             f"What {_BUDGET.value:,.0f} simulated GPU seconds find",
             table,
@@ -88,13 +90,13 @@ def main() -> None:
         ),
         *[_curves(outcomes, data) for data in DATASETS],
     ]
-    report = Report("HNAS on NAS-Bench-201", common.describe(own), parts)
+    report = Report("HNAS on NAS-Bench-201", common.describe(setting), parts)
     summary: dict[str, Any] = {
         f"{row['method']}_{data}": row[f"{data} %"]
         for _, row in table.iterrows()
         for data in DATASETS
     }
-    summary["scoring_cpu_seconds"] = scored.cpu_seconds
+    summary["scoring_cpu_seconds"] = found.scored.cpu_seconds
     common.finish(folder, meter, report, summary)
 
 
@@ -109,25 +111,25 @@ def _needed() -> list[str]:
     return list(dict.fromkeys([*_METRICS.value, *condition, *parts]))
 
 
-def _runs(found: common.Findings) -> Iterator[Run]:
+def _runs(found: common.Pool) -> Iterator[Visited]:
     """Yield all searches; each takes one draw of the scores."""
     draws = len(next(iter(found.scored.scores.values())))
     for number in range(_NUM_SEARCHES.value):
         key = jax.random.fold_in(jax.random.key(common.seed()), number)
-        scores = {name: own[number % draws] for name, own in found.scored.scores.items()}
+        scores = {name: draws_of[number % draws] for name, draws_of in found.scored.scores.items()}
         yield from _hybrid_runs(found, scores, key)
-        yield Run("random", np.asarray(jax.random.permutation(key, found.archs)))
-        yield Run("evolution", _evolve(found, key))
+        yield Visited("random", np.asarray(jax.random.permutation(key, found.archs)))
+        yield Visited("evolution", _evolve(found, key))
         if number < draws:  # these know no chance but that of the scores
             yield from _ordered_runs(found, scores)
 
 
 def _hybrid_runs(
-    found: common.Findings, scores: dict[str, np.ndarray], key: jax.Array
-) -> Iterator[Run]:
+    found: common.Pool, scores: dict[str, np.ndarray], key: jax.Array
+) -> Iterator[Visited]:
     look = common.from_table(found.benchmark)
 
-    def run(method: str, objective: search.Objective, options: HybridOptions) -> Run:
+    def run(method: str, objective: search.Objective, options: HybridOptions) -> Visited:
         result = search.hybrid(
             found.archs,
             objective,
@@ -136,7 +138,7 @@ def _hybrid_runs(
             num_evaluations=_NUM_EVALUATIONS.value,
             options=options,
         )
-        return Run(method, found.archs[[step.candidate for step in result.evaluations]])
+        return Visited(method, found.archs[[step.candidate for step in result.evaluations]])
 
     for metric in _METRICS.value:
         pair = scores[metric], -scores[_CONDITION]
@@ -164,14 +166,14 @@ def _hybrid_runs(
         yield run(f"tuned {recipe}", weighed, options)
 
 
-def _ordered_runs(found: common.Findings, scores: dict[str, np.ndarray]) -> Iterator[Run]:
+def _ordered_runs(found: common.Pool, scores: dict[str, np.ndarray]) -> Iterator[Visited]:
     by_name = {recipe: aggregate.RECIPES[recipe](scores) for recipe in _AGGREGATES.value}
     by_name |= scores | {"#params": found.params, "#live": found.live_params}
-    for name, own in by_name.items():
-        yield Run(f"top {name}", found.archs[np.argsort(-own, kind="stable")])
+    for name, values in by_name.items():
+        yield Visited(f"top {name}", found.archs[np.argsort(-values, kind="stable")])
 
 
-def _evolve(found: common.Findings, key: jax.Array) -> np.ndarray:
+def _evolve(found: common.Pool, key: jax.Array) -> np.ndarray:
     """Return what regularized evolution looks at, of all cells; twice the same costs once."""
     looks = int(_BUDGET.value / found.benchmark.columns["seconds"].min()) + 1
     lookup = found.benchmark.lookup("cifar10/valid_12ep")
@@ -180,7 +182,7 @@ def _evolve(found: common.Findings, key: jax.Array) -> np.ndarray:
     return archs[first]
 
 
-def _outcomes(found: common.Findings, run: Run) -> Iterator[dict[str, Any]]:
+def _outcomes(found: common.Pool, run: Visited) -> Iterator[dict[str, Any]]:
     """Yield what a run has found at each budget that pays for one look."""
     seconds = found.benchmark.seconds(run.archs).cumsum()
     seen = found.benchmark.accuracy(run.archs, "cifar10", "valid_12ep")
@@ -199,24 +201,25 @@ def _outcomes(found: common.Findings, run: Run) -> Iterator[dict[str, Any]]:
 
 def _table(finals: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for method, own in finals.groupby("method", sort=False):
-        row: dict[str, Any] = {"method": method, "searches": len(own), "looks": own["looks"].mean()}
-        row["s"] = own["s"].mean()
+    for method, group in finals.groupby("method", sort=False):
+        row: dict[str, Any] = {"method": method, "searches": len(group)}
+        row |= {"looks": group["looks"].mean(), "s": group["s"].mean()}
         for data in DATASETS:
-            row[f"{data} %"] = own[data].mean()
-            row[f"+- {data}"] = 1.96 * _error_of_mean(own[data])
+            row[f"{data} %"] = group[data].mean()
+            row[f"+- {data}"] = 1.96 * _error_of_mean(group[data])
         rows.append(row)
     return pd.DataFrame(rows).sort_values(f"{DATASETS[0]} %", ascending=False)
 
 
 def _verdict(finals: pd.DataFrame) -> str:
     """Return in words which searches beat random search, and which #params."""
-    by_method = {str(name): own[DATASETS[0]] for name, own in finals.groupby("method", sort=False)}
+    groups = finals.groupby("method", sort=False)
+    by_method = {str(name): group[DATASETS[0]] for name, group in groups}
     random = by_method["random"]
     better = []
-    for name, own in by_method.items():
-        gain = own.mean() - random.mean()
-        if gain > 1.96 * np.hypot(_error_of_mean(own), _error_of_mean(random)):
+    for name, accuracies in by_method.items():
+        gain = accuracies.mean() - random.mean()
+        if gain > 1.96 * np.hypot(_error_of_mean(accuracies), _error_of_mean(random)):
             better.append(f"{name} {gain:+.2f}")
     listed = ", ".join(better) or "none"
     return (

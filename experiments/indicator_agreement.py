@@ -24,19 +24,23 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, supernet_runs
-from experiments.supernet_runs import Run
+from experiments.supernet_runs import TrainedSupernet
 from jaxnas import search
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Layout, SearchedNetwork, num_choices, resolve
 from jaxnas.supernet import indicators
 
-_LAYOUT = flags.DEFINE_enum("layout", "digits", tuple(BY_LAYOUT), "What the networks look like.")
-_WIDTHS = flags.DEFINE_list("widths", ["1", "2", "4"], "Multiples of the layout's channels.")
-_INITIALIZATIONS = flags.DEFINE_list(
-    "initializations", ["gauss", "qr"], "Of the frozen kernels, each by itself."
+_LAYOUT = flags.DEFINE_enum("layout", "digits", tuple(BY_LAYOUT), "Layout of the networks.")
+_WIDTHS = flags.DEFINE_list(
+    "widths", ["1", "2", "4"], "Widths to compare, as multiples of the layout's channels."
 )
-_NUM_ORDERS = flags.DEFINE_integer("num_orders", 2, "Runs of each draw of the weights.", 1)
+_INITIALIZATIONS = flags.DEFINE_list(
+    "initializations", ["gauss", "qr"], "Initializations of the frozen kernels to compare."
+)
+_NUM_ORDERS = flags.DEFINE_integer(
+    "num_orders", 2, "Number of orders of the images for each draw of the weights.", 1
+)
 
 common.reads(*common.IMAGES, "num_seeds")
 flags.adopt_module_key_flags(supernet_runs)
@@ -48,31 +52,32 @@ def main() -> None:
     """Train, read and compare."""
     if flags.FLAGS["initialization"].present:
         raise ValueError("Name the kernels to compare by --initializations, one or several.")
-    own = common.setting()
+    setting = common.setting()
     widths = [_width(text) for text in _WIDTHS.value]
-    by_kind: dict[tuple[str, int], list[Run]] = {}
+    by_kind: dict[tuple[str, int], list[TrainedSupernet]] = {}
     with common.run_folder("indicator_agreement") as (folder, meter):
-        images = supernet_runs.images(own)
+        images = supernet_runs.images(setting)
         for name, width in itertools.product(_INITIALIZATIONS.value, widths):
             recipe = supernet_runs.recipe()._replace(initialization=name)
-            layout = _widened(BY_LAYOUT[_LAYOUT.value], width, own.image_size)
+            layout = _widened(BY_LAYOUT[_LAYOUT.value], width, setting.image_size)
             module = SearchedNetwork(
-                colors=own.space.options["colors"],
+                colors=setting.space.options["colors"],
                 layout=layout,
-                classes=own.dataset.num_classes,
+                classes=setting.dataset.num_classes,
                 bypass=recipe.bypass,
             )
             by_kind[name, width] = [
                 supernet_runs.run(module, recipe, images, folder / f"{name}_{width}", seed, order)
-                for seed, order in itertools.product(own.seeds, range(_NUM_ORDERS.value))
+                for seed, order in itertools.product(setting.seeds, range(_NUM_ORDERS.value))
             ]
         table = pd.DataFrame(_row(*kind, runs) for kind, runs in by_kind.items())
     recipe = supernet_runs.recipe()
     subtitle = (
-        f"{_LAYOUT.value} networks at {own.image_size} pixels; recipe {recipe.name}, trained: "
+        f"{_LAYOUT.value} networks at {setting.image_size} pixels; recipe {recipe.name}, trained: "
         f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}; "
         f"{recipe.options.epochs} epochs of {recipe.options.batch_size} images a step, rate "
-        f"{recipe.options.learning_rate}; {len(own.seeds)} draws, {_NUM_ORDERS.value} orders each."
+        f"{recipe.options.learning_rate}; {len(setting.seeds)} draws, "
+        f"{_NUM_ORDERS.value} orders each."
     )
     parts: list[Text | Table | Plot] = [
         Text("The outcome", _verdict(table)),
@@ -116,7 +121,7 @@ def _widened(layout: Layout, width: int, image_size: int) -> Layout:
     )
 
 
-def _row(name: str, width: int, runs: list[Run]) -> dict[str, Any]:
+def _row(name: str, width: int, runs: list[TrainedSupernet]) -> dict[str, Any]:
     same: list[float] = []
     other: list[float] = []
     for first, second in itertools.combinations(runs, 2):
@@ -127,7 +132,7 @@ def _row(name: str, width: int, runs: list[Run]) -> dict[str, Any]:
     means = [
         indicators.agreement(
             indicators.mean([draws[at] for at in half]),
-            indicators.mean([own for at, own in enumerate(draws) if at not in half]),
+            indicators.mean([draw for at, draw in enumerate(draws) if at not in half]),
         )
         for half in halves
     ]
@@ -149,8 +154,8 @@ def _row(name: str, width: int, runs: list[Run]) -> dict[str, Any]:
 
 def _curves(table: pd.DataFrame) -> Plot:
     curves = {
-        f"{name}, {column}": own.set_index("width")[column]
-        for name, own in table.groupby("kernels", sort=False)
+        f"{name}, {column}": rows.set_index("width")[column]
+        for name, rows in table.groupby("kernels", sort=False)
         for column in (_SAME, _OTHER)
     }
     chosen = dict(list(curves.items())[: len(figures.PALETTE)])

@@ -37,10 +37,12 @@ from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures, track
 from jaxnas.types import Array
 
-_WIDTH = flags.DEFINE_integer("width", 8, "Channels of a block.", 2)
-_PIXELS = flags.DEFINE_integer("pixels", 8, "Side of its images; the Jacobian grows with both.", 2)
-_DRAWS = flags.DEFINE_integer("draws", 48, "Draws of each candidate, for structure and draw.", 2)
-_DEPTH = flags.DEFINE_integer("depth", 20, "Blocks of a stack.", 1)
+_WIDTH = flags.DEFINE_integer("width", 8, "Number of channels of a block.", 2)
+_PIXELS = flags.DEFINE_integer("pixels", 8, "Side of the images in pixels.", 2)
+_DRAWS = flags.DEFINE_integer(
+    "draws", 48, "Number of draws of each candidate, for the last table.", 2
+)
+_DEPTH = flags.DEFINE_integer("depth", 20, "Number of blocks of a stack.", 1)
 
 common.reads("num_seeds")
 
@@ -149,14 +151,14 @@ def _convolutions(name: str, seeds: Sequence[int]) -> dict[str, Any]:
     row: dict[str, Any] = {"initialisation": name}
     width = _WIDTH.value
     for size, inputs in ((1, width), (3, width), (5, width), (3, 1), (5, 1)):
-        own = []
+        spectra = []
         for seed in seeds:
             kernel = BY_NAME[name].tensor(jax.random.key(seed), (size, size, inputs, width))
-            own.append(_spectrum(jax.tree_util.Partial(_reversed, kernel), _batch(seed, 1)))
+            spectra.append(_spectrum(jax.tree_util.Partial(_reversed, kernel), _batch(seed, 1)))
         kind = "depthwise " if inputs == 1 else ""
-        row[f"{kind}{size}x{size}"] = np.mean([float(each.cv_squared) for each in own])
+        row[f"{kind}{size}x{size}"] = np.mean([float(each.cv_squared) for each in spectra])
         if kind and size == 3:
-            phi = np.mean([float(each.phi) for each in own])
+            phi = np.mean([float(each.phi) for each in spectra])
     return row | {"phi, depthwise 3x3": phi}
 
 
@@ -213,28 +215,21 @@ def _stack(name: str, mode: str, seed: int) -> dict[str, Any]:
         )
         for at, candidate in enumerate(CANDIDATES)
     ]
+    variances = np.asarray(passed.variances)
     return {
         "initialisation": name,
         "mode": mode,
-        "variances": np.asarray(passed.variances),
-        "gradients": np.asarray(passed.gradients),
+        "variances": variances,
+        "variance, first": variances[0],
+        "variance, last": variances[-1],
+        "gradient, first": np.asarray(passed.gradients)[0],
         "spread": float(np.std(logs, ddof=1)),
     }
 
 
 def _depth(stacks: list[dict[str, Any]]) -> pd.DataFrame:
-    rows = [
-        {
-            "initialisation": own["initialisation"],
-            "mode": own["mode"],
-            "variance, first": own["variances"][0],
-            "variance, last": own["variances"][-1],
-            "gradient, first": own["gradients"][0],
-            "spread": own["spread"],
-        }
-        for own in stacks
-    ]
-    return pd.DataFrame(rows).groupby(["initialisation", "mode"], sort=False).median().reset_index()
+    table = pd.DataFrame(stacks).drop(columns="variances")
+    return table.groupby(["initialisation", "mode"], sort=False).median().reset_index()
 
 
 def _structure(name: str) -> dict[str, Any]:
@@ -272,13 +267,9 @@ def _histogram(spectra: Mapping[tuple[str, str], list[list[np.ndarray]]], mode: 
 
 def _curves(stacks: list[dict[str, Any]], mode: str) -> Plot:
     shown = {}
-    for name in BY_NAME:
-        own = [
-            each["variances"]
-            for each in stacks
-            if (each["initialisation"], each["mode"]) == (name, mode)
-        ]
-        variance = np.maximum(np.median(own, 0), 1e-38)
+    table = pd.DataFrame(stacks)
+    for name, rows in table[table["mode"] == mode].groupby("initialisation", sort=False):
+        variance = np.maximum(np.median(np.stack(rows["variances"]), 0), 1e-38)
         shown[name] = pd.Series(np.log10(variance), index=np.arange(1, len(variance) + 1))
     return Plot(
         f"Variance by depth, {mode}",
@@ -288,12 +279,12 @@ def _curves(stacks: list[dict[str, Any]], mode: str) -> Plot:
 
 
 def _verdict(blocks: pd.DataFrame, depth: pd.DataFrame, fair: pd.DataFrame) -> str:
-    own = blocks.set_index(["initialisation", "mode"]).to_dict("index")
+    by_mode = blocks.set_index(["initialisation", "mode"]).to_dict("index")
     ends = depth.set_index(["initialisation", "mode"])["variance, last"].to_dict()
     ratio = fair.set_index("initialisation")["structure / draw"].to_dict()
 
     def pair(name: str, mode: str) -> str:
-        row = own[name, mode]
+        row = by_mode[name, mode]
         return f"phi {row['phi']:.2f}, cv² {row['cv²']:.2f}"
 
     return (

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from experiments import common, text_report
-from experiments.text_runs import Data, Run, Tuner, run
+from experiments.text_runs import Data, FineTuning, Tuner, run
 from jaxnas import pretrained, proxies
 from jaxnas.datasets import text, tokens
 from jaxnas.datasets.text import Texts
@@ -38,36 +38,63 @@ from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.types import Batch, SearchSpace
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of the pre-trained encoder.", required=True)
-_TASK = flags.DEFINE_enum("task", "rte", tuple(text.SAMPLES), "A sample that comes with jaxnas.")
-_TRAIN_FILE = flags.DEFINE_string("train_file", None, "Instead: .tsv, .jsonl or .parquet.")
-_TEST_FILE = flags.DEFINE_string("test_file", None, "The test set beside --train_file.")
-_TEST_SPLIT = flags.DEFINE_string("test_split", None, "Of a --test_file with a column `split`.")
-_TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Of a --train_file with such a column.")
-_TRAIN_SIZE = flags.DEFINE_integer("train_size", None, "Most training examples.", lower_bound=1)
-_DEV_SIZE = flags.DEFINE_integer("dev_size", 64, "Cut from the training set.", lower_bound=1)
-_MAX_LENGTH = flags.DEFINE_integer("max_length", 128, "Most tokens an example.", lower_bound=4)
+_TASK = flags.DEFINE_enum(
+    "task", "rte", tuple(text.SAMPLES), "Task, of the samples that come with jaxnas."
+)
+_TRAIN_FILE = flags.DEFINE_string(
+    "train_file", None, "Training set to use instead of --task: .tsv, .jsonl or .parquet."
+)
+_TEST_FILE = flags.DEFINE_string("test_file", None, "Test set to use with --train_file.")
+_TEST_SPLIT = flags.DEFINE_string(
+    "test_split", None, "Split to read of a --test_file that has a column `split`."
+)
+_TRAIN_SPLIT = flags.DEFINE_string(
+    "train_split", None, "Split to read of a --train_file that has a column `split`."
+)
+_TRAIN_SIZE = flags.DEFINE_integer(
+    "train_size", None, "Largest number of training examples. [all]", lower_bound=1
+)
+_DEV_SIZE = flags.DEFINE_integer(
+    "dev_size", 64, "Number of training examples held out as the dev set.", lower_bound=1
+)
+_MAX_LENGTH = flags.DEFINE_integer(
+    "max_length", 128, "Largest number of tokens of an example.", lower_bound=4
+)
 _PROXIES = common.define_proxies(["mgm"])
-_SCORED = flags.DEFINE_integer("scored", 32, "Sentences for each score.", lower_bound=1)
-_SCORE_SEEDS = flags.DEFINE_integer("score_seeds", 2, "Draws of head and sentences.", lower_bound=1)
-_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 24, "Wirings to score.", lower_bound=1)
-_CHANGES = flags.DEFINE_integer("changes", 3, "Most changes of a wiring.", lower_bound=1)
+_SCORED = flags.DEFINE_integer("scored", 32, "Number of sentences for each score.", lower_bound=1)
+_SCORE_SEEDS = flags.DEFINE_integer(
+    "score_seeds", 2, "Number of draws of head and sentences.", lower_bound=1
+)
+_NUM_CANDIDATES = flags.DEFINE_integer(
+    "num_candidates", 24, "Number of wirings to score.", lower_bound=1
+)
+_CHANGES = flags.DEFINE_integer(
+    "changes", 3, "Largest number of changes of a wiring.", lower_bound=1
+)
 _JOIN = flags.DEFINE_enum("join", "norm", layers.JOINS, "How a skip connection is added.")
-_GATE = flags.DEFINE_float("gate", 0.0, "Initial gates, of --join=gate.")
+_GATE = flags.DEFINE_float("gate", 0.0, "Initial value of the gates, with --join=gate.")
 _POOLING = flags.DEFINE_enum("pooling", "mean", layers.POOLINGS, "What the head reads.")
-_K = flags.DEFINE_integer("k", 4, "Wirings to fine-tune.", lower_bound=1)
-_TUNE_SEEDS = flags.DEFINE_integer("tune_seeds", 2, "Fine-tuning runs a wiring.", lower_bound=1)
+_K = flags.DEFINE_integer("k", 4, "Number of wirings to fine-tune.", lower_bound=1)
+_TUNE_SEEDS = flags.DEFINE_integer(
+    "tune_seeds", 2, "Number of fine-tuning runs of a wiring.", lower_bound=1
+)
 _RANKED = flags.DEFINE_integer(
     "ranked",
     0,
-    "Candidates to fine-tune besides, for rank correlations; -1 for all.",
+    "Number of further candidates to fine-tune for rank correlations. -1 for all.",
     lower_bound=-1,
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "Of fine-tuning.", lower_bound=1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Of fine-tuning.")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Number of epochs of fine-tuning.", lower_bound=1)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Learning rate of fine-tuning.")
 _RANK = flags.DEFINE_integer(
-    "lora_rank", None, "Train factors of this rank instead of all of the layers.", lower_bound=1
+    "lora_rank",
+    None,
+    "Rank of the factors to train instead of whole layers. [train the layers]",
+    lower_bound=1,
 )
-_TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Examples a step.", lower_bound=1)
+_TUNE_BATCH = flags.DEFINE_integer(
+    "tune_batch", 16, "Number of examples of a training step.", lower_bound=1
+)
 
 _OF_DATA = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
 
@@ -104,7 +131,7 @@ def main() -> None:
         count = len(archs) if _RANKED.value < 0 else min(_RANKED.value, len(archs))
         ranked = [_runs(tuner, arch) for arch in archs[:count]]
     parts, summary = text_report.build(
-        text_report.Findings(
+        text_report.FineTunedPool(
             [space.to_string(arch) for arch in archs],
             np.array([space.num_params(arch) for arch in archs], float),
             (archs != 0).sum(1),
@@ -144,8 +171,8 @@ def _data() -> tuple[Data, int]:
     dev, rest = order[: _DEV_SIZE.value], order[_DEV_SIZE.value :][: _TRAIN_SIZE.value]
     tokenizer = pretrained.load_tokenizer(_MODEL.value, max_length=_MAX_LENGTH.value)
     parts = (_chosen(train, rest), _chosen(train, dev), test)
-    data = Data(*(tokens.tokenize(tokenizer, own, lengths=_lengths()) for own in parts))
-    return data, 1 + int(max(own.labels.max() for own in data))
+    data = Data(*(tokens.tokenize(tokenizer, part, lengths=_lengths()) for part in parts))
+    return data, 1 + int(max(part.labels.max() for part in data))
 
 
 def _lengths() -> tuple[int, ...]:
@@ -183,26 +210,26 @@ def _scores(
 
 def _context(space: SearchSpace) -> dict[str, Any]:
     of_runs = (_MAX_LENGTH, _TUNE_BATCH, _EPOCHS, _LEARNING_RATE, _RANK)
-    own = {flag.name: flag.value for flag in (*_OF_DATA, *of_runs)}
-    return own | {"seed": common.seed(), "model": _MODEL.value, "space": repr(space.options)}
+    options = {flag.name: flag.value for flag in (*_OF_DATA, *of_runs)}
+    return options | {"seed": common.seed(), "model": _MODEL.value, "space": repr(space.options)}
 
 
 def _arms(
     tuner: Tuner, archs: np.ndarray, scores: dict[str, np.ndarray], space: SearchSpace
-) -> dict[str, list[Run]]:
+) -> dict[str, list[FineTuning]]:
     """Return the runs of each way to spend them, the searches first."""
     k, seeds = _K.value, _TUNE_SEEDS.value
     random = np.random.default_rng(common.seed()).permutation(len(archs))[:k]
-    chosen = {name: np.argsort(-own, kind="stable")[:k] for name, own in scores.items()}
+    chosen = {name: np.argsort(-values, kind="stable")[:k] for name, values in scores.items()}
     arms = {
-        f"{name}-{k}": [own for at in places for own in _runs(tuner, archs[at])]
+        f"{name}-{k}": [tuning for at in places for tuning in _runs(tuner, archs[at])]
         for name, places in (chosen | {"random": random}).items()
     }
     plain = np.zeros(len(space.num_choices), np.int32)
     return arms | {"unchanged": [run(tuner, plain, seed) for seed in range(k * seeds)]}
 
 
-def _runs(tuner: Tuner, arch: np.ndarray) -> list[Run]:
+def _runs(tuner: Tuner, arch: np.ndarray) -> list[FineTuning]:
     return [run(tuner, arch, seed) for seed in range(_TUNE_SEEDS.value)]
 
 

@@ -13,7 +13,6 @@ on the other, and the other way round.
 import itertools
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -21,14 +20,12 @@ from absl import flags
 
 from experiments import common
 from jaxnas import correlation, processes
-from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Plot, Report, Table, Text, figures
-from jaxnas.search import sample_distinct
 
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Cells to score.", 20, 15625)
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 20, 15625)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
@@ -40,15 +37,13 @@ _LOG_MUS = np.linspace(-4, 2, 13)
 
 def main() -> None:
     """Score, and relate."""
-    own = common.setting()
+    setting = common.setting()
     with common.run_folder("metric_relations") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, own.space.num_choices, _NUM_ARCHS.value))
-        scored = common.score(own, archs, [*METRICS, _CONDITION], folder)
+        found = common.draw_pool(setting, _NUM_ARCHS.value, [*METRICS, _CONDITION], folder)
+        scored = found.scored
         if processes.shard()[0] > 0:
             return
         relations = _relations({name: scored.mean(name) for name in METRICS})
-        found = common.Findings(nasbench201(), archs, scored)
         bounds = pd.DataFrame(
             [_bounds(found, data, metric) for data in DATASETS for metric in METRICS]
         )
@@ -60,7 +55,7 @@ def main() -> None:
         by_rank=True,
     )
     parts: list[Text | Table | Plot] = [
-        Text("The pool", f"{len(archs)} cells. {common.failures(scored)}"),
+        Text("The pool", f"{len(found.archs)} cells. {common.failures(scored)}"),
         Table(
             "Theorem 1: how alike the metrics are",
             relations,
@@ -80,7 +75,9 @@ def main() -> None:
         for _, row in bounds.iterrows()
     }
     summary["scoring_cpu_seconds"] = scored.cpu_seconds
-    common.finish(folder, meter, Report("HNAS: relations", common.describe(own), parts), summary)
+    common.finish(
+        folder, meter, Report("HNAS: relations", common.describe(setting), parts), summary
+    )
 
 
 def _relations(scores: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -104,7 +101,7 @@ def _relations(scores: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bounds(found: common.Findings, data: str, metric: str) -> dict[str, Any]:
+def _bounds(found: common.Pool, data: str, metric: str) -> dict[str, Any]:
     """Return how well each form of the score orders the accuracies."""
     accuracies = found.benchmark.accuracy(found.archs, data)
     magnitude, condition = found.scored.mean(metric), -found.scored.mean(_CONDITION)
@@ -133,7 +130,7 @@ def _tuned(magnitude: np.ndarray, condition: np.ndarray, accuracies: np.ndarray)
     halves = np.arange(len(accuracies)) % 2 == 0
     judged = []
     for half in (halves, ~halves):
-        best = max(scores, key=lambda own: correlation.spearman(own[half], accuracies[half]))
+        best = max(scores, key=lambda score: correlation.spearman(score[half], accuracies[half]))
         judged.append(correlation.spearman(best[~half], accuracies[~half]))
     return float(np.mean(judged))
 

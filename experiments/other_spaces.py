@@ -21,7 +21,9 @@ from jaxnas.runs import Plot, Report, Table, Text, figures
 from jaxnas.scorer import Scores
 from jaxnas.types import SearchSpace
 
-_SPACE = flags.DEFINE_enum("space", "nasbench101", ("nasbench101", "nasbench_macro"), "Which.")
+_SPACE = flags.DEFINE_enum(
+    "space", "nasbench101", ("nasbench101", "nasbench_macro"), "Search space."
+)
 _PROXIES = common.define_proxies(
     [
         *("grad_norm", "snip", "mgm", "gradient_diversity", "layer_balance", "naswot", "swap"),
@@ -29,7 +31,7 @@ _PROXIES = common.define_proxies(
         *("expressivity", "progressivity", "trainability", "az_nas", "panel", "pair"),
     ]
 )
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Networks to score.", 4, 10000)
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of networks to score.", 4, 10000)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
@@ -74,7 +76,7 @@ def main() -> None:
     """Score and correlate."""
     if _SPACE.value == "nasbench_macro":
         common.refuse("cells", because="networks of NAS-Bench-Macro have eight layers")
-    own = common.setting(_space)
+    setting = common.setting(_space)
     names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
     proxies.expand(names)
     rng = np.random.default_rng(common.seed())
@@ -82,9 +84,9 @@ def main() -> None:
         lambda size: rng.choice(size, min(_NUM_ARCHS.value, size), replace=False)
     )
     with common.run_folder(f"other_spaces_{_SPACE.value}") as (folder, meter):
-        scored = common.score(own, known.archs, names, folder)
+        scored = common.score(setting, known.archs, names, folder)
     ranked = _ranked(known, scored, rng)
-    functions = np.array([own.space.representative(arch) for arch in known.archs])
+    functions = np.array([setting.space.representative(arch) for arch in known.archs])
     k = max(1, _NUM_ARCHS.value // 10)
     table = common.correlate(ranked, known.accuracies, known.params, functions, k)
     parts: list[Text | Table | Plot] = [
@@ -101,7 +103,7 @@ def main() -> None:
     }
     summary["scoring_cpu_seconds"] = scored.cpu_seconds
     title = f"Rank correlations on {_SPACE.value}"
-    common.finish(folder, meter, Report(title, common.describe(own), parts), summary)
+    common.finish(folder, meter, Report(title, common.describe(setting), parts), summary)
 
 
 def _space(*, channels: int, cells: int, **options: Any) -> SearchSpace:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.supernet_runs import Run
+from experiments.supernet_runs import TrainedSupernet
 from jaxnas import correlation
 from jaxnas.benchmarks import MacroBenchmark
 from jaxnas.runs import Plot, Table, Text, figures
@@ -20,12 +20,12 @@ class Outcome(NamedTuple):
     """What a supernet says.
 
     Attributes:
-        run: see `Run`.
+        run: see `TrainedSupernet`.
         signals: scores `[N]` of the networks that are compared, by name.
         found: by evolution under the cap, by the signal of the recipe.
     """
 
-    run: Run
+    run: TrainedSupernet
     signals: dict[str, np.ndarray]
     found: History
 
@@ -37,7 +37,7 @@ class Untrained(NamedTuple):
     found: History
 
 
-class Findings(NamedTuple):
+class Comparison(NamedTuple):
     """What there is to report.
 
     Attributes:
@@ -62,15 +62,17 @@ class Findings(NamedTuple):
     seed: int
 
 
-def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
+def build(comparison: Comparison) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
     """Return the parts of the report, and the numbers for the summary."""
-    runs = [outcome.run for outcome in own.outcomes]
-    half = len(own.rows) // 2
+    runs = [outcome.run for outcome in comparison.outcomes]
+    half = len(comparison.rows) // 2
     halves = {"chosen on": slice(0, half), "reported on": slice(half, None)}
-    table = pd.concat([_correlations(own, *each) for each in halves.items()], ignore_index=True)
-    found = _searches(own)
+    table = pd.concat(
+        [_correlations(comparison, *each) for each in halves.items()], ignore_index=True
+    )
+    found = _searches(comparison)
     parts: list[Text | Table | Plot] = [
-        Text("The outcome", _verdict(own, table, found)),
+        Text("The outcome", _verdict(comparison, table, found)),
         Table("Rank correlations", table, _CORRELATIONS_NOTE),
         Table("Search under a cap of FLOPs", found, _SEARCH_NOTE),
         Table("Agreement of block indicators", _agreement(runs), _AGREEMENT_NOTE),
@@ -81,7 +83,7 @@ def build(own: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
     summary = {f"spearman_{row['signal']}": row["spearman"] for row in reported}
     for row in found.to_dict("records"):
         summary[f"percentile_{row['by']}"] = row["percentile"]
-        summary[f"percentile_best_of_k_{row['by']}"] = row[f"best of {own.k}"]
+        summary[f"percentile_best_of_k_{row['by']}"] = row[f"best of {comparison.k}"]
     return parts, summary
 
 
@@ -104,20 +106,20 @@ _AGREEMENT_NOTE = (
 )
 
 
-def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
-    rows = own.rows[at]
-    accuracy = own.benchmark.columns["accuracy"][rows]
-    flops = own.benchmark.flops[rows].astype(float)
-    functions = np.array([representative(arch) for arch in own.benchmark.archs[rows]])
+def _correlations(comparison: Comparison, name: str, at: slice) -> pd.DataFrame:
+    rows = comparison.rows[at]
+    accuracy = comparison.benchmark.columns["accuracy"][rows]
+    flops = comparison.benchmark.flops[rows].astype(float)
+    functions = np.array([representative(arch) for arch in comparison.benchmark.archs[rows]])
     signals = {
-        signal: np.stack([outcome.signals[signal][at] for outcome in own.outcomes])
-        for signal in own.outcomes[0].signals
+        signal: np.stack([outcome.signals[signal][at] for outcome in comparison.outcomes])
+        for signal in comparison.outcomes[0].signals
     }
-    signals |= {name: each.scores[at][None] for name, each in own.untrained.items()}
+    signals |= {name: each.scores[at][None] for name, each in comparison.untrained.items()}
     signals |= {
         "FLOPs": flops[None],
-        "#params": own.benchmark.params[rows][None].astype(float),
-        "random": np.random.default_rng(own.seed).random((1, len(rows))),
+        "#params": comparison.benchmark.params[rows][None].astype(float),
+        "random": np.random.default_rng(comparison.seed).random((1, len(rows))),
     }
     table = []
     for signal, scores in signals.items():
@@ -128,7 +130,7 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
         )
         row: dict[str, Any] = {
             "half": name,
-            "signal": signal + (" *" if signal == own.recipe.signal else ""),
+            "signal": signal + (" *" if signal == comparison.recipe.signal else ""),
             "spearman": np.mean(each),
             "sd": np.std(each, ddof=1) if len(each) > 1 else np.nan,
             "mean of runs": correlation.spearman(mean, accuracy),
@@ -143,11 +145,11 @@ def _correlations(own: Findings, name: str, at: slice) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _searches(own: Findings) -> pd.DataFrame:
-    benchmark = own.benchmark
-    legal = np.flatnonzero(benchmark.flops <= own.cap)
+def _searches(comparison: Comparison) -> pd.DataFrame:
+    benchmark = comparison.benchmark
+    legal = np.flatnonzero(benchmark.flops <= comparison.cap)
     decides, judges = benchmark.runs[:, 0], benchmark.runs[:, 1:].mean(1)
-    rng = np.random.default_rng(own.seed)
+    rng = np.random.default_rng(comparison.seed)
 
     def share(judged: np.ndarray, row: int) -> float:
         return float(100 * (judged[legal] < judged[row]).mean())
@@ -156,7 +158,7 @@ def _searches(own: Findings) -> pd.DataFrame:
         """`found`: what each search found, rows of the benchmark, its best first."""
         firsts = [int(rows[0]) for rows in found]
         places = [share(benchmark.columns["accuracy"], first) for first in firsts]
-        trained = [rows[: own.k][decides[rows[: own.k]].argmax()] for rows in found]
+        trained = [rows[: comparison.k][decides[rows[: comparison.k]].argmax()] for rows in found]
         retrained = [share(judges, int(one)) for one in trained]
         return {
             "by": by,
@@ -164,8 +166,8 @@ def _searches(own: Findings) -> pd.DataFrame:
             "accuracy %": benchmark.columns["accuracy"][firsts].mean(),
             "percentile": np.mean(places),
             "worst": np.min(places),
-            f"best of {own.k}": np.mean(retrained),
-            f"worst best of {own.k}": np.min(retrained),
+            f"best of {comparison.k}": np.mean(retrained),
+            f"worst best of {comparison.k}": np.min(retrained),
             "MFLOPs": benchmark.flops[firsts].mean() / 1e6,
             "looks": looks,
         }
@@ -177,17 +179,21 @@ def _searches(own: Findings) -> pd.DataFrame:
     def by_column(by: str, column: np.ndarray) -> dict[str, Any]:
         return row(by, [legal[np.argsort(-column[legal], kind="stable")]])
 
-    table = [by_evolution(f"{own.recipe.signal} *", [each.found for each in own.outcomes])]
-    if own.together is not None:
-        table.append(by_evolution(f"{own.recipe.signal}, mean of runs", [own.together]))
-    table += [by_evolution(name, [each.found]) for name, each in own.untrained.items()]
+    table = [
+        by_evolution(f"{comparison.recipe.signal} *", [each.found for each in comparison.outcomes])
+    ]
+    if comparison.together is not None:
+        table.append(
+            by_evolution(f"{comparison.recipe.signal}, mean of runs", [comparison.together])
+        )
+    table += [by_evolution(name, [each.found]) for name, each in comparison.untrained.items()]
     table += [by_column("FLOPs-max", benchmark.flops), by_column("#params-max", benchmark.params)]
-    table.append(row("random", [rng.permutation(legal)[: own.k] for _ in range(_RANDOM)]))
+    table.append(row("random", [rng.permutation(legal)[: comparison.k] for _ in range(_RANDOM)]))
     table.append(by_column("best", benchmark.columns["accuracy"]))
     return pd.DataFrame(table)
 
 
-def _agreement(runs: list[Run]) -> pd.DataFrame:
+def _agreement(runs: list[TrainedSupernet]) -> pd.DataFrame:
     taus: dict[str, list[float]] = {"same weights, other order": [], "other weights": []}
     for first, second in itertools.combinations(runs, 2):
         kind = "same weights, other order" if first.seed == second.seed else "other weights"
@@ -209,11 +215,11 @@ def _shown(read: indicators.Indicators) -> pd.DataFrame:
     return table.assign(bypass=read.layer)
 
 
-def _curve(runs: list[Run]) -> Plot:
+def _curve(runs: list[TrainedSupernet]) -> Plot:
     curves = {
         f"seed {run.seed}, order {run.order}": pd.Series(
-            [own.loss for own in run.supernet.history],
-            index=[own.step for own in run.supernet.history],
+            [point.loss for point in run.supernet.history],
+            index=[point.step for point in run.supernet.history],
         )
         for run in runs[: len(figures.PALETTE)]
     }
@@ -224,19 +230,20 @@ def _curve(runs: list[Run]) -> Plot:
     )
 
 
-def _verdict(own: Findings, table: pd.DataFrame, found: pd.DataFrame) -> str:
+def _verdict(comparison: Comparison, table: pd.DataFrame, found: pd.DataFrame) -> str:
     reported = table[table["half"] == "reported on"].set_index("signal")
-    marked = f"{own.recipe.signal} *"
+    marked = f"{comparison.recipe.signal} *"
     spearman = reported["spearman"].to_dict()
     given_flops = reported["partial | FLOPs"].to_dict()[marked]
     place = found.set_index("by")["percentile"].to_dict()
-    retrained = found.set_index("by")[f"best of {own.k}"].to_dict()
+    retrained = found.set_index("by")[f"best of {comparison.k}"].to_dict()
     return (
-        f"{own.recipe.signal} of {len(own.outcomes)} run(s) ranks the networks of the half that is "
-        f"reported on with Spearman {spearman[marked]:.2f} (FLOPs {spearman['FLOPs']:.2f}, #params "
-        f"{spearman['#params']:.2f}), {given_flops:.2f} given log FLOPs. The network that it finds "
-        f"under the cap is better than {place[marked]:.1f} % of the legal ones; the one of most "
-        f"FLOPs than {place['FLOPs-max']:.1f} %. With {own.k} networks trained, of which the most "
-        f"accurate is kept: {retrained[marked]:.1f}, {retrained['FLOPs-max']:.1f}, random "
+        f"{comparison.recipe.signal} of {len(comparison.outcomes)} run(s) ranks the networks of "
+        f"the half that is reported on with Spearman {spearman[marked]:.2f} (FLOPs "
+        f"{spearman['FLOPs']:.2f}, #params {spearman['#params']:.2f}), {given_flops:.2f} given "
+        f"log FLOPs. The network that it finds under the cap is better than {place[marked]:.1f} % "
+        f"of the legal ones; the one of most FLOPs than {place['FLOPs-max']:.1f} %. With "
+        f"{comparison.k} networks trained, of which the most accurate is kept: "
+        f"{retrained[marked]:.1f}, {retrained['FLOPs-max']:.1f}, random "
         f"{retrained['random']:.1f} %."
     )

@@ -15,30 +15,36 @@ from jaxnas.supernet import Supernet, indicators, inherited, parameters, recipes
 from jaxnas.supernet.recipes import Recipe
 from jaxnas.types import Array
 
-_RECIPE = flags.DEFINE_enum("recipe", "fair", tuple(recipes.BY_NAME), "How to train, and what of.")
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training images.", 1)
-_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Images a step.", 1)
-_RATE = flags.DEFINE_float("learning_rate", None, "Instead of the recipe's.")
-_TRAINED = flags.DEFINE_enum(
-    "trained", None, get_args(parameters.Trained), "Instead of the recipe's."
+_RECIPE = flags.DEFINE_enum(
+    "recipe", "fair", tuple(recipes.BY_NAME), "Recipe to train the supernet by."
 )
-_CLASSIFIER = flags.DEFINE_bool("classifier", None, "Train it or not, instead of the recipe's.")
-_VALID = flags.DEFINE_integer("valid_size", 256, "Training images held out to judge paths by.", 1)
+_EPOCHS = flags.DEFINE_integer("epochs", 20, "Number of passes over the training images.", 1)
+_TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Number of images of a training step.", 1)
+_RATE = flags.DEFINE_float("learning_rate", None, "Learning rate. [the recipe's]")
+_TRAINED = flags.DEFINE_enum(
+    "trained", None, get_args(parameters.Trained), "Parameters to train. [the recipe's]"
+)
+_CLASSIFIER = flags.DEFINE_bool("classifier", None, "Train the classifier. [the recipe's]")
+_VALID = flags.DEFINE_integer(
+    "valid_size", 256, "Number of training images held out to judge paths by.", 1
+)
 _AUGMENT = flags.DEFINE_bool("augment", True, "Crop and mirror the training images at random.")
-_INIT = flags.DEFINE_string("initialization", None, "Instead of the recipe's.")
+_INIT = flags.DEFINE_string(
+    "initialization", None, "Initialization of the supernet's kernels. [the recipe's]"
+)
 
 
 def recipe() -> Recipe:
     """Return the recipe that the flags name."""
-    own = recipes.BY_NAME[_RECIPE.value]
-    return own._replace(
-        trained=cast(parameters.Trained, _TRAINED.value or own.trained),
-        classifier=own.classifier if _CLASSIFIER.value is None else _CLASSIFIER.value,
-        initialization=_INIT.value or own.initialization,
-        options=own.options._replace(
+    named = recipes.BY_NAME[_RECIPE.value]
+    return named._replace(
+        trained=cast(parameters.Trained, _TRAINED.value or named.trained),
+        classifier=named.classifier if _CLASSIFIER.value is None else _CLASSIFIER.value,
+        initialization=_INIT.value or named.initialization,
+        options=named.options._replace(
             epochs=_EPOCHS.value,
             batch_size=_TRAIN_BATCH.value,
-            learning_rate=_RATE.value or own.options.learning_rate,
+            learning_rate=_RATE.value or named.options.learning_rate,
             crop_padding=None if _AUGMENT.value else 0,
             flip=_AUGMENT.value,
         ),
@@ -57,10 +63,10 @@ class Images(NamedTuple):
     valid: tuple[Array, np.ndarray]
 
 
-def images(own: common.Setting) -> Images:
+def images(setting: common.Setting) -> Images:
     """Return the training images, some of them held out: the same for all seeds."""
-    dataset = own.dataset
-    inputs = datasets.resize(datasets.normalize(dataset, dataset.x_train), own.image_size)
+    dataset = setting.dataset
+    inputs = datasets.resize(datasets.normalize(dataset, dataset.x_train), setting.image_size)
     if len(inputs) <= _VALID.value:
         raise ValueError(
             f"valid_size must leave training images: got {_VALID.value} of {len(inputs)}."
@@ -70,7 +76,7 @@ def images(own: common.Setting) -> Images:
     return Images(learned, judged)
 
 
-class Run(NamedTuple):
+class TrainedSupernet(NamedTuple):
     """A trained supernet.
 
     Attributes:
@@ -104,7 +110,9 @@ class Run(NamedTuple):
         tables = {
             mode: indicators.score_table(self.read, mode) for mode in recipes.modes(self.recipe)
         }
-        return {f"indicators, {mode}": indicators.score(own, archs) for mode, own in tables.items()}
+        return {
+            f"indicators, {mode}": indicators.score(table, archs) for mode, table in tables.items()
+        }
 
     def signal(self, archs: np.ndarray) -> np.ndarray:
         """Return the score of the recipe."""
@@ -115,7 +123,7 @@ class Run(NamedTuple):
 
 def run(
     module: SearchedNetwork, recipe: Recipe, images: Images, folder: Path, seed: int, order: int = 0
-) -> Run:
+) -> TrainedSupernet:
     """Return the supernet of a recipe, trained; a run that was interrupted goes on.
 
     Args:
@@ -139,8 +147,8 @@ def run(
         recipe.options._replace(seed=1000 * seed + order),
         paths=sampling.strict_fair(num_choices(module.layout)),
         checkpoint_dir=folder / f"supernet_{seed}_{order}",
-        progress=lambda own: say(
-            f"{label}: step {own.step}, loss {own.loss:.3f}, drift {own.drift:.3f}"
+        progress=lambda point: say(
+            f"{label}: step {point.step}, loss {point.loss:.3f}, drift {point.drift:.3f}"
         ),
     )
     if supernet.diverged:
@@ -148,4 +156,4 @@ def run(
             f"The supernet of {label} diverged at step {supernet.history[-1].step}: got a loss of "
             f"{supernet.history[-1].loss:.3g}; lower --learning_rate."
         )
-    return Run(module, recipe, images, seed, order, supernet)
+    return TrainedSupernet(module, recipe, images, seed, order, supernet)

@@ -24,7 +24,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, supernet_runs
-from experiments.supernet_runs import Run
+from experiments.supernet_runs import TrainedSupernet
 from jaxnas import search
 from jaxnas.launch import launch
 from jaxnas.runs import Plot, Report, Table, Text, figures
@@ -35,12 +35,16 @@ from jaxnas.trainer import SpaceFn, Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
-_LAYOUT = flags.DEFINE_enum("layout", "smoke32", tuple(BY_LAYOUT), "What the networks look like.")
-_CAP = flags.DEFINE_float("flops_cap", None, "Millions. [the median of random networks]", 0)
-_K = flags.DEFINE_integer("k", 2, "Networks of each kind to retrain.", 1)
-_RETRAIN_EPOCHS = flags.DEFINE_integer("retrain_epochs", 12, "Of the networks found.", 1)
-_RETRAIN_BATCH = flags.DEFINE_integer("retrain_batch", 64, "Images a step.", 1)
-_RETRAIN_RATE = flags.DEFINE_float("retrain_rate", 0.1, "Highest learning rate of it.", 0)
+_LAYOUT = flags.DEFINE_enum("layout", "smoke32", tuple(BY_LAYOUT), "Layout of the networks.")
+_CAP = flags.DEFINE_float(
+    "flops_cap", None, "Cap of millions of FLOPs. [the median of random networks]", 0
+)
+_K = flags.DEFINE_integer("k", 2, "Number of networks of each kind to retrain.", 1)
+_RETRAIN_EPOCHS = flags.DEFINE_integer("retrain_epochs", 12, "Number of epochs of retraining.", 1)
+_RETRAIN_BATCH = flags.DEFINE_integer(
+    "retrain_batch", 64, "Number of images of a step of retraining.", 1
+)
+_RETRAIN_RATE = flags.DEFINE_float("retrain_rate", 0.1, "Highest learning rate of retraining.", 0)
 
 common.reads(*common.IMAGES)
 flags.adopt_module_key_flags(supernet_runs)
@@ -50,16 +54,16 @@ _SAMPLE = 1000
 
 def main() -> None:
     """Train a supernet, search, retrain and compare."""
-    own = common.setting(_space)
+    setting = common.setting(_space)
     recipe = supernet_runs.recipe()
-    space, layout = _of_norm(own)("batch"), _layout(own.image_size)
+    space, layout = _of_norm(setting)("batch"), _layout(setting.image_size)
     options = space.options
     module = SearchedNetwork("batch", options["colors"], layout, options["classes"], recipe.bypass)
     table = costs(module)
     key = jax.random.key(common.seed())
     cap = _cap(space, table, key)
     with common.run_folder(f"supernet_search_{recipe.name}") as (folder, meter):
-        images = supernet_runs.images(own)
+        images = supernet_runs.images(setting)
         run = supernet_runs.run(module, recipe, images, folder, common.seed())
         history = search.constrained_evolution(
             space.num_choices,
@@ -69,8 +73,8 @@ def main() -> None:
         )
         arms = _arms(space, table, cap, history, jax.random.fold_in(key, 2))
         trainer = Trainer(
-            *(_of_norm(own), own.dataset, _retraining(recipe), folder / "retrained"),
-            image_size=own.image_size,
+            *(_of_norm(setting), setting.dataset, _retraining(recipe), folder / "retrained"),
+            image_size=setting.image_size,
         )
         rows = [
             {
@@ -95,10 +99,11 @@ def main() -> None:
         Plot("Training", _losses(run), "Mean loss of the paths of the supernet."),
     ]
     subtitle = (
-        f"{_LAYOUT.value} networks at {own.image_size} pixels, {len(space.num_choices)} layers; "
-        f"cap {cap / 1e6:.4g} MFLOPs; supernet by recipe {recipe.name}, {recipe.options.epochs} "
-        f"epochs, {len(history.scores)} networks scored; retrained for {_RETRAIN_EPOCHS.value} "
-        f"epochs of {_RETRAIN_BATCH.value} images a step; seed {common.seed()}."
+        f"{_LAYOUT.value} networks at {setting.image_size} pixels, {len(space.num_choices)} "
+        f"layers; cap {cap / 1e6:.4g} MFLOPs; supernet by recipe {recipe.name}, "
+        f"{recipe.options.epochs} epochs, {len(history.scores)} networks scored; retrained "
+        f"for {_RETRAIN_EPOCHS.value} epochs of {_RETRAIN_BATCH.value} images a step; "
+        f"seed {common.seed()}."
     )
     summary = {f"test_{name}": row["test %"] for name, row in means.to_dict("index").items()}
     common.finish(folder, meter, Report("Search by a supernet", subtitle, parts), summary)
@@ -112,9 +117,9 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
     return space_of(_LAYOUT.value, norm=norm, **options)  # the layout knows its widths
 
 
-def _of_norm(own: common.Setting) -> SpaceFn:
-    sizes = {name: own.space.options[name] for name in ("classes", "colors")}
-    return lambda norm: space_of(_layout(own.image_size), norm=norm, **sizes)
+def _of_norm(setting: common.Setting) -> SpaceFn:
+    sizes = {name: setting.space.options[name] for name in ("classes", "colors")}
+    return lambda norm: space_of(_layout(setting.image_size), norm=norm, **sizes)
 
 
 def _retraining(recipe: Recipe) -> TrainingOptions:
@@ -164,9 +169,9 @@ def _curve(history: search.History) -> Any:
     return figures.curves({"evolution": series}, x="networks scored", y="best score")
 
 
-def _losses(run: Run) -> Any:
+def _losses(run: TrainedSupernet) -> Any:
     history = run.supernet.history
-    series = pd.Series([own.loss for own in history], index=[own.step for own in history])
+    series = pd.Series([point.loss for point in history], index=[point.step for point in history])
     return figures.curves({run.recipe.name: series}, x="step", y="loss (nats)")
 
 

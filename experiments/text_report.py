@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments.text_runs import DEV, TEST, Run
+from experiments.text_runs import DEV, TEST, FineTuning
 from jaxnas import correlation
 from jaxnas.runs import Plot, Table, Text
 
 _DRAWS = 1000
 
 
-class Findings(NamedTuple):
+class FineTunedPool(NamedTuple):
     """A scored and partly fine-tuned pool.
 
     Attributes:
@@ -31,13 +31,13 @@ class Findings(NamedTuple):
     params: np.ndarray
     changes: np.ndarray
     scores: dict[str, np.ndarray]
-    arms: dict[str, list[Run]]
-    ranked: list[list[Run]]
+    arms: dict[str, list[FineTuning]]
+    ranked: list[list[FineTuning]]
     k: int
     seed: int
 
 
-def build(found: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
+def build(found: FineTunedPool) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
     """Return the parts of the report, and the numbers of its summary."""
     outcome = pd.DataFrame([_outcome(name, runs) for name, runs in found.arms.items()])
     if len(found.ranked) == len(found.wirings):
@@ -76,10 +76,10 @@ def build(found: Findings) -> tuple[list[Text | Table | Plot], dict[str, Any]]:
     return parts, summary
 
 
-def _outcome(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _outcome(name: str, runs: Sequence[FineTuning]) -> dict[str, Any]:
     # The first of equals: by the dev set there is nothing between them.
-    best = max(runs, key=lambda own: own[DEV])
-    tests = [own[TEST] for own in runs]
+    best = max(runs, key=lambda tuning: tuning[DEV])
+    tests = [tuning[TEST] for tuning in runs]
     return {
         "runs of": name,
         "chosen": best["wiring"],
@@ -91,25 +91,25 @@ def _outcome(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _random_outcome(found: Findings) -> dict[str, Any]:
+def _random_outcome(found: FineTunedPool) -> dict[str, Any]:
     """Return what k random wirings give, over draws of them from the fine-tuned pool."""
     rng = np.random.default_rng(found.seed)
     draws = []
     for _ in range(_DRAWS):
         places = rng.permutation(len(found.ranked))[: found.k]
-        draws.append(_outcome("", [own for at in places for own in found.ranked[at]]))
-    means = {column: float(np.mean([own[column] for own in draws])) for column in (DEV, TEST)}
+        draws.append(_outcome("", [tuning for at in places for tuning in found.ranked[at]]))
+    means = {column: float(np.mean([draw[column] for draw in draws])) for column in (DEV, TEST)}
     return {
         "runs of": f"random-{found.k}, mean of {_DRAWS} draws",
         "chosen": "",
         **means,
-        "mean": float(np.mean([own["mean"] for own in draws])),
-        "sd": float(np.std([own[TEST] for own in draws], ddof=1)),
+        "mean": float(np.mean([draw["mean"] for draw in draws])),
+        "sd": float(np.std([draw[TEST] for draw in draws], ddof=1)),
         "runs": draws[0]["runs"],
     }
 
 
-def _ranks(found: Findings) -> pd.DataFrame:
+def _ranks(found: FineTunedPool) -> pd.DataFrame:
     """Return how well each score and each control orders the fine-tuned wirings."""
     count = len(found.ranked)
     controls = {
@@ -121,19 +121,19 @@ def _ranks(found: Findings) -> pd.DataFrame:
         column: np.array([_mean(runs, column) for runs in found.ranked]) for column in (DEV, TEST)
     }
     rows = []
-    for name, own in (found.scores | controls).items():
+    for name, values_of in (found.scores | controls).items():
         low, high = correlation.bootstrap_interval(
-            correlation.spearman, own[:count], accuracies[DEV]
+            correlation.spearman, values_of[:count], accuracies[DEV]
         )
         row: dict[str, Any] = {"score": name}
         for column, values in accuracies.items():
-            row[column] = correlation.spearman(own[:count], values)
-        rows.append(row | {"low": low, "high": high, "ties": correlation.ties(own[:count])})
+            row[column] = correlation.spearman(values_of[:count], values)
+        rows.append(row | {"low": low, "high": high, "ties": correlation.ties(values_of[:count])})
     return pd.DataFrame(rows)
 
 
-def _mean(runs: Sequence[Run], column: str) -> float:
-    return float(np.mean([own[column] for own in runs]))
+def _mean(runs: Sequence[FineTuning], column: str) -> float:
+    return float(np.mean([tuning[column] for tuning in runs]))
 
 
 def _verdict(outcome: pd.DataFrame, scores: list[str], k: int) -> str:

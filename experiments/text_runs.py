@@ -20,7 +20,7 @@ from jaxnas.types import Params
 
 DEV, TEST = "dev %", "test %"
 
-Run = dict[str, Any]
+FineTuning = dict[str, Any]
 """One fine-tuning run: its `wiring`, `seed`, and accuracies `DEV` and `TEST`."""
 
 
@@ -58,7 +58,7 @@ class Tuner(NamedTuple):
     context: dict[str, Any]
 
 
-def run(tuner: Tuner, arch: np.ndarray, seed: int) -> Run:
+def run(tuner: Tuner, arch: np.ndarray, seed: int) -> FineTuning:
     """Return one fine-tuning run, from the file if it is there: its wiring, seed and accuracies.
 
     Raises:
@@ -80,7 +80,9 @@ def _tune(tuner: Tuner, arch: np.ndarray, seed: int) -> dict[str, float]:
     context = (arch, kept)
     cut = functools.partial(tokens.batches, lengths=tuner.lengths)
     train = functools.partial(cut, tuner.data.train, tuner.batch_size)
-    dev, test = (list(cut(own, 4 * tuner.batch_size)) for own in (tuner.data.dev, tuner.data.test))
+    dev, test = (
+        list(cut(part, 4 * tuner.batch_size)) for part in (tuner.data.dev, tuner.data.test)
+    )
     options = tuner.options._replace(seed=seed)
     tuned = fine_tune(network, context, params, train, dev, options)
     test_accuracy = evaluate(network, context, tuned.params, test)[0]
@@ -98,7 +100,7 @@ def _trained(tuner: Tuner, seed: int) -> tuple[TunedFn, Params, Params]:
     if tuner.rank is None:
         embeddings = params.pop("embeddings")
         return tuner.network.above_embeddings, embeddings, params
-    joins = {name: own for name, own in params["layers"].items() if name.startswith("join")}
+    joins = {name: weights for name, weights in params["layers"].items() if name.startswith("join")}
     trained = {
         "factors": low_rank.init(factors, params["layers"], tuner.rank),
         "joins": joins,

@@ -35,7 +35,7 @@ def build(csv_path: str | Path, table_path: str | Path = TABLE) -> None:
     if len({row["hash"] for row in rows}) < len(rows):
         raise ValueError(f"Each cell must be there once: got {len(rows)} rows with fewer hashes.")
     archs = np.array([_arch(row) for row in rows], np.int32)
-    shares = np.array([[float(row[f"valid_acc_{own}ep"]) for own in EPOCHS] for row in rows])
+    shares = np.array([[float(row[f"valid_acc_{epochs}ep"]) for epochs in EPOCHS] for row in rows])
     counts = np.rint(shares * IMAGES)
     if not np.allclose(shares * IMAGES, counts, rtol=0, atol=2e-3):  # they have seven decimals
         raise ValueError(f"Accuracies must be shares of {IMAGES} images: got others.")
@@ -63,9 +63,9 @@ def _arch(row: Mapping[str, str]) -> tuple[int, ...]:
         raise ValueError(
             f"A row's hash must be that of its graph: got {row['hash']!r} for another."
         )
-    for own in (given, *sorted(notation.orders(given))):
-        if channels.num_params(notation.graph(own)) == int(row["params"]):
-            return own
+    for ordered in (given, *sorted(notation.orders(given))):
+        if channels.num_params(notation.graph(ordered)) == int(row["params"]):
+            return ordered
     raise ValueError(
         f"params must be those of the row's cell in some order of its vertices: got "
         f"{row['params']} for {row['adjacency']}:{row['ops']}."

@@ -32,7 +32,7 @@ def build(paths: Mapping[str, str | Path], table_path: str | Path = TABLE) -> No
             row["heads"] = "/".join(row.pop(f"heads_{stage}") for stage in (1, 2, 3))
         choices = BY_NAME[name]
         arrays[f"{name}/archs"] = np.array([_arch(choices, row) for row in rows], np.int32)
-        for column in rows[0].keys() - {own.name for own in choices}:
+        for column in rows[0].keys() - {choice.name for choice in choices}:
             values = [row[column] for row in rows]
             measured = column != "declared_operations"
             arrays[f"{name}/{column}"] = np.array(values, np.float64 if measured else None)
@@ -42,13 +42,15 @@ def build(paths: Mapping[str, str | Path], table_path: str | Path = TABLE) -> No
 def _arch(choices: Choices, row: Mapping[str, str]) -> list[int]:
     """Return the decisions of a row; those of layers that it does not have are 0."""
     found = []
-    for own in choices:
-        offered = {str(value): at for at, value in enumerate(own.values)}
-        values = row[own.name].split(" ")
+    for choice in choices:
+        offered = {str(value): at for at, value in enumerate(choice.values)}
+        values = row[choice.name].split(" ")
         if set(values) - set(offered):
-            raise ValueError(f"{own.name} must be of {', '.join(offered)}: got {row[own.name]!r}.")
+            raise ValueError(
+                f"{choice.name} must be of {', '.join(offered)}: got {row[choice.name]!r}."
+            )
         decisions = [offered[value] for value in values]
-        found += decisions + [0] * (own.places - len(decisions))
+        found += decisions + [0] * (choice.places - len(decisions))
     return found
 
 

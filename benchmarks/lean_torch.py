@@ -1,30 +1,20 @@
 """The scores of jaxnas in lean eager PyTorch, and zero-cost-nas called as its authors call it.
 
-    python -m experiments.lean_torch
-
-is one side of `experiments.benchmark`, which starts it: a line of JSON in, a line of JSON out.
-
-Lean: all architectures share one set of weights, only the chosen operations of live edges run, in
-channels_last, with `torch.autograd.grad`, and nothing is copied that need not be. It knows nothing
-of jaxnas, whose memory and threads would be counted with its own.
+These are two sides of `benchmarks/pytorch.py`. In the lean program all architectures share one set
+of weights, and only the chosen operations of live edges run, channels last. It takes gradients with
+`torch.autograd.grad` and copies nothing that need not be. It imports nothing of jaxnas.
 """
 
 import functools
 import importlib
-import os
-import runpy
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from experiments import workers
 
 _EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 _OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -49,11 +39,11 @@ class Problem(NamedTuple):
 
 
 def load(path: str) -> Problem:
-    """Return the problem that `experiments.benchmark` wrote."""
+    """Return the problem that `benchmarks/pytorch.py` wrote."""
     with np.load(path) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "options"}
     images, labels = arrays.pop("images"), arrays.pop("labels")
-    weights = {name: _torch_layout(own).requires_grad_() for name, own in arrays.items()}
+    weights = {name: _torch_layout(array).requires_grad_() for name, array in arrays.items()}
     blocks = sorted({name.split("/")[0] for name in weights})
     return Problem(images.permute(0, 3, 1, 2), labels.long(), weights, blocks)
 
@@ -68,7 +58,7 @@ def _torch_layout(weight: Tensor) -> Tensor:
 def live_edges(arch: list[int]) -> list[int]:
     """Return the edges that have a say in the output.
 
-    A convolution on an edge that carries nothing has one too: the bias of its normalisation.
+    A convolution on an edge that carries nothing has one too: the bias of its normalization.
     """
     fed, useful, carrying, live = {0}, {3}, [], []
     for edge, (operation, (source, target)) in enumerate(zip(arch, _EDGES, strict=True)):
@@ -99,7 +89,7 @@ class Network:
         return x
 
     def _stem(self, name: str, x: Tensor) -> Tensor:
-        return self._normalise(name, self._convolve(name, x))
+        return self._normalize(name, self._convolve(name, x))
 
     def _cell(self, name: str, x: Tensor) -> Tensor:
         nodes: dict[int, Tensor] = {0: x}
@@ -108,7 +98,7 @@ class Network:
             if operation in (_CONV_1X1, _CONV_3X3):
                 path = f"{name}/edge_{edge}/{_OPERATIONS[operation]}"
                 if source in nodes:
-                    y = self._normalise(path, self._convolve(path, activated(source)))
+                    y = self._normalize(path, self._convolve(path, activated(source)))
                 else:
                     y = self._constant(path, x)
             elif operation == _POOL:
@@ -119,12 +109,12 @@ class Network:
         return nodes[3]
 
     def _reduction(self, name: str, x: Tensor) -> Tensor:
-        y = self._normalise(f"{name}/conv_a", self._convolve(f"{name}/conv_a", F.relu(x), 2))
-        y = self._normalise(f"{name}/conv_b", self._convolve(f"{name}/conv_b", F.relu(y)))
+        y = self._normalize(f"{name}/conv_a", self._convolve(f"{name}/conv_a", F.relu(x), 2))
+        y = self._normalize(f"{name}/conv_b", self._convolve(f"{name}/conv_b", F.relu(y)))
         return y + self._convolve(f"{name}/shortcut", F.avg_pool2d(x, 2))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return F.relu(self._normalise(name, x)).mean((2, 3))
+        return F.relu(self._normalize(name, x)).mean((2, 3))
 
     def _classifier(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self._use(f"{name}/kernel"), self._use(f"{name}/bias"))
@@ -133,13 +123,13 @@ class Network:
         kernel = self._use(f"{name}/kernel")
         return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
 
-    def _normalise(self, name: str, x: Tensor) -> Tensor:
+    def _normalize(self, name: str, x: Tensor) -> Tensor:
         return F.batch_norm(
             x, None, None, self._use(f"{name}/scale"), self._use(f"{name}/bias"), training=True
         )
 
     def _constant(self, name: str, like: Tensor) -> Tensor:
-        """Return what a normalisation makes of zeros: its bias."""
+        """Return what a normalization makes of zeros: its bias."""
         return self._use(f"{name}/bias")[None, :, None, None].expand_as(like)
 
     def _use(self, path: str) -> Tensor:
@@ -168,8 +158,8 @@ class WatchedNetwork(Network):
         z.register_hook(functools.partial(_watch_kernel, self.grams, x.detach(), size, stride))
         return z
 
-    def _normalise(self, name: str, x: Tensor) -> Tensor:
-        y = super()._normalise(name, x)
+    def _normalize(self, name: str, x: Tensor) -> Tensor:
+        y = super()._normalize(name, x)
         scale, bias = self._use(f"{name}/scale"), self._use(f"{name}/bias")
         y.register_hook(functools.partial(_watch_norm, self.grams, y.detach(), scale, bias))
         return y
@@ -223,19 +213,19 @@ def _gradients(problem: Problem, arch: list[int]) -> tuple[list[Tensor], tuple[T
 def grad_norm(problem: Problem, arch: list[int]) -> float:
     """Return the sum over tensors of the norm of the batch gradient."""
     _, gradients = _gradients(problem, arch)
-    return torch.stack([own.norm() for own in gradients]).sum().item()
+    return torch.stack([gradient.norm() for gradient in gradients]).sum().item()
 
 
 def mgm(problem: Problem, arch: list[int]) -> float:
     """Return the squared norm of the batch gradient."""
     _, gradients = _gradients(problem, arch)
-    return torch.stack([own.norm() for own in gradients]).square().sum().item()
+    return torch.stack([gradient.norm() for gradient in gradients]).square().sum().item()
 
 
 def snip(problem: Problem, arch: list[int]) -> float:
     """Return the sum over kernels of |weight x gradient|."""
     pairs = zip(*_gradients(problem, arch), strict=True)
-    terms = [(weight.detach() * own).abs().sum() for weight, own in pairs if own.ndim > 1]
+    terms = [(weight.detach() * grad).abs().sum() for weight, grad in pairs if grad.ndim > 1]
     return torch.stack(terms).sum().item()
 
 
@@ -253,7 +243,7 @@ Score = Callable[[list[int]], float]
 def lean(problem: Problem) -> dict[str, Score]:
     """Return the scores of this program by name."""
     scores = (grad_norm, snip, mgm, gradient_values)
-    return {own.__name__: functools.partial(own, problem) for own in scores}
+    return {score.__name__: functools.partial(score, problem) for score in scores}
 
 
 def zero_cost_nas(problem: Problem, checkout: str) -> dict[str, Score]:
@@ -266,8 +256,9 @@ def zero_cost_nas(problem: Problem, checkout: str) -> dict[str, Score]:
     models = importlib.import_module("foresight.models.nasbench2")
     predictive = importlib.import_module("foresight.pruners.predictive")
     batch = problem.images.contiguous(), problem.labels
-    (classifier,) = (own for path, own in problem.weights.items() if "classifier/kernel" in path)
-    classes, features = classifier.shape
+    classes, features = next(
+        weight.shape for path, weight in problem.weights.items() if "classifier/kernel" in path
+    )
     torch.manual_seed(0)
 
     def measured(name: str, arch: list[int]) -> float:
@@ -291,55 +282,4 @@ def _to_string(arch: list[int]) -> str:
     terms: list[list[str]] = [[], [], []]
     for operation, (source, target) in zip(arch, _EDGES, strict=True):
         terms[target - 1].append(f"{_OPERATIONS[operation]}~{source}")
-    return "+".join(f"|{'|'.join(own)}|" for own in terms)
-
-
-class Worker:
-    """Answers the requests of `experiments.benchmark`, which are calls of the methods."""
-
-    def __init__(self) -> None:
-        self.scores: dict[str, Score] = {}
-        self.pool: ThreadPoolExecutor | None = None
-
-    def open(
-        self, problem: str, threads: int | None, allocator: str | None, checkout: str | None
-    ) -> dict[str, Any]:
-        """Load the problem and return the names of the scores that there are.
-
-        Args:
-            problem: path of a file.
-            threads: to use; None for all.
-            allocator: path of `jaxnas.allocator`, to do as jaxnas does: freed memory is kept, and
-                on all cores each thread has an architecture of its own. None for PyTorch as it is.
-            checkout: folder of zero-cost-nas, or None for this program.
-        """
-        if allocator:
-            runpy.run_path(allocator)["keep_memory"]()
-            self.pool = ThreadPoolExecutor(threads or os.cpu_count())
-        if allocator or threads:
-            torch.set_num_threads(threads or 1)
-        loaded = load(problem)
-        self.scores = zero_cost_nas(loaded, checkout) if checkout else lean(loaded)
-        return {"scores": list(self.scores)}
-
-    def score(self, name: str, archs: list[list[int]]) -> dict[str, Any]:
-        """Return the scores of some architectures and the seconds that they took together."""
-        scores = self.pool.map if self.pool and len(archs) > 1 else map
-        cpu, wall = time.process_time(), time.perf_counter()
-        values = list(scores(self.scores[name], archs))
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return {"values": values, "cpu": cpu, "wall": wall}
-
-    def multiply(self, size: int) -> dict[str, Any]:
-        """Return the CPU seconds of a product of two square matrices, the least of some."""
-        matrix = torch.ones(size, size)
-        seconds = []
-        for _ in range(20):
-            start = time.process_time()
-            torch.mm(matrix, matrix)
-            seconds.append(time.process_time() - start)
-        return {"cpu": min(seconds)}
-
-
-if __name__ == "__main__":
-    workers.serve(Worker())
+    return "+".join(f"|{'|'.join(node)}|" for node in terms)

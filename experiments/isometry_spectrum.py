@@ -266,11 +266,11 @@ def _histogram(spectra: Mapping[tuple[str, str], list[list[np.ndarray]]], mode: 
 
 
 def _curves(stacks: list[dict[str, Any]], mode: str) -> Plot:
-    shown = {}
+    shown: dict[str, pd.Series] = {}
     table = pd.DataFrame(stacks)
     for name, rows in table[table["mode"] == mode].groupby("initialisation", sort=False):
-        variance = np.maximum(np.median(np.stack(rows["variances"]), 0), 1e-38)
-        shown[name] = pd.Series(np.log10(variance), index=np.arange(1, len(variance) + 1))
+        variance = np.maximum(np.median(np.stack(rows["variances"].tolist()), 0), 1e-38)
+        shown[str(name)] = pd.Series(np.log10(variance), index=np.arange(1, len(variance) + 1))
     return Plot(
         f"Variance by depth, {mode}",
         figures.curves(shown, x="block", y="log10 of the variance"),

@@ -53,7 +53,7 @@ def stages(
     if isinstance(apply_fn, Staged):
         return apply_fn.stages(params, inputs, statistics, normalized=normalized)
     leaves, structure = jax.tree.flatten((params, inputs))
-    shapes = tuple((tuple(own.shape), str(own.dtype)) for own in leaves)
+    shapes = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
 
     def logits(params: Params, inputs: Any) -> Array:
         return gradients.outputs(apply_fn, params, inputs).logits
@@ -111,21 +111,22 @@ def _pull(
     cotangent: Array,
 ) -> tuple[list[Array | None], Any]:
     """Return the gradients by the inputs, None for tokens, and what is kept of the tensors."""
-    floats = [is_floating(own) for own in inputs]
+    floats = [is_floating(array) for array in inputs]
 
     def features(params: list[Array], floating: list[Array]) -> Array:
         remaining = iter(floating)
         merged = [
-            next(remaining) if is_one else own for is_one, own in zip(floats, inputs, strict=True)
+            next(remaining) if is_one else array
+            for is_one, array in zip(floats, inputs, strict=True)
         ]
         return piece(params, constants, merged)[0][-1]
 
-    floating = [own for is_one, own in zip(floats, inputs, strict=True) if is_one]
+    floating = [array for is_one, array in zip(floats, inputs, strict=True) if is_one]
     of_params, of_floating = jax.vjp(features, params, floating)[1](cotangent)
     remaining = iter(of_floating)
     of_inputs = [next(remaining) if is_one else None for is_one in floats]
     kept = [
-        tuple(own.keep(tensor, summed) for own in statistics)
+        tuple(statistic.keep(tensor, summed) for statistic in statistics)
         for tensor, summed in zip(params, of_params, strict=True)
     ]
     return of_inputs, kept

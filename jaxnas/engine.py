@@ -177,7 +177,7 @@ def _host() -> jax.Device | None:
 def _reduce_wide(proxies: tuple[Proxy, ...], measured: Any) -> Array:
     by_measure = dict(zip(_measures_of(proxies), measured, strict=True))
     scores = [proxy.reduce(by_measure[proxy.measure]) for proxy in proxies]
-    return jnp.stack([_number(*own) for own in zip(proxies, scores, strict=True)])
+    return jnp.stack([_number(*each) for each in zip(proxies, scores, strict=True)])
 
 
 def _number(proxy: Proxy, score: Any) -> Array:

@@ -99,7 +99,7 @@ class Found(NamedTuple):
             positions: of the wanted rows, in their order; None for all.
         """
         at = np.asarray(range(len(self.scores.archs)) if positions is None else positions, int)
-        costs = {name: own[at] for name, own in self.costs.items()}
+        costs = {name: cost[at] for name, cost in self.costs.items()}
         best = np.maximum.accumulate(self.scores.mean(self.scores.first))[at]
         frame = self.scores.take(at).to_frame().set_index(at)
         return frame.assign(**costs, **{"best so far": best})
@@ -258,7 +258,7 @@ def find(
     write = scalar_writer(writer)
     check.instance("caps", caps, Mapping | None, "limits by the names of scores")
     limits = {
-        _cost(name): check.real(f"A cap of {name}", own) for name, own in (caps or {}).items()
+        _cost(name): check.real(f"A cap of {name}", item) for name, item in (caps or {}).items()
     }
     if strategy == EXHAUSTIVE:
         everything = _everything(scorer.space, evaluations)
@@ -296,7 +296,7 @@ def _confirmed(found: Found, limit: float) -> Found:
         if clock(found.top(1)).mean(_LATENCY.name)[0] <= _TOLERANCE * limit:
             break
         kept = (found.scores.archs != found.best).any(1)
-        costs = {name: own[kept] for name, own in found.costs.items()}
+        costs = {name: cost[kept] for name, cost in found.costs.items()}
         scores = found.scorer(found.scores.archs[kept])
         found = Found(scores, costs, found.num_refused + 1, found.scorer)
     return found
@@ -349,7 +349,7 @@ def _rounds(
 def _progress(scores: Scores, count: int) -> dict[str, float]:
     """Return what a writer is told of a search that has met `count` architectures."""
     leads = int(np.argmax(scores.mean(scores.first)))
-    best = {name: own.mean(0)[leads] for name, own in (scores.measured | scores.scores).items()}
+    best = {name: each.mean(0)[leads] for name, each in (scores.measured | scores.scores).items()}
     told = {f"best/{name}": float(value) for name, value in best.items() if np.isfinite(value)}
     refused = float(count - len(scores.archs))
     return {"search/seconds": scores.cpu_seconds, "search/refused": refused, **told}

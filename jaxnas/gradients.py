@@ -71,7 +71,7 @@ def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
     """Return the gradient of the mean loss of the batch, a pytree like `params`."""
     check.tree("params", params, "f")
     (total,) = read(apply_fn, params, batch, {loss_cotangent: (GRADIENT,)})[loss_cotangent]
-    return jax.tree.map(lambda own: own / batch.size, total)
+    return jax.tree.map(lambda leaf: leaf / batch.size, total)
 
 
 def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
@@ -93,7 +93,7 @@ def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Pa
 
     def loss(params: Params, example: Any, label: Any) -> Array:
         logits = _logits_of_one(apply_fn, params, example)
-        return losses(logits[None], jax.tree.map(lambda own: own[None], label))[0]
+        return losses(logits[None], jax.tree.map(lambda leaf: leaf[None], label))[0]
 
     return jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, batch.inputs, batch.labels)
 
@@ -137,20 +137,22 @@ def read(
     """
     _check(apply_fn, batch)
     if isinstance(apply_fn, PerExampleDifferentiable):
-        every = tuple(dict.fromkeys(one for own in wanted.values() for one in own))
+        every = tuple(dict.fromkeys(one for item in wanted.values() for one in item))
         out, pullback = apply_fn.per_example_vjp(params, batch.inputs, every)
-        return {of: pullback(of(out.logits, batch.labels), own) for of, own in wanted.items()}
+        return {of: pullback(of(out.logits, batch.labels), item) for of, item in wanted.items()}
     found: dict[Cotangent, tuple[Params, ...]] = {}
     for of, statistics in wanted.items():
-        sums = tuple(own for own in statistics if not own.per_example)
+        sums = tuple(statistic for statistic in statistics if not statistic.per_example)
         kept = iter(_read_sums(hashable(apply_fn), of, sums, params, batch) if sums else ())
-        singles = tuple(own for own in statistics if own.per_example)
+        singles = tuple(statistic for statistic in statistics if statistic.per_example)
         if singles:
             out, pullback = per_example_vjp(
                 apply_fn, params, batch.inputs, singles, max_bytes=max_bytes
             )
             of_examples = iter(pullback(of(out.logits, batch.labels), singles))
-        found[of] = tuple(next(of_examples if own.per_example else kept) for own in statistics)
+        found[of] = tuple(
+            next(of_examples if statistic.per_example else kept) for statistic in statistics
+        )
     return found
 
 
@@ -228,7 +230,7 @@ def by_statistic(
     """Return a pytree like `params` for each statistic, given what all keep of each tensor."""
     structure = jax.tree.structure(params)
     return tuple(
-        jax.tree.unflatten(structure, [own[position] for own in kept])
+        jax.tree.unflatten(structure, [of_tensor[position] for of_tensor in kept])
         for position in range(len(statistics))
     )
 
@@ -251,7 +253,7 @@ def validate_uncoupled(network: Any, params: Params, inputs: Any, alone: Array) 
     row of a batch draws, the first example must not care what the others are.
     """
     leaves = [*jax.tree.leaves((params, inputs)), alone]
-    if len(alone) > 1 and not any(isinstance(own, jax.core.Tracer) for own in leaves):
+    if len(alone) > 1 and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         lifetimes.remember(network, "uncoupled", lambda: _compare(network, params, inputs, alone))
 
 
@@ -259,7 +261,7 @@ def _compare(network: Any, params: Params, inputs: Any, alone: Array) -> None:
     together = logits_of_batch(network, params, inputs)
     if isinstance(together, jax.core.Tracer) or are_close(alone, together):
         return
-    same = jax.tree.map(lambda own: jnp.broadcast_to(own[:1], own.shape), inputs)
+    same = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), inputs)
     if not are_close(logits_of_batch(network, params, same)[:1], together[:1]):
         raise ValueError(
             "Scores of single examples need examples that do not see each other: got a network "
@@ -268,9 +270,9 @@ def _compare(network: Any, params: Params, inputs: Any, alone: Array) -> None:
         )
 
 
-def are_close(own: Array, other: Array) -> bool:
+def are_close(found: Array, other: Array) -> bool:
     """Return whether logits agree up to rounding; nan agrees with everything."""
-    gap, size = jnp.abs(own - other).max(), jnp.abs(other).max()
+    gap, size = jnp.abs(found - other).max(), jnp.abs(other).max()
     return not bool(gap > jnp.sqrt(jnp.finfo(other.dtype).eps) * size)
 
 
@@ -282,7 +284,7 @@ def logits_of_batch(network: ApplyFn, params: Params, inputs: Any) -> Array:
 
 def _logits_of_one(apply_fn: ApplyFn, params: Params, example: Any) -> Array:
     """Return the logits `[K]` of one example."""
-    batch = jax.tree.map(lambda own: own[None], example)
+    batch = jax.tree.map(lambda leaf: leaf[None], example)
     return outputs(apply_fn, params, batch).logits[0]
 
 

@@ -143,7 +143,7 @@ def _await_calls(port: int, count: int, seconds: float) -> dict[int, socket.sock
             try:
                 line = opened.enter_context(server.accept()[0])
             except TimeoutError as error:
-                missing = ", ".join(str(own) for own in range(1, count) if own not in lines)
+                missing = ", ".join(str(item) for item in range(1, count) if item not in lines)
                 raise TimeoutError(
                     f"All {count} processes must come: got no call from {missing} within "
                     f"{seconds:.0f} s; start them with the same --coordinator."

@@ -125,9 +125,14 @@ class Piece:
 
     def reads(self) -> list[int]:
         """Return the positions of the parameters that the piece reads."""
-        read = {own for equation in self.equations for own in equation.invars if is_variable(own)}
-        read |= {own for own in self.gives if is_variable(own)}
-        return [place for place, own in enumerate(self.params) if own in read]
+        read = {
+            variable
+            for equation in self.equations
+            for variable in equation.invars
+            if is_variable(variable)
+        }
+        read |= {variable for variable in self.gives if is_variable(variable)}
+        return [place for place, variable in enumerate(self.params) if variable in read]
 
     def _instead(self, equation: Any, given: list[Any]) -> list[Any] | None:
         replaced = self.replaced.get(id(equation))
@@ -143,14 +148,14 @@ class Piece:
         values |= zip((self.params[place] for place in self.reads()), leaves, strict=True)
         values |= zip(self.takes, _to_axis(inputs, self.axes[0]), strict=True)
         add_results(self.equations, values, self._instead)
-        outputs = [value_of(own, values) for own in self.gives]
+        outputs = [value_of(variable, values) for variable in self.gives]
         if self.axes[1] is not None:
             outputs[-1] = jnp.moveaxis(outputs[-1], self.axes[1], -1)
         found = [
-            jnp.moveaxis(values[own.value], own.channels, -1)
-            if own.kind == "preactivation"
-            else values[own.value]
-            for own in self.found
+            jnp.moveaxis(values[one.value], one.channels, -1)
+            if one.kind == "preactivation"
+            else values[one.value]
+            for one in self.found
         ]
         return tuple(outputs), found
 
@@ -190,7 +195,9 @@ def read(
     Raises:
         ValueError: an activation is within control flow that is not a scan of a fixed length.
     """
-    shapes = jax.tree.map(lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), (params, inputs))
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, inputs)
+    )
 
     def flat(*args: Any) -> list[Any]:
         program = jax.make_jaxpr(function)(*args)
@@ -242,17 +249,19 @@ def _scan(equation: Any, given: list[Any]) -> list[Any]:
     constants, state, stacked = given[: carried - states], given[carried - states : carried], []
     steps = range(equation.params["length"])
     for step in reversed(steps) if equation.params["reverse"] else steps:
-        entries = [lax.index_in_dim(own, step, keepdims=False) for own in given[carried:]]
+        entries = [lax.index_in_dim(stack, step, keepdims=False) for stack in given[carried:]]
         results = _inline(body, [*constants, *state, *entries])
         state = results[:states]
         stacked.append(results[states:])
     if equation.params["reverse"]:
         stacked.reverse()
-    return [*state, *(jnp.stack(own) for own in zip(*stacked, strict=True))]
+    return [*state, *(jnp.stack(each) for each in zip(*stacked, strict=True))]
 
 
 def _count_entries(outer: Sequence[Any], inner: Sequence[Any]) -> int:
-    return sum(one.aval.ndim > own.aval.ndim for one, own in zip(outer, inner, strict=True))
+    return sum(
+        one.aval.ndim > variable.aval.ndim for one, variable in zip(outer, inner, strict=True)
+    )
 
 
 def _name(equation: Any) -> str | None:
@@ -275,7 +284,11 @@ def _of_one_value(equation: Any) -> str | None:
     name = equation.primitive.name
     if name in _SMOOTH:
         return _SMOOTH[name]
-    zeros = [own for own in equation.invars if not is_variable(own) and not np.any(own.val)]
+    zeros = [
+        variable
+        for variable in equation.invars
+        if not is_variable(variable) and not np.any(variable.val)
+    ]
     return "relu" if name == "max" and zeros else None
 
 
@@ -283,7 +296,7 @@ def _has_activation(program: core.ClosedJaxpr) -> bool:
     return any(
         _name(equation)
         or _of_one_value(equation)
-        or any(_has_activation(own) for own in programs_in(equation.params))
+        or any(_has_activation(one) for one in programs_in(equation.params))
         for equation in program.jaxpr.eqns
     )
 
@@ -308,49 +321,49 @@ class _Reading:
         self.behind_layers: list[int] = []  # numbers of the equations
         self.weighed = 0
         self.facts: dict[Any, Facts] = {}
-        for own in self.inputs:
-            self.facts[own] = Facts(is_floating(own.aval), True)
-        for own, value in self.constants.items():
+        for variable in self.inputs:
+            self.facts[variable] = Facts(is_floating(variable.aval), True)
+        for variable, value in self.constants.items():
             is_known = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
             is_number = is_known and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
-            self.facts[own] = Facts(scalar=float(value) if is_number else None)
+            self.facts[variable] = Facts(scalar=float(value) if is_number else None)
 
     def program(self) -> Program:
         trained = set(self.params)
         for number, equation in enumerate(self.equations):
             self.written |= dict.fromkeys(equation.outvars, number)
-            operands = [own for own in equation.invars if is_variable(own)]
-            is_trained = any(own in trained for own in operands)
-            of_inputs = [own for own in operands if self.of(own).of_tokens]
+            operands = [variable for variable in equation.invars if is_variable(variable)]
+            is_trained = any(variable in trained for variable in operands)
+            of_inputs = [variable for variable in operands if self.of(variable).of_tokens]
             if is_trained and not of_inputs:
                 trained.update(equation.outvars)
             self.weighed += bool(is_trained and of_inputs and equation.primitive.name in _LAYERS)
             self.visit(number, equation)
         return Program(self.found, self.pieces(), self.weighed)
 
-    def of(self, own: Any) -> Facts:
-        if is_variable(own):
-            return self.facts.get(own, Facts())
-        return Facts(scalar=float(own.val) if np.ndim(own.val) == 0 else None)
+    def of(self, variable: Any) -> Facts:
+        if is_variable(variable):
+            return self.facts.get(variable, Facts())
+        return Facts(scalar=float(variable.val) if np.ndim(variable.val) == 0 else None)
 
     # One equation.
 
     def visit(self, number: int, equation: Any) -> None:
         """Learn what an equation gives, and whether it is an activation or a normalization."""
         name = equation.primitive.name
-        data = [own for own in equation.invars if self.of(own).of_tokens]
+        data = [variable for variable in equation.invars if self.of(variable).of_tokens]
         is_layer = name in _LAYERS and bool(data) and is_floating(equation.outvars[0].aval)
-        of_inputs = is_layer or any(self.of(own).of_inputs for own in data)
+        of_inputs = is_layer or any(self.of(variable).of_inputs for variable in data)
         if of_inputs:
             self.look(equation, data)
         if is_layer:
             self.behind_layers.append(number)
-        for own in equation.outvars:
-            self.facts[own] = Facts(
+        for variable in equation.outvars:
+            self.facts[variable] = Facts(
                 of_inputs=of_inputs,
                 of_tokens=bool(data),
                 summed=self.is_summed(name, data),
-                channels=self.channels(equation, data, own),
+                channels=self.channels(equation, data, variable),
                 base=self.base(equation, data),
                 compared=self.compared(equation, data),
                 scalar=self.scalar(equation),
@@ -362,22 +375,28 @@ class _Reading:
         return (
             name in _ELEMENTWISE | _MOVING
             and bool(data)
-            and all(self.of(own).summed for own in data)
+            and all(self.of(variable).summed for variable in data)
         )
 
     def base(self, equation: Any, data: list[Any]) -> Any:
         """Return the value of which an equation gives a multiple, or None."""
-        name, bases = equation.primitive.name, {self.of(own).base or own for own in data}
-        others = [own for own in equation.invars if own not in data]
+        name, bases = (
+            equation.primitive.name,
+            {self.of(variable).base or variable for variable in data},
+        )
+        others = [variable for variable in equation.invars if variable not in data]
         if len(bases) == 1 and (
-            (name in _MULTIPLES and all(_is_scalar(own, self.of(own)) for own in others))
+            (
+                name in _MULTIPLES
+                and all(_is_scalar(variable, self.of(variable)) for variable in others)
+            )
             or (name in ("add", "add_any", "sub") and not others)
         ):
             return bases.pop()
         return None
 
     def compared(self, equation: Any, data: list[Any]) -> Any:
-        others = [own for own in equation.invars if own not in data]
+        others = [variable for variable in equation.invars if variable not in data]
         if equation.primitive.name in _COMPARISONS and len(data) == len(others) == 1:
             return data[0] if self.of(others[0]).scalar == 0 else None
         if equation.primitive.name in _MOVING and len(data) == 1:
@@ -403,7 +422,7 @@ class _Reading:
             return (
                 None if len(data) == 2 else both if equation.invars[1] is first else -1 % len(shape)
             )
-        known = [own for own in data if self.of(own).channels is not None]
+        known = [variable for variable in data if self.of(variable).channels is not None]
         if not known:
             return None
         before, axis = known[0].aval.shape, self.of(known[0]).channels
@@ -414,7 +433,9 @@ class _Reading:
             return params["broadcast_dimensions"][axis]
         if name.startswith("reduce_") and "axes" in params:
             return (
-                None if axis in params["axes"] else axis - sum(own < axis for own in params["axes"])
+                None
+                if axis in params["axes"]
+                else axis - sum(variable < axis for variable in params["axes"])
             )
         if name in ("reshape", "squeeze"):
             # The axis of as many entries behind as many others.
@@ -433,11 +454,11 @@ class _Reading:
         """Add what an equation rectifies or normalizes to what was found."""
         name, first = equation.primitive.name, data[0]
         operands = equation.invars
-        zeros = [own for own in operands if self.of(own).scalar == 0]
+        zeros = [variable for variable in operands if self.of(variable).scalar == 0]
         called = _name(equation)
         if called:
             self.activation(called, first)
-        elif any(_has_activation(own) for own in programs_in(equation.params)):
+        elif any(_has_activation(one) for one in programs_in(equation.params)):
             if name not in _CUSTOM:
                 raise ValueError(
                     "The activations of a network must be in its program, or in a scan of at most "
@@ -470,7 +491,7 @@ class _Reading:
         return self.of(data[1]).summed and not self.of(data[0]).summed
 
     def bases(self, values: list[Any]) -> set[Any]:
-        return {self.of(own).base or own for own in values}
+        return {self.of(variable).base or variable for variable in values}
 
     def activation(self, name: str, value: Any) -> None:
         if value.aval.ndim > 1 and self.is_of_examples(value) and is_floating(value.aval):
@@ -482,16 +503,25 @@ class _Reading:
     # Blocks.
 
     def pieces(self) -> list[Piece]:
-        tokens = [own for own in self.inputs if not is_floating(own.aval)]
+        tokens = [variable for variable in self.inputs if not is_floating(variable.aval)]
         pieces, before, start = [], None, -2  # an input is found in front of equation 0, at -1
         for cut in [*self.cuts(), None]:
             end = self.written[cut] if cut else len(self.equations)
-            found = [own for own in self.found if start < own.written <= end]
+            found = [one for one in self.found if start < one.written <= end]
             takes = [*tokens, before] if before else self.inputs
             gives = [*tokens, cut] if cut else self.outputs
-            equations = self.behind(takes, [*gives, *(own.value for own in found)])
-            read = {own for equation in equations for own in equation.invars if is_variable(own)}
-            constants = {own: it for own, it in self.constants.items() if own in {*read, *gives}}
+            equations = self.behind(takes, [*gives, *(one.value for one in found)])
+            read = {
+                variable
+                for equation in equations
+                for variable in equation.invars
+                if is_variable(variable)
+            }
+            constants = {
+                variable: it
+                for variable, it in self.constants.items()
+                if variable in {*read, *gives}
+            }
             axes = before and self.axis(before), cut and self.axis(cut)
             parts = equations, constants, self.params, takes, gives, axes, found, self.replaced
             pieces.append(Piece(*parts))
@@ -505,13 +535,15 @@ class _Reading:
     def behind(self, takes: list[Any], gives: list[Any]) -> list[Any]:
         """Return the equations between what a piece takes and what it gives."""
         given = set(takes)
-        wanted = {own for own in gives if is_variable(own)} - given
+        wanted = {variable for variable in gives if is_variable(variable)} - given
         kept = []
         for equation in reversed(self.equations):
             if wanted.intersection(equation.outvars):
                 kept.append(equation)
                 wanted.update(
-                    own for own in equation.invars if is_variable(own) and own not in given
+                    variable
+                    for variable in equation.invars
+                    if is_variable(variable) and variable not in given
                 )
         return kept[::-1]
 
@@ -519,34 +551,42 @@ class _Reading:
         """Return the value behind each block but the last, in order."""
         last_read: dict[Any, int] = {}
         for number, equation in enumerate(self.equations):
-            last_read |= {own: number for own in equation.invars if is_variable(own)}
-        last_read |= {own: len(self.equations) for own in self.outputs if is_variable(own)}
+            last_read |= {variable: number for variable in equation.invars if is_variable(variable)}
+        last_read |= {
+            variable: len(self.equations) for variable in self.outputs if is_variable(variable)
+        }
 
         # Values on which alone everything later depends, by the layers in front of them.
         runs: dict[int, list[Any]] = collections.defaultdict(list)
-        alive = {own for own in self.inputs if self.of(own).of_inputs and own in last_read}
+        alive = {
+            variable
+            for variable in self.inputs
+            if self.of(variable).of_inputs and variable in last_read
+        }
         layers = 0
         for number, equation in enumerate(self.equations):
             layers += number in self.behind_layers
             alive.update(
-                own for own in equation.outvars if self.of(own).of_inputs and own in last_read
+                variable
+                for variable in equation.outvars
+                if self.of(variable).of_inputs and variable in last_read
             )
-            alive = {own for own in alive if last_read[own] > number}
+            alive = {variable for variable in alive if last_read[variable] > number}
             if len(alive) == 1 and alive <= set(equation.outvars):
                 (only,) = alive
                 if is_floating(only.aval) and only.aval.ndim > 1 and self.is_of_examples(only):
                     runs[layers].append(only)
         return [
-            max(run, key=lambda own: (own.aval.ndim > 2, self.written[own]))
+            max(run, key=lambda variable: (variable.aval.ndim > 2, self.written[variable]))
             for layer, run in sorted(runs.items())
             if 0 < layer < layers
         ]
 
-    def is_of_examples(self, own: Any) -> bool:
-        return bool(own.aval.shape) and own.aval.shape[0] == self.examples
+    def is_of_examples(self, variable: Any) -> bool:
+        return bool(variable.aval.shape) and variable.aval.shape[0] == self.examples
 
 
-def _is_scalar(own: Any, facts: Facts) -> bool:
+def _is_scalar(variable: Any, facts: Facts) -> bool:
     return facts.scalar is not None or not (
-        own.aval.shape if is_variable(own) else np.shape(own.val)
+        variable.aval.shape if is_variable(variable) else np.shape(variable.val)
     )

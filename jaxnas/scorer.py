@@ -105,7 +105,7 @@ class Scores(NamedTuple):
         at = np.asarray(positions, np.int64)
 
         def those(by_name: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            return {name: own[:, at] for name, own in by_name.items()}
+            return {name: each[:, at] for name, each in by_name.items()}
 
         return self._replace(
             archs=self.archs[at],
@@ -126,7 +126,7 @@ class Scores(NamedTuple):
             {
                 "arch": [self.space.to_string(arch) for arch in self.archs],
                 "#params": cost.params_of(self.space, self.archs),
-                **{name: own.mean(0) for name, own in (self.scores | self.measured).items()},
+                **{name: item.mean(0) for name, item in (self.scores | self.measured).items()},
             }
         )
         missing = []
@@ -560,8 +560,8 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     if not numbers:
         raise ValueError("Seeds are integers, one or more: got none; pass (0,).")
     return tuple(
-        check.integer("A seed", own, 0, 2**32 - 1, "; JAX would wrap another one.")
-        for own in numbers
+        check.integer("A seed", number, 0, 2**32 - 1, "; JAX would wrap another one.")
+        for number in numbers
     )
 
 
@@ -587,7 +587,9 @@ def _write(
     try:
         for result in results:
             arch = strings[result.position]
-            rows += [ScoreRow(arch, name, result.seed, *own) for name, own in result.scores.items()]
+            rows += [
+                ScoreRow(arch, name, result.seed, *score) for name, score in result.scores.items()
+            ]
             taken[arch, result.seed] += result.seconds
             seconds += result.seconds
             if time.monotonic() - written > _FLUSH_SECONDS:

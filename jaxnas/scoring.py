@@ -71,10 +71,10 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
         raise ValueError(f"A batch is (inputs, labels): got {type(batch).__name__}; pass a pair.")
     inputs = jax.tree.map(jnp.asarray, check.tree("inputs", batch[0]))
     arrays = jax.tree.leaves(inputs)
-    for own in arrays:
-        if own.ndim < 2 or own.shape[:1] != arrays[0].shape[:1] or not own.shape[0]:
+    for leaf in arrays:
+        if leaf.ndim < 2 or leaf.shape[:1] != arrays[0].shape[:1] or not leaf.shape[0]:
             raise ValueError(
-                f"A batch needs examples [B, ...]: got inputs {own.shape}; pass B > 0."
+                f"A batch needs examples [B, ...]: got inputs {leaf.shape}; pass B > 0."
             )
     if not arrays:
         raise ValueError("A batch needs examples [B, ...]: got no inputs; pass an array.")
@@ -111,8 +111,8 @@ def _targets(labels: Any, loss: str | Loss | None, count: int) -> Targets:
         loss = LOSSES[check.choice("loss", loss, tuple(LOSSES))]
     labels = jax.tree.map(jnp.asarray, check.tree("labels", labels))
     arrays = jax.tree.leaves(labels)
-    if not arrays or any(own.shape[:1] != (count,) for own in arrays):
-        shapes = [list(own.shape) for own in arrays]
+    if not arrays or any(array.shape[:1] != (count,) for array in arrays):
+        shapes = [list(array.shape) for array in arrays]
         raise ValueError(f"Labels of a loss are arrays [{count}, ...]: got {shapes}; pass as many.")
     if not _are_finite(arrays):
         raise ValueError("Labels must be finite: got nan or inf; clean or mask them.")
@@ -120,8 +120,8 @@ def _targets(labels: Any, loss: str | Loss | None, count: int) -> Targets:
 
 
 def _are_finite(arrays: list[Array]) -> bool:
-    floating = [own for own in arrays if jnp.issubdtype(own.dtype, jnp.inexact)]
-    return all(bool(jnp.isfinite(own).all()) for own in floating)
+    floating = [array for array in arrays if jnp.issubdtype(array.dtype, jnp.inexact)]
+    return all(bool(jnp.isfinite(each).all()) for each in floating)
 
 
 def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
@@ -144,7 +144,7 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
             "close over the statistics in apply_fn."
         )
     for count in (batch.size, 1):
-        inputs = jax.tree.map(lambda own, count=count: own[:count], batch.inputs)
+        inputs = jax.tree.map(lambda each, count=count: each[:count], batch.inputs)
         given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
         shape: tuple[int, ...] = getattr(given.logits, "shape", ())
         is_task = isinstance(batch.labels, Targets)

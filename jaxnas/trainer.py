@@ -57,7 +57,7 @@ class Trainer:
         self._learning, self._judging = of_norm("batch"), of_norm("eval")
         self._options = TrainingOptions(epochs=12) if options is None else options
         size = image_size or dataset.x_train.shape[1]
-        sizes = {key: own for key, own in self._learning.options.items() if key != "norm"}
+        sizes = {key: option for key, option in self._learning.options.items() if key != "norm"}
         name = self._learning.name
         what = json.dumps([name, sizes, datasets.digest(dataset), size, self._options])
         root = Path(tempfile.mkdtemp() if folder is None else folder)

@@ -19,9 +19,9 @@ Params = Any
 """A pytree of arrays."""
 
 
-def is_floating(own: Any) -> bool:
+def is_floating(value: Any) -> bool:
     """Return whether an array, or the shape of one, holds floating numbers, and not tokens."""
-    return hasattr(own, "dtype") and jnp.issubdtype(own.dtype, jnp.floating)
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
 
 
 class Batch(NamedTuple):

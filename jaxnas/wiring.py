@@ -93,7 +93,9 @@ def from_edges(nodes: int, present: Iterable[tuple[int, int, int]]) -> np.ndarra
     wiring = np.zeros(len(position), np.int32)
     seen = set()
     for edge in check.items("present", present):
-        source, target, kind = (check.integer("An edge", own) for own in check.items("edge", edge))
+        source, target, kind = (
+            check.integer("An edge", item) for item in check.items("edge", edge)
+        )
         if (source, target) not in position:
             raise ValueError(
                 f"An edge leads from an earlier to a later node of 0 to {nodes - 1}: got "
@@ -119,11 +121,11 @@ def chain(cells: Sequence[ArrayLike]) -> np.ndarray:
         raise ValueError("A chain has a cell or more: got none; pass wirings [E].")
     present, last = [], 0
     for cell in cells:
-        own = validate(cell)
-        nodes = num_nodes(own)
+        kinds = validate(cell)
+        nodes = num_nodes(kinds)
         present += [
             (last + source, last + target, int(kind))
-            for (source, target), kind in zip(edges(nodes), own, strict=True)
+            for (source, target), kind in zip(edges(nodes), kinds, strict=True)
         ]
         last += nodes - 1
     return from_edges(last + 1, present)

@@ -45,14 +45,14 @@ def _passes(network, params, inputs, **options):
 def test_the_activations_of_a_plain_network(plain):
     network, params, inputs = plain
     passes = _passes(network, params, inputs)
-    shown = [own for passed in passes for own in passed.shown if own.kind == "preactivation"]
+    shown = [each for passed in passes for each in passed.shown if each.kind == "preactivation"]
     first = inputs @ params["Dense_0"]["kernel"]
     np.testing.assert_allclose(passes[-1].outputs[0], network(params, inputs), rtol=1e-6)
     # ReLU, a maximum with zero, ReLU6 and tanh; neither the variance nor the maximum with `x`.
-    assert [own.value.shape for own in shown] == [(4, 5), (4, 6), (4, 6), (4, 6)]
+    assert [each.value.shape for each in shown] == [(4, 5), (4, 6), (4, 6), (4, 6)]
     np.testing.assert_allclose(shown[0].value, first, rtol=1e-5)
-    assert all(own.alive for own in shown)
-    (variance,) = (own for passed in passes for own in passed.shown if own.kind == "variance")
+    assert all(each.alive for each in shown)
+    (variance,) = (each for passed in passes for each in passed.shown if each.kind == "variance")
     rectified = np.maximum(first, 0)
     np.testing.assert_allclose(variance.value.ravel(), rectified.var(0) + 1e-5, rtol=1e-4)
 
@@ -66,15 +66,15 @@ def test_the_pullback_of_a_plain_network(plain):
     pulled, found = (cotangent,), []
     for passed in reversed(passes):
         pulled, kept = passed.pullback(pulled, (gradients.GRADIENT,))
-        found = [own[0] for own in kept] + found
+        found = [each[0] for each in kept] + found
     np.testing.assert_allclose(pulled[0], of_inputs, rtol=1e-4, atol=1e-6)
     expected = [params[name] for name in ("BatchNorm_0", "Dense_0", "Dense_1", "Dense_2")]
     assert len(found) == len(jax.tree.leaves(expected))
-    total = sum(float(jnp.square(own).sum()) for own in found)
-    by_jax = sum(float(jnp.square(own).sum()) for own in jax.tree.leaves(of_params))
+    total = sum(float(jnp.square(each).sum()) for each in found)
+    by_jax = sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(of_params))
     np.testing.assert_allclose(total, by_jax, rtol=1e-4)
     with pytest.raises(ValueError, match="has sums only"):
-        passes[-1].pullback((cotangent,), (Statistic(lambda tensor, own: own),))
+        passes[-1].pullback((cotangent,), (Statistic(lambda tensor, leaf: leaf),))
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -104,7 +104,7 @@ def test_the_stages_of_a_space_are_its_network(bound):
         cotangent, kept = passed.pullback(cotangent, (square,))
         squares += sum(jax.tree.leaves(kept))
     expected = jax.tree.leaves(gradients.loss_gradient(network, params, batch))
-    total = sum(np.square(own).sum() for own in expected) * batch.labels.size**2
+    total = sum(np.square(each).sum() for each in expected) * batch.labels.size**2
     np.testing.assert_allclose(squares, total, rtol=1e-10)
 
 
@@ -114,19 +114,19 @@ def test_the_relus_of_a_space_are_those_in_its_program(bound):
     for stage in activations.stages(network, params, batch.inputs):
         passed = stage(given)
         given = passed.outputs
-        shown += [own.value for own in passed.shown if own.kind == "preactivation"]
+        shown += [each.value for each in passed.shown if each.kind == "preactivation"]
     hidden = functools.partial(lambda *given: network(*given))  # a function shows no stages
     (stage,) = activations.stages(hidden, params, batch.inputs)
     found = stage((batch.inputs,)).shown
     # A convolution in front of another of one node rectifies the same input again.
     assert len(shown) == len(found)
-    expected = _in_order([own.value for own in found])
+    expected = _in_order([each.value for each in found])
     for own, other in zip(_in_order(shown), expected, strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
 
 
 def _in_order(arrays):
-    return sorted(arrays, key=lambda own: (own.shape, round(float(jnp.abs(own).sum()), 9)))
+    return sorted(arrays, key=lambda leaf: (leaf.shape, round(float(jnp.abs(leaf).sum()), 9)))
 
 
 def test_without_normalization(bound):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ERRORS = {
-    "Runtime.exceptionThrown": lambda own: own["exceptionDetails"]["text"],
-    "Log.entryAdded": lambda own: own["entry"]["text"],
-    "Runtime.consoleAPICalled": lambda own: f"console.{own['type']}",
+    "Runtime.exceptionThrown": lambda leaf: leaf["exceptionDetails"]["text"],
+    "Log.entryAdded": lambda leaf: leaf["entry"]["text"],
+    "Runtime.consoleAPICalled": lambda leaf: f"console.{leaf['type']}",
 }
 
 
@@ -45,7 +45,7 @@ class Chromium:
         self._numbers, self._session, self._rest = itertools.count(1), None, b""
         self.errors: list[str] = []
         targets = self._call("Target.getTargets")["targetInfos"]
-        target = next(own["targetId"] for own in targets if own["type"] == "page")
+        target = next(each["targetId"] for each in targets if each["type"] == "page")
         attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):

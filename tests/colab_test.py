@@ -42,7 +42,7 @@ def test_a_notebook_is_stored_as_it_ran(path):
     assert has_plot(notebook)
     assert path.stat().st_size <= LARGEST
     assert not [output for output in outputs(notebook) if output.output_type == "error"]
-    assert not [own for own in outputs(notebook) if own.get("name") == "stderr"]
+    assert not [each for each in outputs(notebook) if each.get("name") == "stderr"]
     assert str(Path.home()) not in path.read_text(encoding="utf-8")
 
 
@@ -50,7 +50,7 @@ def test_the_install_cell_takes_what_is_at_hand(tmp_path):
     """It takes a clone or a wheel, says what to do where there is neither, and asks for no name."""
     cells = [nbformat.read(path, as_version=4).cells[1].source for path in NOTEBOOKS]
     assert all("-q jaxnas" not in cell and '-q "jaxnas' not in cell for cell in cells)
-    source = next(own for path, own in zip(NOTEBOOKS, cells, strict=True) if path.stem == FIRST)
+    source = next(each for path, each in zip(NOTEBOOKS, cells, strict=True) if path.stem == FIRST)
     script = source.replace('%pip install -q "{found[0]}"', "print(found[0])")
     assert script != source
 

@@ -102,7 +102,7 @@ def _scores_on(count):
         },
     )
     assert finished.returncode == 0, finished.stderr
-    return [float(own) for own in finished.stdout.strip()[1:-1].split(", ")]
+    return [float(each) for each in finished.stdout.strip()[1:-1].split(", ")]
 
 
 def test_eight_devices_give_what_one_gives():

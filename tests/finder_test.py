@@ -144,7 +144,7 @@ def test_a_winner_that_is_slower_when_timed_again_is_refused(scorer, monkeypatch
     assert found.space.to_string(found.best) == "1-3-3"
     assert "2-3-3" not in found.to_frame()["arch"].tolist()
     assert found.num_refused == 2  # and 3-3-3, which has too many parameters
-    assert {len(own) for own in found.costs.values()} == {len(found.scores.archs)} == {62}
+    assert {len(cost) for cost in found.costs.values()} == {len(found.scores.archs)} == {62}
     assert timed.total() == 48 + 2  # the disconnected have no network
 
 
@@ -197,7 +197,7 @@ def test_a_report_builds_no_more_rows_than_it_shows(scorer, monkeypatch):
     monkeypatch.setattr(
         Scores,
         "to_frame",
-        lambda own, real=Scores.to_frame: asked.append(len(own.archs)) or real(own),
+        lambda leaf, real=Scores.to_frame: asked.append(len(leaf.archs)) or real(leaf),
     )
     found.as_report(5)
     found.pareto("params")

@@ -63,7 +63,7 @@ def called(function):
 
 def scored(**changed):
     """Make a scorer, and have it count."""
-    return jaxnas.Scorer(**{name: own for name, own in changed.items() if name != "archs"})(
+    return jaxnas.Scorer(**{name: each for name, each in changed.items() if name != "archs"})(
         changed["archs"]
     )
 
@@ -117,8 +117,8 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "dag_cnn": (dag_cnn, {"module": None, "nodes": 3, "shape": (4, 4, 1)}),
     "from_string": (SPACE.from_string, {"string": SPACE.to_string(CELL)}),
     **{
-        f"{name} of {own.name}": (called(getattr(own, name)), {"arch": arch})
-        for own, arch in (
+        f"{name} of {each.name}": (called(getattr(each, name)), {"arch": arch})
+        for each, arch in (
             (SPACE, CELL),
             (MOBILE, [0] * len(MOBILE.num_choices)),
             (DARTS, [0] * len(DARTS.num_choices)),
@@ -368,7 +368,7 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     for argument in names:
         takes_functions = callable(good[argument]) or argument in FUNCTIONS
         wrong[argument] = draw(
-            st.sampled_from([own for own in WRONG if not (takes_functions and callable(own))])
+            st.sampled_from([each for each in WRONG if not (takes_functions and callable(each))])
         )
     return name, wrong
 

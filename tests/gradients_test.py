@@ -102,8 +102,8 @@ def _looped(apply_fn, params, batch):
 
 def _assert_trees_close(actual, expected, **tolerance):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for own, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(own, other, **tolerance)
+    for leaf, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, other, **tolerance)
 
 
 def _keep(tensor, per_example):
@@ -151,7 +151,7 @@ def test_per_example_gradients_are_those_of_a_loop(network, batch):
     cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     _assert_trees_close(pullback(cotangent, (KEEP,))[0], expected, rtol=1e-4, atol=1e-6)
     mean = jax.jit(functools.partial(gradients.loss_gradient, apply_fn))(params, batch)
-    means = jax.tree.map(lambda own: own.mean(0), expected)
+    means = jax.tree.map(lambda leaf: leaf.mean(0), expected)
     _assert_trees_close(mean, means, rtol=1e-4, atol=1e-6)
 
 
@@ -335,7 +335,7 @@ def test_statistics_of_one_request_share_a_pass(batch):
         # The sums, the examples alone (their logits and gradients), and that none sees another.
         assert network.traces == 4
         looped = _looped(_plain, params, batch)
-        total = jax.tree.map(lambda own: own.sum(0), looped)
+        total = jax.tree.map(lambda leaf: leaf.sum(0), looped)
         _assert_trees_close(kept, looped, rtol=1e-10, atol=1e-12)
         _assert_trees_close(sizes, jax.tree.map(SIZES.keep, params, looped), rtol=1e-10)
         _assert_trees_close(gradient, total, rtol=1e-10, atol=1e-12)

@@ -45,7 +45,7 @@ def _raced(cheap, full, keep, *, check=True):
     place = {tuple(arch): number for number, arch in enumerate(archs.tolist())}
     tables = np.array(cheap, float), np.array(full, float)
     rungs = [
-        Rung(lambda own, table=table: [table[place[tuple(arch)]] for arch in own.tolist()], kept)
+        Rung(lambda leaf, table=table: [table[place[tuple(arch)]] for arch in leaf.tolist()], kept)
         for table, kept in zip(tables, (keep, 1.0), strict=True)
     ]
     result = successive_halving(archs, rungs)
@@ -136,9 +136,9 @@ def test_race_and_check(tmp_path, halving):
 
     summary, runs = _summary(tmp_path), _runs(tmp_path)
     assert [summary[f"rung_{number}_scored"] for number in (1, 2, 3)] == [12, 6, 3]
-    by_size = {(own["batch_size"], len(scores)): (scores, cost) for own, scores, cost in runs}
+    by_size = {(item["batch_size"], len(scores)): (scores, cost) for item, scores, cost in runs}
     assert by_size.keys() == {(2, 12), (4, 6), (4, 3), (4, 12)}
-    assert all(own["pool_seeds"] == [0, 1] for own, *_ in runs)
+    assert all(item["pool_seeds"] == [0, 1] for item, *_ in runs)
     # What reached a rung are the best of the one below, and the last one has the full scores.
     assert set(by_size[4, 6][0].index) == set(by_size[2, 12][0].nlargest(6).index)
     assert set(by_size[4, 3][0].index) == set(by_size[4, 6][0].nlargest(3).index)
@@ -164,7 +164,8 @@ def test_without_check_only_the_race_is_run(tmp_path, halving):
     assert "cost_ratio" not in _summary(tmp_path)
     assert "Recall" not in run.stdout
     runs = {
-        (own["batch_size"], *own["pool_seeds"]): len(scores) for own, scores, _ in _runs(tmp_path)
+        (each["batch_size"], *each["pool_seeds"]): len(scores)
+        for each, scores, _ in _runs(tmp_path)
     }
     assert runs == {(2, 1): 12, (4, 0): 2}
 

@@ -27,7 +27,7 @@ def test_search_and_resume(tmp_path, experiment):
     before = path.read_bytes()
     runs = json.loads(before)["runs"]
     assert len(runs) == 4  # three wirings, all ranked, and the encoder as it is
-    assert all(set(own) == {"dev %", "test %"} for own in runs.values())
+    assert all(set(each) == {"dev %", "test %"} for each in runs.values())
     again = experiment("knas_text", tmp_path, *SMALL)
     assert again.returncode == 0, again.stderr
     assert path.read_bytes() == before

@@ -222,10 +222,10 @@ def test_every_score_of_every_model(case):
             loss = gradients.cross_entropy(logits, label)
             return {"loss": loss, "logit": logits[:, label[0]]}[of].sum()
 
-        return np.concatenate([own.ravel() for own in jax.tree.leaves(jax.grad(value)(params))])
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(jax.grad(value)(params))])
 
     examples = [
-        (jax.tree.map(lambda own, at=at: own[at : at + 1], inputs), LABELS[at : at + 1])
+        (jax.tree.map(lambda leaf, at=at: leaf[at : at + 1], inputs), LABELS[at : at + 1])
         for at in range(COUNT)
     ]
     for of, name in (("loss", "mgm"), ("logit", "ntk_trace")):
@@ -249,11 +249,11 @@ def test_one_network_of_two_libraries_has_one_score(train):
 def test_contributions_of_examples_sum_to_the_gradient_of_the_batch(make):
     network, params, inputs = make()
     batch, of = Batch(inputs, LABELS), gradients.loss_cotangent
-    each = gradients.Statistic(lambda tensor, own: own)
+    each = gradients.Statistic(lambda tensor, leaf: leaf)
     kept, summed = gradients.read(network, params, batch, {of: (each, gradients.GRADIENT)})[of]
-    for own, total in zip(jax.tree.leaves(kept), jax.tree.leaves(summed), strict=True):
-        assert np.abs(own).sum() > 0
-        np.testing.assert_allclose(own.sum(0), total, rtol=1e-3, atol=1e-5)
+    for leaf, total in zip(jax.tree.leaves(kept), jax.tree.leaves(summed), strict=True):
+        assert np.abs(leaf).sum() > 0
+        np.testing.assert_allclose(leaf.sum(0), total, rtol=1e-3, atol=1e-5)
     assert "coupled by batch statistics" in network.summary(params, inputs)
 
 
@@ -420,7 +420,7 @@ def test_a_network_ends_with_its_programs():
         alive.append(weakref.ref(network))
         del network
     gc.collect()
-    assert [own() for own in alive] == [None, None]
+    assert [each() for each in alive] == [None, None]
 
 
 @pytest.mark.parametrize(

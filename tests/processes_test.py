@@ -43,7 +43,7 @@ def _free_port():
 
 def _start_two(command, folder):
     shared = [f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2"]
-    return [_start(command, folder, *shared, f"--process_id={own}") for own in range(2)]
+    return [_start(command, folder, *shared, f"--process_id={each}") for each in range(2)]
 
 
 def _finish(started):
@@ -167,7 +167,9 @@ processes.wait("ended")
 @pytest.mark.parametrize("dying", [0, 2])
 def test_a_partner_that_dies(dying, port):
     killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    started = [_run(f"127.0.0.1:{port}", 3, own, then=killed * (own == dying)) for own in range(3)]
+    started = [
+        _run(f"127.0.0.1:{port}", 3, each, then=killed * (each == dying)) for each in range(3)
+    ]
     printed = [process.communicate(timeout=60) for process in started]
     for own, (process, (output, error)) in enumerate(zip(started, printed, strict=True)):
         assert output == f"{own} 3\n"

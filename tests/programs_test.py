@@ -19,7 +19,7 @@ def _read(function, *shape, normalized=True):
 
 def _names(function, *shape):
     found = _read(lambda w, x: function(x @ w), *(shape or (7, 3))).found
-    return [own.name for own in found if own.kind == "preactivation"]
+    return [each.name for each in found if each.kind == "preactivation"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def _steps(w, x, length=3):
 
 def test_scans_run_step_by_step():
     program = _read(_steps, 7, 3)
-    assert sorted(own.name for own in program.found) == ["relu"] * 3 + ["tanh"] * 3
+    assert sorted(each.name for each in program.found) == ["relu"] * 3 + ["tanh"] * 3
     inputs = jnp.asarray(np.random.default_rng(1).normal(size=(COUNT, 7, 3)), jnp.float32)
     w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
     given = (inputs,)
@@ -186,7 +186,7 @@ def test_without_what_a_normalization_measures(norm):
     w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(COUNT, 3)), jnp.float32)
     program = _read(network, 3, normalized=False)
-    assert [own.kind for own in program.found] == ["variance", "preactivation"]
+    assert [each.kind for each in program.found] == ["variance", "preactivation"]
     (piece,) = program.pieces
     (given,), _ = piece([w], list(piece.constants.values()), [x])
     np.testing.assert_allclose(given, np.maximum(x @ w, 0), rtol=1e-5, atol=1e-6)

@@ -186,7 +186,7 @@ def _toy_init(key, inputs):
     sizes = {"first": (inputs[0].size, 9), "second": (9, 3)}
     keys = jax.random.split(key)
     return {
-        name: jax.random.normal(own, sizes[name]) for name, own in zip(sizes, keys, strict=True)
+        name: jax.random.normal(each, sizes[name]) for name, each in zip(sizes, keys, strict=True)
     }
 
 
@@ -447,7 +447,7 @@ def test_aggregates_and_tables(pool, small_space):
     first, second = proxies.aggregate.RECIPES["pair"].parts
     assert list(scored.scores) == list(scored.status) == ["pair", "params"]
     ranks = [scored.measured[part].argsort(1).argsort(1) + 1 for part in (first, second)]
-    np.testing.assert_allclose(scored.scores["pair"], sum(np.log(own / 3) for own in ranks))
+    np.testing.assert_allclose(scored.scores["pair"], sum(np.log(rank / 3) for rank in ranks))
     table = scored.ranked()
     assert list(table.columns) == ["arch", "#params", "pair", "params", first, second, "missing"]
     assert table["arch"].iloc[-1] == small_space.to_string(DISCONNECTED)

@@ -62,7 +62,7 @@ def test_a_network_of_ones_own(draw_batch, network):
         chosen = logits[jnp.arange(5), batch.labels]
         return (jax.scipy.special.logsumexp(logits, axis=1) - chosen).mean()
 
-    squares = [np.square(own).sum() for own in jax.tree.leaves(gradient(params))]
+    squares = [np.square(leaf).sum() for leaf in jax.tree.leaves(gradient(params))]
     np.testing.assert_allclose(scores["mgm"], sum(squares), rtol=1e-5)
     # Two layers: the entropy of two shares.
     assert 0 < scores["layer_balance"] < np.log(2)
@@ -124,7 +124,7 @@ def test_differences_are_taken_in_float64(linear):
 
 def test_a_network_in_bfloat16(linear):
     apply_fn, params, (inputs, labels) = linear
-    half = jax.tree.map(lambda own: own.astype(jnp.bfloat16), params)
+    half = jax.tree.map(lambda tensor: tensor.astype(jnp.bfloat16), params)
     batch = (inputs.astype(jnp.bfloat16), labels)
     own = jaxnas.score(apply_fn, half, batch, ["gradient_diversity"])
     whole = jaxnas.score(apply_fn, params, (inputs, labels), ["gradient_diversity"])

@@ -91,7 +91,7 @@ def test_the_loss_is_that_of_its_name(case):
     outputs = apply_fn(params, inputs)
     found = tasks.Targets(labels, tasks.LOSSES.get(loss, loss)).losses(outputs)
     for at in range(COUNT):
-        alone = jax.tree.map(lambda own, at=at: own[at], labels)
+        alone = jax.tree.map(lambda label, at=at: label[at], labels)
         np.testing.assert_allclose(found[at], _loss_by_hand(loss, outputs[at], alone), rtol=1e-5)
 
 
@@ -110,9 +110,9 @@ def test_scores_are_those_of_a_loop_over_the_examples(case):
 
     rows = []
     for at in range(COUNT):
-        one = jax.tree.map(lambda own, at=at: own[at : at + 1], (inputs, labels))
+        one = jax.tree.map(lambda leaf, at=at: leaf[at : at + 1], (inputs, labels))
         leaves = jax.tree.leaves(gradient(params, *one))
-        rows.append(np.concatenate([np.ravel(own) for own in leaves]).astype(np.float64))
+        rows.append(np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64))
     kernel = np.stack(rows) @ np.stack(rows).T
     np.testing.assert_allclose(scores["mgm"], kernel.mean(), rtol=1e-5)
 

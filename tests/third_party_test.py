@@ -125,7 +125,7 @@ def _gradients(network, params, inputs, labels, of):
         values = {"loss": -jax.nn.log_softmax(logits), "logit": logits}[of]
         return jnp.take_along_axis(values, labels[..., None], -1).mean()
 
-    return np.concatenate([np.ravel(own) for own in jax.tree.leaves(jax.grad(value)(params))])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(value)(params))])
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_every_score_of_a_model_of_another_package(case):
         if name in names:
             squares = []
             for at in range(COUNT):
-                one = jax.tree.map(lambda own, at=at: own[at : at + 1], (inputs, labels))
+                one = jax.tree.map(lambda leaf, at=at: leaf[at : at + 1], (inputs, labels))
                 squares.append(np.square(_gradients(network, params, *one, of), dtype=float).sum())
             found = scores[name] if of == "loss" else scores[name] ** 2
             np.testing.assert_allclose(found, np.mean(squares), rtol=1e-5)
@@ -185,8 +185,8 @@ def test_activations_and_flow_are_those_of_a_plain_run(monkeypatch):
     ones = jnp.ones_like(images[:1])
     flow = jax.grad(lambda params: network(params, ones).sum())(magnitudes)
     terms = [
-        np.abs(own * change).sum()
-        for own, change in zip(jax.tree.leaves(magnitudes), jax.tree.leaves(flow), strict=True)
-        if own.ndim > 1
+        np.abs(leaf * change).sum()
+        for leaf, change in zip(jax.tree.leaves(magnitudes), jax.tree.leaves(flow), strict=True)
+        if leaf.ndim > 1
     ]
     np.testing.assert_allclose(scores["synflow"], np.log(sum(terms)), rtol=1e-5)

@@ -54,7 +54,9 @@ def test_live_edges_are_those_on_a_path(nodes):
     rng = np.random.default_rng(nodes)
     many = rng.choice(3, p=[0.5, 0.25, 0.25], size=(40, nodes * (nodes - 1) // 2))
     live, connected, pruned = jax.jit(
-        jax.vmap(lambda own: (wiring.live_edges(own), wiring.is_connected(own), wiring.prune(own)))
+        jax.vmap(
+            lambda leaf: (wiring.live_edges(leaf), wiring.is_connected(leaf), wiring.prune(leaf))
+        )
     )(many)
     for own, found, reached in zip(many, live, connected, strict=True):
         edges = {e for e, is_live in zip(wiring.edges(nodes), found, strict=True) if is_live}

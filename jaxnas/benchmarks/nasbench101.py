@@ -125,7 +125,7 @@ class NASBench101Sample:
 
 def _look_up(table: NASBench101Sample, column: str, archs: ArrayLike) -> NDArray[np.float64]:
     decisions = encoding.validate_archs(archs, NUM_CHOICES)
-    too_many = [graph(tuple(own)).num_edges > MAX_EDGES for own in decisions.tolist()]
+    too_many = [graph(tuple(decision)).num_edges > MAX_EDGES for decision in decisions.tolist()]
     rows = table._rows(np.where(np.array(too_many, bool)[:, None], 0, decisions))
     return np.where(rows < 0, np.nan, table.columns[column][rows])
 
@@ -158,7 +158,7 @@ def _read(path: Path) -> NASBench101Sample:
             archs = encoding.decode(stored["codes"], NUM_CHOICES)
             rows = {key: row for row, key in enumerate(stored["keys"].tolist())}
             percent = 100 * stored["correct"].astype(np.float64) / IMAGES
-            columns = {f"valid_{own}ep": percent[:, i].copy() for i, own in enumerate(EPOCHS)}
+            columns = {f"valid_{epoch}ep": percent[:, i].copy() for i, epoch in enumerate(EPOCHS)}
             columns["params"] = stored["params"].astype(np.int64)
             columns["seconds"] = stored["seconds"] / SECONDS_SCALE
         counts = {len(archs), len(rows), *map(len, columns.values())}

@@ -60,16 +60,16 @@ def kernels(graph: Graph, inputs: int, channels: int) -> dict[str, dict[str, Con
     of_vertex = widths(graph, channels)
     found: dict[str, dict[str, ConvolutionShape]] = {}
     for vertex in (*graph.inner, VERTICES - 1):
-        own, width = {}, of_vertex[vertex]
+        shapes, width = {}, of_vertex[vertex]
         if 0 in graph.sources[vertex]:
-            own[PROJECTION] = ConvolutionShape(1, inputs, width)
+            shapes[PROJECTION] = ConvolutionShape(1, inputs, width)
         if vertex < VERTICES - 1:
             operation = graph.operations[vertex - 1]
             size = _SIZES[operation]
             if size is not None:
-                own[operation] = ConvolutionShape(size, width, width)
-        if own:
-            found[name(vertex)] = own
+                shapes[operation] = ConvolutionShape(size, width, width)
+        if shapes:
+            found[name(vertex)] = shapes
     return found
 
 
@@ -91,11 +91,13 @@ def num_params(
     stem = ConvolutionShape(3, colors, channels)
     convolutions = [stem]
     for inputs, outputs in stages(channels, cells):
-        for own in kernels(graph, inputs, outputs).values():
-            convolutions += own.values()
+        for kernel in kernels(graph, inputs, outputs).values():
+            convolutions += kernel.values()
     last = channels * 2 ** (STACKS - 1)
     affine = 2 * normalised
-    return (last + 1) * classes + sum(own.weights + affine * own.outputs for own in convolutions)
+    return (last + 1) * classes + sum(
+        convolution.weights + affine * convolution.outputs for convolution in convolutions
+    )
 
 
 def stages(channels: int, cells: int) -> list[tuple[int, int]]:

@@ -91,7 +91,7 @@ def graph(decisions: tuple[int, ...]) -> Graph:
             useful.add(source)
     live = [(s, t) for s, t in present if {s, t} <= fed & useful]
     sources = tuple(tuple(s for s, t in live if t == vertex) for vertex in range(VERTICES))
-    return Graph(sources, tuple(OPERATIONS[own] for own in decisions[len(EDGES) :]))
+    return Graph(sources, tuple(OPERATIONS[decision] for decision in decisions[len(EDGES) :]))
 
 
 def canonical(arch: Decisions) -> NDArray[np.int32]:
@@ -115,13 +115,13 @@ def orders(arch: Decisions) -> Iterator[tuple[int, ...]]:
 
     Vertices that are left over come last and have operation 0.
     """
-    own = graph(one(arch))
-    edges = [(source, target) for target, of in enumerate(own.sources) for source in of]
-    for order in itertools.permutations(own.inner):
+    cell = graph(one(arch))
+    edges = [(source, target) for target, of in enumerate(cell.sources) for source in of]
+    for order in itertools.permutations(cell.inner):
         place = {0: 0, VERTICES - 1: VERTICES - 1} | {v: i for i, v in enumerate(order, start=1)}
         moved = {(place[source], place[target]) for source, target in edges}
         if all(source < target for source, target in moved):
-            chosen = [OPERATIONS.index(own.operations[vertex - 1]) for vertex in order]
+            chosen = [OPERATIONS.index(cell.operations[vertex - 1]) for vertex in order]
             rest = [0] * (VERTICES - 2 - len(order))
             yield (*(int(edge in moved) for edge in EDGES), *chosen, *rest)
 

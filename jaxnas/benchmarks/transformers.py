@@ -52,7 +52,7 @@ PIT: Choices = (
     Choice("depth_1", (1, 2, 3)),
     Choice("depth_2", (4, 6, 8)),
     Choice("depth_3", (2, 4, 6)),
-    Choice("heads", tuple("/".join(map(str, own)) for own in _HEADS)),
+    Choice("heads", tuple("/".join(map(str, head)) for head in _HEADS)),
 )
 """Heads of the three stages are one decision: a stage has as many as the one before, or more."""
 
@@ -78,7 +78,7 @@ BY_NAME: Mapping[str, Choices] = {"pit": PIT, "autoformer": AUTOFORMER, "nasbenc
 
 def num_choices(choices: Choices) -> tuple[int, ...]:
     """Return how many values each decision has."""
-    return tuple(len(own.values) for own in choices for _ in range(own.places))
+    return tuple(len(choice.values) for choice in choices for _ in range(choice.places))
 
 
 def chosen(choices: Choices, arch: ArrayLike) -> dict[str, tuple[Any, ...]]:
@@ -89,7 +89,8 @@ def chosen(choices: Choices, arch: ArrayLike) -> dict[str, tuple[Any, ...]]:
     """
     decisions = iter(encoding.one(arch, num_choices(choices)))
     return {
-        own.name: tuple(own.values[next(decisions)] for _ in range(own.places)) for own in choices
+        choice.name: tuple(choice.values[next(decisions)] for _ in range(choice.places))
+        for choice in choices
     }
 
 
@@ -112,14 +113,16 @@ def from_string(choices: Choices, string: str) -> NDArray[np.int32]:
     check.instance("string", string, str, "a string")
     found = []
     try:
-        for own, part in zip(choices, string.split(","), strict=True):
+        for choice, part in zip(choices, string.split(","), strict=True):
             name, _, values = part.partition("=")
-            offered = list(map(str, own.values))
+            offered = list(map(str, choice.values))
             found += [offered.index(value) for value in values.split("-")]
-            if name != own.name or len(values.split("-")) != own.places:
+            if name != choice.name or len(values.split("-")) != choice.places:
                 raise ValueError
     except ValueError:
-        offers = ",".join(f"{own.name}={'|'.join(map(str, own.values))}" for own in choices)
+        offers = ",".join(
+            f"{choice.name}={'|'.join(map(str, choice.values))}" for choice in choices
+        )
         raise ValueError(
             f"An architecture is written {offers}, with - between layers: got {string!r}."
         ) from None
@@ -128,7 +131,9 @@ def from_string(choices: Choices, string: str) -> NDArray[np.int32]:
 
 def without_unread(choices: Choices, arch: ArrayLike, layers: int) -> NDArray[np.int32]:
     """Return an architecture with 0 for the decisions of layers that a network does not have."""
-    read = [place < layers or own.places == 1 for own in choices for place in range(own.places)]
+    read = [
+        place < layers or choice.places == 1 for choice in choices for place in range(choice.places)
+    ]
     return np.where(read, np.asarray(arch, np.int32), 0).astype(np.int32)
 
 
@@ -184,9 +189,9 @@ def _read(name: str) -> TrainedTransformers:
     with lookup.whole(TABLE, "tables of transformers", "tools.build_transformers"):
         with np.load(io.BytesIO(TABLE.read_bytes()), allow_pickle=False) as stored:
             prefix = f"{name}/"
-            own = {
+            columns = {
                 key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)
             }
-        archs = encoding.validate_archs(own.pop("archs"), num_choices(BY_NAME[name]))
-    lookup.freeze(archs, *own.values())
-    return TrainedTransformers(archs, own)
+        archs = encoding.validate_archs(columns.pop("archs"), num_choices(BY_NAME[name]))
+    lookup.freeze(archs, *columns.values())
+    return TrainedTransformers(archs, columns)

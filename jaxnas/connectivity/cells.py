@@ -52,8 +52,8 @@ def from_nasbench101(
     """
     adjacency = np.asarray(check.array("matrix", matrix))
     operations = [
-        check.instance("An operation", own, str, "a string")
-        for own in check.items("operations", operations)
+        check.instance("An operation", item, str, "a string")
+        for item in check.items("operations", operations)
     ]
     check.integer("vertices", vertices, 2, MAX_NODES // 2)
     size = len(operations)
@@ -116,29 +116,29 @@ def from_darts(
             "one cell, normal or reduction, as (operation, predecessor) pairs."
         )
     sums = range(2, 2 + _DARTS_NODES)
-    node = {0: 1, 1: 2} | {own: 2 * own for own in sums}
+    node = {0: 1, 1: 2} | {item: 2 * item for item in sums}
     output = 2 * sums.stop - 1
     present = [(0, node[0], SKIP), (0, node[1], SKIP)]
     for operation, source in cell:
         check.instance("An operation", operation, str, "a string")
         check.integer("A predecessor", source)
-    for own, first, second in zip(sums, cell[::2], cell[1::2], strict=True):
+    for place, first, second in zip(sums, cell[::2], cell[1::2], strict=True):
         for operation, source in (first, second):
-            if source not in range(own):
+            if source not in range(place):
                 raise ValueError(
-                    f"Sum {own} takes its edges from 0 to {own - 1}: got {source} for {operation}; "
-                    "a cell has no cycles."
+                    f"Sum {place} takes its edges from 0 to {place - 1}: got {source} for "
+                    f"{operation}; a cell has no cycles."
                 )
         if first[1] != second[1]:
-            present.append((node[first[1]], node[own], _darts_kind(first[0])))
+            present.append((node[first[1]], node[place], _darts_kind(first[0])))
         elif not published:
-            present.append((node[first[1]], node[own] - 1, SKIP))
-            present.append((node[own] - 1, node[own], _darts_kind(first[0])))
-        present.append((node[second[1]], node[own], _darts_kind(second[0])))
+            present.append((node[first[1]], node[place] - 1, SKIP))
+            present.append((node[place] - 1, node[place], _darts_kind(first[0])))
+        present.append((node[second[1]], node[place], _darts_kind(second[0])))
     read = sums if published else concatenated
-    if not all(own in sums for own in read):
+    if not all(item in sums for item in read):
         raise ValueError(f"The output reads sums 2 to 5: got {list(read)}.")
-    return from_edges(output + 1, present + [(node[own], output, SKIP) for own in read])
+    return from_edges(output + 1, present + [(node[item], output, SKIP) for item in read])
 
 
 def _darts_kind(operation: str) -> int:

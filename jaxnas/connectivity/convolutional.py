@@ -43,13 +43,13 @@ def convolutional_kernels(arch: ArrayLike, images: ArrayLike, *, last_relu: bool
         ValueError: no cell of the benchmark, one without a path, or images that are none, or too
             many or large.
     """
-    own = notation.one(arch)
+    decisions = notation.one(arch)
     array = _checked(images)
-    nodes = _nodes(own, *array.shape[1:3])
+    nodes = _nodes(decisions, *array.shape[1:3])
     if not nodes[-1]:
         raise ValueError(
-            f"No path leads from the input to the output: got {list(own)}; such a network has "
-            "no kernel."
+            f"No path leads from the input to the output: got {list(decisions)}; such a network "
+            "has no kernel."
         )
     stem = _stem(array)
 
@@ -57,7 +57,7 @@ def convolutional_kernels(arch: ArrayLike, images: ArrayLike, *, last_relu: bool
     def signal(edge: int) -> Kernels:
         if edge == _STEM:
             return stem
-        return _layer(node(wiring.edges(_NODES)[edge][0]), 3 if own[edge] == _CONV_3X3 else 1)
+        return _layer(node(wiring.edges(_NODES)[edge][0]), 3 if decisions[edge] == _CONV_3X3 else 1)
 
     @functools.cache  # only what the output asks for is computed, so dead edges cost nothing
     def node(position: int) -> Kernels:
@@ -87,11 +87,11 @@ def _acted(signal: Kernels, matrix: np.ndarray) -> Kernels:
     if np.array_equal(matrix, matrix[0, 0] * np.eye(len(matrix))):  # skips alone
         return Kernels(*(matrix[0, 0] ** 2 * kernel for kernel in signal))
     pairs = (kernel.reshape(-1, *matrix.shape) for kernel in signal)
-    return Kernels(*((matrix @ own @ matrix.T).reshape(signal.nngp.shape) for own in pairs))
+    return Kernels(*((matrix @ pair @ matrix.T).reshape(signal.nngp.shape) for pair in pairs))
 
 
 def _sum(terms: list[Kernels]) -> Kernels:
-    return Kernels(*(functools.reduce(np.add, own) for own in zip(*terms, strict=True)))
+    return Kernels(*(functools.reduce(np.add, each) for each in zip(*terms, strict=True)))
 
 
 def _layer(before: Kernels, size: int) -> Kernels:
@@ -118,8 +118,8 @@ def _patches(kernel: np.ndarray) -> np.ndarray:
     height, width = kernel.shape[2:4]
     for shift in _SHIFTS:
         (to_row, from_row), (to_column, from_column) = (
-            (slice(max(0, -own), size - max(0, own)), slice(max(0, own), size + min(0, own)))
-            for own, size in zip(shift, (height, width), strict=True)
+            (slice(max(0, -each), size - max(0, each)), slice(max(0, each), size + min(0, each)))
+            for each, size in zip(shift, (height, width), strict=True)
         )
         total[:, :, to_row, to_column, to_row, to_column] += kernel[
             :, :, from_row, from_column, from_row, from_column

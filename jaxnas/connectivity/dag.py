@@ -107,8 +107,8 @@ def expected_depth_width(skip: ArrayLike, linear: ArrayLike) -> tuple[np.ndarray
         ValueError: shapes that differ or are no wirings', or shares that are none.
     """
     of_skip, of_linear = (
-        np.asarray(check.array(name, own), float)
-        for name, own in (("skip", skip), ("linear", linear))
+        np.asarray(check.array(name, one), float)
+        for name, one in (("skip", skip), ("linear", linear))
     )
     num_nodes(of_skip)
     if of_skip.shape != of_linear.shape:
@@ -123,7 +123,7 @@ def expected_depth_width(skip: ArrayLike, linear: ArrayLike) -> tuple[np.ndarray
             f"{least:.3g} for the least, and {most:.3g} for the largest sum."
         )
     with jax.enable_x64(True):
-        rows = [jnp.asarray(own).reshape(-1, own.shape[-1]) for own in (of_skip, of_linear)]
+        rows = [jnp.asarray(one).reshape(-1, one.shape[-1]) for one in (of_skip, of_linear)]
         histograms = np.asarray(_expected(*rows)).reshape((*of_skip.shape[:-1], -1))
     depth = histograms @ np.arange(histograms.shape[-1])
     total, deep = histograms.sum(-1), histograms[..., 1:].sum(-1)
@@ -148,9 +148,9 @@ def statistics(wirings: ArrayLike) -> Statistics:
     checked = validate(wirings)
     with jax.enable_x64(True):
         flat = _of_all(checked.reshape(-1, checked.shape[-1]))
-        own = jax.tree.map(np.asarray, flat)
+        arrays = jax.tree.map(np.asarray, flat)
     shape = checked.shape[:-1]
-    return jax.tree.map(lambda field: field.reshape((*shape, *field.shape[1:])), own)
+    return jax.tree.map(lambda field: field.reshape((*shape, *field.shape[1:])), arrays)
 
 
 @jax.jit

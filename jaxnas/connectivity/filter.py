@@ -71,12 +71,12 @@ def half_radius(wirings: ArrayLike, fraction: float = 0.5) -> Ranges:
     """
     if not 0 < check.real("fraction", fraction) <= 1:
         raise ValueError(f"The fraction of the radius is in (0, 1]: got {fraction}; 0.5 is usual.")
-    own = statistics(wirings)
-    deep = own.depth > 0
+    paths = statistics(wirings)
+    deep = paths.depth > 0
     if not deep.any():
         raise ValueError("No wiring has a linear edge on a path: pass the wirings of a space.")
     ranges = []
-    for values in (own.depth[deep], own.width[deep]):
+    for values in (paths.depth[deep], paths.width[deep]):
         centre, radius = (values.max() + values.min()) / 2, (values.max() - values.min()) / 2
         ranges.append((float(centre - fraction * radius), float(centre + fraction * radius)))
     return Ranges(*ranges)
@@ -87,12 +87,12 @@ def within(ranges: Ranges) -> Keep:
     check.instance("ranges", ranges, Ranges, "Ranges")
 
     def keep(wiring: ArrayLike) -> Array:
-        own = path_statistics(wiring)
+        of_paths = path_statistics(wiring)
         inside = (
             _between(value, bounds)
-            for value, bounds in zip((own.depth, own.width), ranges, strict=True)
+            for value, bounds in zip((of_paths.depth, of_paths.width), ranges, strict=True)
         )
-        return jnp.stack([*inside, own.paths > 0]).all()
+        return jnp.stack([*inside, of_paths.paths > 0]).all()
 
     return keep
 
@@ -121,8 +121,8 @@ def select(keep: Keep, wirings: ArrayLike) -> Kept:
         mask = np.asarray(jax.jit(jax.vmap(keep))(checked))
     ranges = None
     if mask.any():
-        own = statistics(checked[mask])
-        ranges = Ranges(_range(own.depth), _range(own.width))
+        of_paths = statistics(checked[mask])
+        ranges = Ranges(_range(of_paths.depth), _range(of_paths.width))
     return Kept(mask, int(mask.sum()), float(mask.mean()), ranges)
 
 
@@ -153,7 +153,7 @@ def reserve_moderate(kinds: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]
             without = np.repeat(alive[None], len(operations), 0)
             without[np.arange(len(operations)), edge, operations] = False
             count = without.sum(-1)
-            shares = ((without & own).sum(-1) / np.maximum(count, 1) for own in (skip, linear))
+            shares = ((without & each).sum(-1) / np.maximum(count, 1) for each in (skip, linear))
             places = np.stack(expected_depth_width(*shares), 1)
             distances = np.square(places - places.mean(0)).sum(1)
             # Equal ones differ by rounding.

@@ -78,7 +78,7 @@ def square(name: str, matrix: ArrayLike) -> Any:
     Raises:
         ValueError: it is no such matrix.
     """
-    own = check.array(name, matrix, "f")
-    if own.ndim != 2 or own.shape[0] != own.shape[1] or not own.size:
-        raise ValueError(f"{name} must be [N, N]: got shape {list(own.shape)}; see input_gram.")
-    return own
+    checked = check.array(name, matrix, "f")
+    if checked.ndim != 2 or checked.shape[0] != checked.shape[1] or not checked.size:
+        raise ValueError(f"{name} must be [N, N]: got shape {list(checked.shape)}; see input_gram.")
+    return checked

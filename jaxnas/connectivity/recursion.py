@@ -76,14 +76,14 @@ def kernels(
     kinds = incoming(wiring)
     skip, linear = (kinds == SKIP).astype(gram.dtype), (kinds == LINEAR).astype(gram.dtype)
     state = _forward(skip, linear, _start(gram, stem, len(kinds)), order)
-    own = _diagonal(state.second)
+    diagonals = _diagonal(state.second)
     backward = _backward(skip, linear, state.slope)
-    signal = state.slope * own if order == "post" else state.relu
+    signal = state.slope * diagonals if order == "post" else state.relu
     weights = jnp.einsum("ts,sij,tij->ij", linear, signal, backward, precision="highest")
     stem_ntk = gram * backward[0]
     if stem == "relu":
         stem_ntk = stem_ntk * relu_layer(gram)[1]
-    return Kernels(_symmetric(own[-1]), _symmetric(own[-1] + weights + stem_ntk))
+    return Kernels(_symmetric(diagonals[-1]), _symmetric(diagonals[-1] + weights + stem_ntk))
 
 
 def over_wirings(
@@ -135,7 +135,9 @@ def over_wirings(
 def _map(
     measure: Callable[[Kernels], Any], order: Order, stem: Stem, wirings: Array, gram: Array
 ) -> Any:
-    return jax.lax.map(lambda own: measure(kernels(own, gram, order=order, stem=stem)), wirings)
+    return jax.lax.map(
+        lambda wiring: measure(kernels(wiring, gram, order=order, stem=stem)), wirings
+    )
 
 
 def _check(order: str, stem: str) -> None:
@@ -173,14 +175,14 @@ def _forward(skip: Array, linear: Array, start: _State, order: Order) -> _State:
         # With the earlier nodes: new weights are independent of them, but not the mean of a ReLU.
         shared = jnp.einsum("s,svij->vij", skips, state.second, precision="highest")
         shared += layer_mean[None, :, None] * state.mean[:, None, :]
-        own = jnp.einsum("v,vij->ij", skips, shared, precision="highest")
-        own += jnp.einsum("s,sij->ij", linears, state.relu, precision="highest")
-        own += (skip_mean + layer_mean)[:, None] * layer_mean[None, :]
-        own -= jnp.einsum(
+        diagonal = jnp.einsum("v,vij->ij", skips, shared, precision="highest")
+        diagonal += jnp.einsum("s,sij->ij", linears, state.relu, precision="highest")
+        diagonal += (skip_mean + layer_mean)[:, None] * layer_mean[None, :]
+        diagonal -= jnp.einsum(
             "s,si,sj->ij", linears, state.relu_mean, state.relu_mean, precision="highest"
         )
         return state._replace(
-            second=_with_pairs(state.second, target, shared, own),
+            second=_with_pairs(state.second, target, shared, diagonal),
             mean=state.mean.at[target].set(skip_mean + layer_mean),
         )
 
@@ -198,9 +200,9 @@ def _with_relu(state: _State, node: Array, order: Order) -> _State:
     )
 
 
-def _with_pairs(second: Array, node: Array, shared: Array, own: Array) -> Array:
+def _with_pairs(second: Array, node: Array, shared: Array, diagonal: Array) -> Array:
     second = second.at[node].set(shared).at[:, node].set(shared.swapaxes(1, 2))
-    return second.at[node, node].set(own)
+    return second.at[node, node].set(diagonal)
 
 
 def _backward(skip: Array, linear: Array, slope: Array) -> Array:
@@ -211,9 +213,9 @@ def _backward(skip: Array, linear: Array, slope: Array) -> Array:
         source = nodes - 1 - step
         skips, linears = skip[:, source], linear[:, source]
         shared = jnp.einsum("t,tuij->uij", skips, second, precision="highest")
-        own = jnp.einsum("u,uji->ij", skips, shared, precision="highest")
+        diagonal = jnp.einsum("u,uji->ij", skips, shared, precision="highest")
         through = jnp.einsum("t,tij->ij", linears, _diagonal(second), precision="highest")
-        return _with_pairs(second, source, shared, own + slope[source] * through)
+        return _with_pairs(second, source, shared, diagonal + slope[source] * through)
 
     last = jnp.zeros((nodes, *slope.shape), slope.dtype).at[-1, -1].set(1)
     return _diagonal(jax.lax.fori_loop(1, nodes, add_node, last))

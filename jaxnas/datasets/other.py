@@ -124,8 +124,8 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a data set in an archive; what else is in it is not read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            there = {own.removesuffix(".npy") for own in archive.namelist()}
-            names = next((own for own in (_SPLIT, _WHOLE) if there.issuperset(own)), ())
+            there = {each.removesuffix(".npy") for each in archive.namelist()}
+            names = next((each for each in (_SPLIT, _WHOLE) if there.issuperset(each)), ())
             more = there & {"class_names"}
             arrays = {name: _read_member(archive, name) for name in (*names, *more)}
     except FileNotFoundError as error:

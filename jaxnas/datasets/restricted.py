@@ -42,7 +42,7 @@ class _ArrayRecord:
         code = f"{dtype.byte_order}{dtype.code}"
         if not re.fullmatch(r"[<>|=]([iu][1248]|f[248])", code):
             raise ValueError(f"an array of type {code!r} where numbers were expected")
-        if not isinstance(shape, tuple) or not all(type(own) is int for own in shape):
+        if not isinstance(shape, tuple) or not all(type(each) is int for each in shape):
             raise ValueError("an array whose shape is none")
         values = np.frombuffer(content, np.dtype(code))
         return values.reshape(shape, order="F" if is_fortran else "C")
@@ -132,7 +132,7 @@ def _array(entries: dict[str | bytes, Any], key: str) -> np.ndarray:
     if isinstance(value, _ArrayRecord):
         return value.to_numpy()
     # Lists of lists that a small pickle repeats can be larger than any memory.
-    if not isinstance(value, list) or not all(type(own) in (int, float) for own in value):
+    if not isinstance(value, list) or not all(type(each) in (int, float) for each in value):
         raise ValueError(f"the entry {key!r} is neither an array nor a list of numbers")
     return np.asarray(value)
 

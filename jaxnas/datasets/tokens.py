@@ -53,10 +53,10 @@ class HashedWords(NamedTuple):
         """Return the encodings of texts, one segment each."""
         words = [text.lower().split() for text in input]
         numbers = [
-            [1, *(2 + zlib.crc32(word.encode()) % (self.vocabulary - 2) for word in own)]
-            for own in words
+            [1, *(2 + zlib.crc32(word.encode()) % (self.vocabulary - 2) for word in item)]
+            for item in words
         ]
-        return [Encoding(own, [0] * len(own)) for own in numbers]
+        return [Encoding(number, [0] * len(number)) for number in numbers]
 
 
 class Tokens(NamedTuple):
@@ -88,7 +88,7 @@ def tokenize(tokenizer: Tokenizer, texts: Texts, *, lengths: Sequence[int] = LEN
         else list(zip(texts.first, texts.second, strict=True))
     )
     encoded = tokenizer.encode_batch(given)
-    counts = np.array([len(own.ids) for own in encoded], int)
+    counts = np.array([len(each.ids) for each in encoded], int)
     if not counts.size or counts.min() < 1 or counts.max() > max(lengths):
         raise ValueError(
             f"Texts must have 1 to {max(lengths)} tokens: got "
@@ -97,8 +97,8 @@ def tokenize(tokenizer: Tokenizer, texts: Texts, *, lengths: Sequence[int] = LEN
         )
     inputs = np.zeros((len(encoded), 2, _fitting(counts.max(), lengths)), np.int32)
     inputs[:, 1] = -1
-    for row, own in zip(inputs, encoded, strict=True):
-        row[:, : len(own.ids)] = own.ids, own.type_ids
+    for row, encoding in zip(inputs, encoded, strict=True):
+        row[:, : len(encoding.ids)] = encoding.ids, encoding.type_ids
     return Tokens(inputs, np.asarray(texts.labels, np.int32))
 
 

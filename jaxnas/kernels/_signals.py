@@ -41,19 +41,19 @@ def propagate(arch: np.ndarray, operations: Sequence[Operation], first: Any) -> 
     nodes: list[Counter[int]] = [Counter() for _ in range(num_nodes(arch))]
     nodes[0][0] = 1
     for edge, (source, target) in enumerate(edges(len(nodes))):
-        operation, own = operations[arch[edge]], nodes[source]
-        if operation == "zero" or not own:
+        operation, terms = operations[arch[edge]], nodes[source]
+        if operation == "zero" or not terms:
             continue
         if operation == "skip":
-            nodes[target].update(own)
+            nodes[target].update(terms)
             continue
         if operation == "pool 3x3":
-            same = frozenset(own.items())
+            same = frozenset(terms.items())
             position = poolings.setdefault(same, len(signals))
         else:
             position = len(signals)
         if position == len(signals):
-            before = _sum(signals, own, source)
+            before = _sum(signals, terms, source)
             origins = before.origins if operation == "pool 3x3" else frozenset({edge})
             signals.append(_Signal(_layer(operation)(before.kernel), origins))
         nodes[target][position] += 1
@@ -61,9 +61,9 @@ def propagate(arch: np.ndarray, operations: Sequence[Operation], first: Any) -> 
 
 
 def _sum(signals: Sequence[_Signal], counts: Mapping[int, int], node: int) -> _Signal:
-    own = [signals[position] for position in counts]
-    origins = frozenset[int]().union(*(signal.origins for signal in own))
-    if len(origins) < sum(len(signal.origins) for signal in own):
+    summed = [signals[position] for position in counts]
+    origins = frozenset[int]().union(*(signal.origins for signal in summed))
+    if len(origins) < sum(len(signal.origins) for signal in summed):
         raise ValueError(
             f"Node {node} adds a pooling to a signal that it depends on, and neural-tangents has "
             "no kernel for that: use other cells, or skips for poolings."
@@ -71,7 +71,7 @@ def _sum(signals: Sequence[_Signal], counts: Mapping[int, int], node: int) -> _S
     # A kernel object times a number is that of the signal times the number: the square of it.
     scaled = [
         (signal.kernel.reverse() if signal.kernel.is_reversed else signal.kernel) * count
-        for signal, count in zip(own, counts.values(), strict=True)
+        for signal, count in zip(summed, counts.values(), strict=True)
     ]
     together = scaled[0].replace(
         **{

@@ -93,12 +93,12 @@ def fully_connected_cell(wiring: ArrayLike, inputs: ArrayLike) -> Kernels:
     Raises:
         ValueError: no path from the input to the output, an unknown kind, or no rows.
     """
-    own = _checked(wiring, _KINDS)
+    decisions = _checked(wiring, _KINDS)
     rows = jnp.asarray(inputs)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"Inputs are rows [B, F]: got shape {list(rows.shape)}; flatten them.")
     stem = stax.Dense(1, float(rows.shape[1]) ** 0.5)[2]
-    end = propagate(own, _KINDS, stem(rows, None))
+    end = propagate(decisions, _KINDS, stem(rows, None))
     return kernels(stax.Dense(1)[2], end)
 
 
@@ -126,13 +126,13 @@ def convolutional_cell(
             float64 for pairs of pixels, where XLA crashes; a pooling that meets its own input in a
             sum, which neural-tangents would take for independent.
     """
-    own = _checked(arch, operations)
+    decisions = _checked(arch, operations)
     x = jnp.asarray(images)
     if x.ndim != 4 or not x.size:
         raise ValueError(f"Images are [B, H, W, C]: got shape {list(x.shape)}.")
     if readout not in ("flatten", "pool"):
         raise ValueError(f"readout must be 'flatten' or 'pool': got {readout!r}.")
-    names = [operations[decision] for decision in own]
+    names = [operations[decision] for decision in decisions]
     pairs = readout == "pool" or "pool 3x3" in names
     needed = kernel_bytes(
         x.shape,
@@ -151,7 +151,7 @@ def convolutional_cell(
             "Kernels of pairs of pixels crash in float64: got float64 images; cast them to float32."
         )
     with jax.enable_x64(bool(x.dtype == jnp.float64)):
-        return _convolutional(tuple(own.tolist()), tuple(operations), readout, pairs, x)
+        return _convolutional(tuple(decisions.tolist()), tuple(operations), readout, pairs, x)
 
 
 def kernel_bytes(
@@ -188,16 +188,20 @@ def _convolutional(
 
 
 def _checked(arch: ArrayLike, operations: Sequence[Operation]) -> np.ndarray:
-    own = np.asarray(arch)
-    nodes = num_nodes(own)
-    if own.ndim != 1 or own.dtype.kind not in "iu" or ((own < 0) | (own >= len(operations))).any():
+    decisions = np.asarray(arch)
+    nodes = num_nodes(decisions)
+    if (
+        decisions.ndim != 1
+        or decisions.dtype.kind not in "iu"
+        or ((decisions < 0) | (decisions >= len(operations))).any()
+    ):
         raise ValueError(
             f"One wiring is int32[E] of 0 to {len(operations) - 1} ({', '.join(operations)}): got "
-            f"{own.dtype}{list(own.shape)} {own.tolist()}."
+            f"{decisions.dtype}{list(decisions.shape)} {decisions.tolist()}."
         )
-    if not is_connected(np.array([name != "zero" for name in operations])[own]):
+    if not is_connected(np.array([name != "zero" for name in operations])[decisions]):
         raise ValueError(
-            f"No path leads from node 0 to node {nodes - 1}: got {own.tolist()}; such a network "
-            "has no kernel."
+            f"No path leads from node 0 to node {nodes - 1}: got {decisions.tolist()}; such a "
+            "network has no kernel."
         )
-    return own
+    return decisions

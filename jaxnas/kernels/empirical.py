@@ -75,7 +75,7 @@ def gradient_grams(
         max_bytes: see `gradients.per_example_vjp`.
     """
     kept = _read_grams(apply_fn, params, batch, of, max_bytes)
-    return jax.tree.map(lambda own: own.gram, kept, is_leaf=_is_gram)
+    return jax.tree.map(lambda leaf: leaf.gram, kept, is_leaf=_is_gram)
 
 
 def gradient_gram(
@@ -118,8 +118,8 @@ def stack_grams(kept: Params, params: Params) -> TensorGrams:
     by_tensor = jax.tree.leaves(kept, is_leaf=_is_gram)
     leaves = jax.tree.leaves(params)
     return TensorGrams(
-        gram=stack([own.gram for own in by_tensor]),
-        coordinate_sum=stack([own.coordinate_sum for own in by_tensor]),
+        gram=stack([one.gram for one in by_tensor]),
+        coordinate_sum=stack([one.coordinate_sum for one in by_tensor]),
         size=jnp.asarray([leaf.size for leaf in leaves], jnp.float32),
         is_weight=jnp.asarray([leaf.ndim > 1 for leaf in leaves]),
     )
@@ -142,8 +142,8 @@ def ntk(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
     total = jnp.zeros((inputs.shape[0],) * 2, out.logits.dtype)
     for cotangent in jnp.eye(classes, dtype=out.logits.dtype):
         rows = jnp.broadcast_to(cotangent[None], out.logits.shape)
-        for own in jax.tree.leaves(pullback(rows, (GRAM,)), is_leaf=_is_gram):
-            total = total + own.gram
+        for leaf in jax.tree.leaves(pullback(rows, (GRAM,)), is_leaf=_is_gram):
+            total = total + leaf.gram
     return total / classes
 
 

@@ -116,7 +116,7 @@ class LinenNetwork(Summarized):
             nn.intercept_methods(_normalize_across_examples),
             nn.intercept_methods(_each_layer(visit)),
         ):
-            batch = jax.tree.map(lambda own: own[None], example)
+            batch = jax.tree.map(lambda leaf: leaf[None], example)
             return gradients.as_outputs(self._apply(variables, batch)).logits[0]
 
     def _apply(self, variables: Mapping[str, Any], inputs: Array) -> Outputs | Array:
@@ -144,7 +144,7 @@ def initial(module: nn.Module, key: Array, inputs: Any) -> Any:
 
     The programs of its initializers are shared by all modules with tensors of these shapes.
     """
-    shapes = jax.tree.map(lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), inputs)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inputs)
     with nn.intercept_methods(_without_dropout):
         try:
             return module.lazy_init(key, shapes)
@@ -522,9 +522,9 @@ _trace_shared = jax.jit(_Layer.__call__, static_argnums=0)
 _apply_shared = jax.jit(layers.apply, static_argnums=(0, 1))
 
 
-def _is_hashable(own: Any) -> bool:
+def _is_hashable(thing: Any) -> bool:
     try:
-        hash(own)
+        hash(thing)
     except TypeError:
         return False
     return True

@@ -46,7 +46,7 @@ class ModelNetwork(Summarized):
 
     def logits_of_example(self, params: Params, example: Any) -> Array:
         """Return the logits `[K]` of one example, inside a map over the axis of the examples."""
-        batch = jax.tree.map(lambda own: own[None], example)
+        batch = jax.tree.map(lambda leaf: leaf[None], example)
         of_example = equations.with_fast_convolutions(self.of_example)
         return gradients.as_outputs(of_example(params, batch)).logits[0]
 
@@ -154,8 +154,8 @@ def _need_none(variables: Any, kind: str) -> None:
         )
 
 
-def _kind(own: Any) -> str:
-    return f"the class {own.__name__}" if isinstance(own, type) else type(own).__name__
+def _kind(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
 def _linen(
@@ -177,9 +177,11 @@ def _linen(
 
 
 def _nnx(nnx: Any, model: Any, call_kwargs: dict[str, Any]) -> tuple[ModelNetwork, Params]:
-    def is_trained(path: Any, own: Any) -> bool:
-        is_param = isinstance(own, nnx.Param) or issubclass(getattr(own, "type", object), nnx.Param)
-        return is_param and all(map(is_floating, jax.tree.leaves(own)))
+    def is_trained(path: Any, variable: Any) -> bool:
+        is_param = isinstance(variable, nnx.Param) or issubclass(
+            getattr(variable, "type", object), nnx.Param
+        )
+        return is_param and all(map(is_floating, jax.tree.leaves(variable)))
 
     graph, params, rest = nnx.split(model, is_trained, ...)
 
@@ -202,26 +204,26 @@ def _equinox(
     equinox: Any, model: Any, state: Any, call_kwargs: dict[str, Any]
 ) -> tuple[ModelNetwork, Params]:
     # Dropout is off, and a BatchNorm takes its statistics over the axis of the examples.
-    def is_changed(own: Any) -> bool:
-        return isinstance(own, equinox.nn.Dropout | equinox.nn.BatchNorm)
+    def is_changed(part: Any) -> bool:
+        return isinstance(part, equinox.nn.Dropout | equinox.nn.BatchNorm)
 
-    def changed(own: Any) -> Any:
-        if isinstance(own, equinox.nn.Dropout):
-            return equinox.nn.Dropout(own.p, inference=True)
-        if isinstance(own, equinox.nn.BatchNorm):
-            own = copy.copy(own)
-            object.__setattr__(own, "axis_name", gradients.EXAMPLES)
-        return own
+    def changed(part: Any) -> Any:
+        if isinstance(part, equinox.nn.Dropout):
+            return equinox.nn.Dropout(part.p, inference=True)
+        if isinstance(part, equinox.nn.BatchNorm):
+            part = copy.copy(part)
+            object.__setattr__(part, "axis_name", gradients.EXAMPLES)
+        return part
 
     model = jax.tree.map(changed, model, is_leaf=is_changed)
     params, rest = equinox.partition(model, equinox.is_inexact_array)
     asked = inspect.signature(type(model).__call__).parameters
     others = {"key": jax.random.key(0), "inference": True}
-    kwargs = {name: own for name, own in others.items() if name in asked} | call_kwargs
+    kwargs = {name: other for name, other in others.items() if name in asked} | call_kwargs
 
     def alone(params: Params, example: Any) -> Any:
         # Equinox takes a state once only: this is a copy of it.
-        given = (example,) if state is None else (example, jax.tree.map(lambda own: own, state))
+        given = (example,) if state is None else (example, jax.tree.map(lambda leaf: leaf, state))
         result = equinox.combine(params, rest)(*given, **kwargs)
         return result if state is None else result[0]
 
@@ -229,8 +231,8 @@ def _equinox(
         return jax.vmap(alone, (None, 0), axis_name=gradients.EXAMPLES)(params, inputs)
 
     def of_example(params: Params, batch: Any) -> Any:
-        result = alone(params, jax.tree.map(lambda own: own[0], batch))
-        return jax.tree.map(lambda own: own[None], result)
+        result = alone(params, jax.tree.map(lambda leaf: leaf[0], batch))
+        return jax.tree.map(lambda leaf: leaf[None], result)
 
     return ModelNetwork("Equinox", apply, of_example), params
 
@@ -282,12 +284,14 @@ def _of_function(library: str, apply: Apply, params: Params) -> tuple[ModelNetwo
     leaves, structure = jax.tree.flatten(params)
     if all(map(is_floating, leaves)):
         return ModelNetwork(library, apply, apply), params
-    frozen = [None if is_floating(own) else own for own in leaves]
-    trained = jax.tree.unflatten(structure, [own if is_floating(own) else None for own in leaves])
+    frozen = [None if is_floating(leaf) else leaf for leaf in leaves]
+    trained = jax.tree.unflatten(
+        structure, [leaf if is_floating(leaf) else None for leaf in leaves]
+    )
 
     def with_frozen(trained: Params, inputs: Any) -> Any:
         remaining = iter(jax.tree.leaves(trained))
-        merged = [next(remaining) if own is None else own for own in frozen]
+        merged = [next(remaining) if each is None else each for each in frozen]
         return apply(jax.tree.unflatten(structure, merged), inputs)
 
     return ModelNetwork(library, with_frozen, with_frozen), trained

@@ -221,11 +221,11 @@ class BoundNetwork:
         found: list[Shown] = []
         given: tuple[Array, ...] = (inputs,)
         for steps in self.graph(_shape(inputs), unrolled=True).stages():
-            own = compiled.subtree(params, steps)
+            weights = compiled.subtree(params, steps)
             if steps.is_traced:
-                given, shown = compiled.run(steps, context, own, None, given)
+                given, shown = compiled.run(steps, context, weights, None, given)
             else:
-                given, shown = eager.run(steps, context, own, given)
+                given, shown = eager.run(steps, context, weights, given)
             found += [*shown, Shown("map", (), given[-1])]
         return found
 

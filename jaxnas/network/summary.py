@@ -25,13 +25,13 @@ class Summarized:
         """
         program = programs.read(_bare(self), params, inputs, normalized=True)
         leaves = jax.tree.leaves(params)
-        kinds = [own.kind for own in program.found]
-        names = collections.Counter(own.name for own in program.found if own.name)
+        kinds = [each.kind for each in program.found]
+        names = collections.Counter(each.name for each in program.found if each.name)
         activations = ", ".join(f"{number} {name}" for name, number in names.items())
         logits = jax.eval_shape(_bare(self), params, inputs)
         return (
             f"{program.layers} layers in {len(program.pieces)} blocks, {len(leaves)} tensors of "
-            f"{sum(own.size for own in leaves):,} parameters\n"
+            f"{sum(leaf.size for leaf in leaves):,} parameters\n"
             f"normalizations: {kinds.count('variance')} by statistics of activations\n"
             f"activations: {activations or 'none'}\n"
             f"classes: {logits.shape[-1]}\n"
@@ -41,7 +41,7 @@ class Summarized:
     def _examples(self, params: Params, inputs: Any) -> str:
         if len(jax.tree.leaves(inputs)[0]) < 2:
             return "not compared, there is only one"
-        same = jax.tree.map(lambda own: jnp.broadcast_to(own[:1], own.shape), inputs)
+        same = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), inputs)
         first, other = (gradients.logits_of_batch(self, params, x)[:1] for x in (inputs, same))
         if gradients.are_close(first, other):
             return "each alone"

@@ -97,9 +97,9 @@ def _weights_path(folder: Path) -> Path:
     if path.is_file():
         return path
     others = sorted(
-        own.name
+        each.name
         for pattern in ("*.bin", "*.pt", "*.pth", "*.index.json")
-        for own in folder.glob(pattern)
+        for each in folder.glob(pattern)
     )
     if any(name.endswith(".index.json") for name in others):
         remedy = (
@@ -143,7 +143,7 @@ def _stored_name(stored: str, names: set[str], family: str) -> str | None:
     old = stored
     for new_ending, old_ending in _OLD_NAMES.items():
         old = old.replace(new_ending, old_ending)
-    candidates = (f"{prefix}{own}" for own in (stored, old) for prefix in ("", f"{family}."))
+    candidates = (f"{prefix}{each}" for each in (stored, old) for prefix in ("", f"{family}."))
     return next((name for name in candidates if name in names), None)
 
 

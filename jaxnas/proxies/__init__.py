@@ -183,10 +183,10 @@ class Chosen(NamedTuple):
         found = {}
         for name in self.names:
             first, *others = aggregate.RECIPES[name].parts if name in aggregate.RECIPES else (name,)
-            own = measured[first]
+            reasons = measured[first]
             for part in others:
-                own = np.where(own == "ok", measured[part], own)
-            found[name] = own
+                reasons = np.where(reasons == "ok", measured[part], reasons)
+            found[name] = reasons
         return found
 
 
@@ -211,11 +211,11 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
             f"Name at least one score, each once: got {list(names)}; for example ['panel']."
         )
     needed: dict[str, str | Proxy] = {}
-    for name, own in zip(names, asked, strict=True):
-        if isinstance(own, str) and own in aggregate.RECIPES:
+    for name, proxy in zip(names, asked, strict=True):
+        if isinstance(proxy, str) and proxy in aggregate.RECIPES:
             needed = {**{part: part for part in aggregate.RECIPES[name].parts}, **needed}
         else:
-            needed[name] = own
+            needed[name] = proxy
     return Chosen(names, resolve(needed.values()))
 
 

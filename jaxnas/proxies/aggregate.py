@@ -58,7 +58,8 @@ def hybrid_score(
     _not_negative(tau=tau, mu=mu)
     m, k = np.ones(len(usable)), np.ones(len(usable))
     m[usable], k[usable] = (
-        scipy.stats.rankdata(own[usable]) / max(1, usable.sum()) for own in (magnitudes, conditions)
+        scipy.stats.rankdata(each[usable]) / max(1, usable.sum())
+        for each in (magnitudes, conditions)
     )
     return np.where(usable, -(k / m + mu * np.abs(m**2 - tau**2)), -np.inf)
 
@@ -275,8 +276,8 @@ def _checked_pool(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return `M`, `kappa` and which are usable, all `[A]`; what is not reads 1."""
     magnitudes, conditions = (
-        np.asarray(check.array(name, own), np.float64)
-        for name, own in (("metric", metric), ("condition", condition))
+        np.asarray(check.array(name, each), np.float64)
+        for name, each in (("metric", metric), ("condition", condition))
     )
     if magnitudes.ndim != 1 or magnitudes.shape != conditions.shape:
         raise ValueError(

@@ -126,7 +126,7 @@ def _spectral_norm(probe: Array, pulled: Array) -> Array:
 
 def _fitted(x: Array, axis: int, size: int) -> Array:
     """Return the first entries along an axis, with zeros behind the last."""
-    missing = [(0, max(size - own, 0) if at == axis else 0) for at, own in enumerate(x.shape)]
+    missing = [(0, max(size - each, 0) if at == axis else 0) for at, each in enumerate(x.shape)]
     return jax.lax.slice_in_dim(jnp.pad(x, missing), 0, size, axis=axis)
 
 
@@ -135,14 +135,18 @@ def _of_blocks(kept: list[_Kept], first: int) -> list[Array]:
 
     Only blocks with positions count, unless there are none.
     """
-    features = [own for own in kept[:-1] if own is not None]
+    features = [of_stage for of_stage in kept[:-1] if of_stage is not None]
     if not features:
         raise ValueError(
             "The scores of AZ-NAS read features [B, ..., C] between blocks: got a network without; "
             "score one of several layers, or one that offers jaxnas.types.Staged."
         )
     with_positions = any(has_positions for has_positions, _ in features)
-    wanted = [own[1] for own in kept[first:-1] if own is not None and own[0] == with_positions]
+    wanted = [
+        of_stage[1]
+        for of_stage in kept[first:-1]
+        if of_stage is not None and of_stage[0] == with_positions
+    ]
     return [value for value in wanted if value is not None]
 
 

@@ -70,15 +70,15 @@ def num_macs(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Arr
         return gradients.outputs(apply_fn, params, inputs).logits
 
     # What the network closes over may be traced, and becomes an argument.
-    program = jax.make_jaxpr(logits)(params, jax.tree.map(lambda own: own[:1], batch.inputs))
+    program = jax.make_jaxpr(logits)(params, jax.tree.map(lambda leaf: leaf[:1], batch.inputs))
 
     def on_shapes(constants: list[Array], *leaves: Array) -> list[Array]:
         return core.jaxpr_as_fun(core.ClosedJaxpr(program.jaxpr, constants))(*leaves)
 
     constants = [
-        jax.ShapeDtypeStruct(own.shape, own.dtype) for own in map(jnp.asarray, program.consts)
+        jax.ShapeDtypeStruct(each.shape, each.dtype) for each in map(jnp.asarray, program.consts)
     ]
-    leaves = [jax.ShapeDtypeStruct(own.shape, own.dtype) for own in program.in_avals]
+    leaves = [jax.ShapeDtypeStruct(in_aval.shape, in_aval.dtype) for in_aval in program.in_avals]
     analysis = jax.jit(on_shapes).lower(constants, *leaves).cost_analysis()
     if not analysis or "flops" not in analysis:
         raise ValueError(

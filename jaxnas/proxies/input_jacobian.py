@@ -58,7 +58,7 @@ def _measure(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> dic
     given, pullback = jax.vjp(logits, batch.inputs)
     (of_inputs,) = pullback(jnp.ones_like(given))
     rows = jnp.concatenate(
-        [own.reshape(len(given), -1) for own in jax.tree.leaves(of_inputs)], axis=1
+        [leaf.reshape(len(given), -1) for leaf in jax.tree.leaves(of_inputs)], axis=1
     )
     classes: Any = batch.labels
     if not isinstance(classes, tasks.Targets):

@@ -205,7 +205,7 @@ def _values_times_correlation(product: Array) -> Array:
 def _diversity(grams: TensorGrams, how: Aggregate) -> Array:
     measures.compared(grams.gram.shape[-1], "gradient_diversity")
     alive = _alive_weights(grams)
-    entropies = jax.vmap(lambda own: gram.spectral_entropy(gram.correlation_matrix(own)))(
+    entropies = jax.vmap(lambda leaf: gram.spectral_entropy(gram.correlation_matrix(leaf)))(
         grams.gram
     )
     return _combine(jnp.where(alive, entropies, 0), alive, how)

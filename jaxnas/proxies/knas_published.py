@@ -52,7 +52,10 @@ def _registration(path_and_leaf: tuple[Any, Any]) -> tuple[Any, ...]:
     """
     *layer, name = [str(getattr(part, "key", part)) for part in path_and_leaf[0]] or [""]
     layers = [
-        [int(own) if position % 2 else own for position, own in enumerate(re.split(r"(\d+)", part))]
+        [
+            int(each) if position % 2 else each
+            for position, each in enumerate(re.split(r"(\d+)", part))
+        ]
         for part in layer
     ]
     return layers, {"kernel": 0, "scale": 1, "bias": 2}.get(name, 3), name
@@ -90,7 +93,7 @@ def _residue(coordinates: Array) -> Array:
     coordinates = _first_11(coordinates)
     half = coordinates.shape[1] // 2
     last = coordinates[:, -1].astype(jnp.float32)
-    total = jax.lax.fori_loop(0, half, lambda _, own: own + last, jnp.zeros_like(last))
+    total = jax.lax.fori_loop(0, half, lambda _, total: total + last, jnp.zeros_like(last))
     # XLA would turn a constant divisor into a factor, which rounds differently: so not a constant.
     residue = last - total / (0 * last + half)
     square = half * jnp.square(residue.astype(coordinates.dtype)).sum() / coordinates.shape[1] ** 2

@@ -71,8 +71,8 @@ def measure_all(
     with jax.default_matmul_precision("highest"):
         together = {of: tuple(statistics) for of, statistics in wanted.items()}
         read = gradients.read(apply_fn, params, batch, together) if together else {}
-        kept = {of: iter(own) for of, own in read.items()}
-        looks = [own for own in measures if isinstance(own, StageMeasure)]
+        kept = {of: iter(found) for of, found in read.items()}
+        looks = [one for one in measures if isinstance(one, StageMeasure)]
         seen = _look(looks, apply_fn, params, batch.inputs, key) if looks else {}
 
         def one(measure: Measure) -> Any:
@@ -144,7 +144,7 @@ def normal_like(key: Array, inputs: Any) -> Any:
     leaves, structure = jax.tree.flatten(inputs)
     keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
     noise = [
-        jax.random.normal(one, own.shape, own.dtype) if is_floating(own) else own
-        for one, own in zip(keys, leaves, strict=True)
+        jax.random.normal(one, leaf.shape, leaf.dtype) if is_floating(leaf) else leaf
+        for one, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, noise)

@@ -101,7 +101,7 @@ def _keep(inputs: Any, passed: Passed, key: Array, position: int) -> list[Array 
 def _collect(kept: list[list[Array | Shown]]) -> Array:
     found = [value for of_stage in kept for value in of_stage]
     of_positions = [value for value in found if not isinstance(value, Shown)]
-    return _total(of_positions or [_spectrum(own) for own in found if isinstance(own, Shown)])
+    return _total(of_positions or [_spectrum(each) for each in found if isinstance(each, Shown)])
 
 
 def _spectrum(shown: Shown) -> Array:

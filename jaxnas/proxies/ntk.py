@@ -178,7 +178,7 @@ class CoupledKernel:
         sizes = [paths[position][1].nbytes * count for position in read]
         total = jnp.zeros((count, count), cotangent.dtype)
         for group in gradients.groups(sizes, gradients.MAX_BYTES):
-            total = total + _gram_of(pull, tuple(read[own] for own in group), alone)
+            total = total + _gram_of(pull, tuple(read[one] for one in group), alone)
         return _kernel(total, batch)
 
 
@@ -190,7 +190,7 @@ def _kernel_of_any(
         return gradients.outputs(apply_fn, params, batch.inputs).logits
 
     found, pullback = jax.vjp(logits, params)
-    return measure.coupled(lambda own: pullback(own)[0], found, params, batch)
+    return measure.coupled(lambda leaf: pullback(leaf)[0], found, params, batch)
 
 
 def _gram_of(pull: Callable[[Array], Params], positions: tuple[int, ...], alone: Array) -> Array:
@@ -204,7 +204,7 @@ def _gram_of(pull: Callable[[Array], Params], positions: tuple[int, ...], alone:
         tensors = jax.lax.map(row, alone)
     else:  # the eager plan has programs of its own: to compile them as one takes longer
         tensors = [empirical.stack(list(rows)) for rows in zip(*map(row, alone), strict=True)]
-    grams = [empirical.gram_of(own[0], own).gram for own in tensors]
+    grams = [empirical.gram_of(tensor[0], tensor).gram for tensor in tensors]
     return sum(grams[1:], start=grams[0])
 
 
@@ -257,7 +257,7 @@ def _alignment(kernel: Kernel) -> Array:
     compared(len(kernel.gram), "kernel_alignment")
     labels = tasks.class_numbers(kernel.labels, "kernel_alignment")
     same = (labels[:, None] == labels[None, :]).astype(kernel.gram.dtype)
-    theta, classes = (own - own.mean() for own in (kernel.gram, same))
+    theta, classes = (each - each.mean() for each in (kernel.gram, same))
     norm = jnp.linalg.norm(theta)
     # What is left of a constant kernel is rounding.
     several = (classes != 0).any()

@@ -40,7 +40,7 @@ def each_relu(
 
 def combined(combine: Callable[[Array, Array], Array], kept: list[Array | None]) -> Array:
     """Return what is kept of all stages, combined."""
-    of_relus = [own for own in kept if own is not None]
+    of_relus = [of_stage for of_stage in kept if of_stage is not None]
     if not of_relus:
         raise ValueError(
             "The score reads the activations of a network: got a network without; score another, "

@@ -56,7 +56,7 @@ def _restricted(measure: GradientMeasure, pattern: str) -> GradientMeasure:
             )
 
         def select(leaves: list[Any]) -> list[Any]:
-            return [leaf for leaf, own in zip(leaves, chosen, strict=True) if own]
+            return [leaf for leaf, each in zip(leaves, chosen, strict=True) if each]
 
         tensors: list[Array] = [tensor for _, tensor in paths]
         return measure.collect(select(structure.flatten_up_to(kept)), select(tensors), batch)

@@ -173,7 +173,7 @@ def collect_weights(kept: Params, params: Params, batch: Batch) -> Array:
         ValueError: there are none.
     """
     pairs = zip(jax.tree.leaves(kept), jax.tree.leaves(params), strict=True)
-    of_weights = [own for own, tensor in pairs if tensor.ndim > 1]
+    of_weights = [each for each, tensor in pairs if tensor.ndim > 1]
     if not of_weights:
         raise ValueError(
             "The score reads weights, tensors of rank 2 or more: got none; score another network, "
@@ -201,7 +201,7 @@ def _curvature(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> A
         return gradients.loss_gradient(apply_fn, params, batch)
 
     direction = jax.tree.map(
-        lambda own: own if own.ndim > 1 else jnp.zeros_like(own), gradient(params)
+        lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), gradient(params)
     )
     _, change = jax.jvp(gradient, (params,), (direction,))
     return -collect_weights(jax.tree.map(_product, params, change), params, batch)

@@ -88,8 +88,8 @@ def _log_flow(apply_fn: ApplyFn, params: Params, inputs: Any) -> Array:
 @jax.jit
 def _rescaled(outputs: Any) -> tuple[Any, Array]:
     """Return what a stage gave, an array or several, divided by its scale, and that."""
-    values = [own for own in jax.tree.leaves(outputs) if is_floating(own)]
-    largest = jnp.stack([own.max() for own in values]).max()
+    values = [leaf for leaf in jax.tree.leaves(outputs) if is_floating(leaf)]
+    largest = jnp.stack([value.max() for value in values]).max()
     is_moderate = (largest > 1 / _LARGE) & (largest < _LARGE)
     scale = jnp.where((largest > 0) & ~is_moderate, largest, 1)
     return _divided(outputs, scale), scale
@@ -97,7 +97,7 @@ def _rescaled(outputs: Any) -> tuple[Any, Array]:
 
 @jax.jit
 def _divided(values: Any, scale: Array) -> Any:
-    return jax.tree.map(lambda own: own / scale if is_floating(own) else own, values)
+    return jax.tree.map(lambda value: value / scale if is_floating(value) else value, values)
 
 
 def _ones_of_one(inputs: Array) -> Array:

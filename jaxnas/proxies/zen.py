@@ -37,10 +37,10 @@ def zen() -> Proxy:
 def _zen_score(apply_fn: ApplyFn, params: Params, batch: Batch, key: Array) -> Array:
     weights, images, change = jax.random.split(key, 3)
 
-    def draw(path: Any, own: Array) -> Array:
+    def draw(path: Any, leaf: Array) -> Array:
         # By name, because both plans know a tensor by the same one.
         name = zlib.crc32(jax.tree_util.keystr(path).encode())
-        return _normal(jax.random.fold_in(weights, name), own) if own.ndim > 1 else own
+        return _normal(jax.random.fold_in(weights, name), leaf) if leaf.ndim > 1 else leaf
 
     inputs = measures.normal_like(images, batch.inputs)
     drawn = jax.tree_util.tree_map_with_path(draw, params)
@@ -80,8 +80,8 @@ def _moved(inputs: Any, noise: Any) -> Any:
             "Zen-score moves its inputs a little: got tokens; score a network of images or vectors."
         )
 
-    def moved(own: Array, by: Array) -> Array:
-        return own + _STEP * by if is_floating(own) else own
+    def moved(pixels: Array, by: Array) -> Array:
+        return pixels + _STEP * by if is_floating(pixels) else pixels
 
     return jax.tree.map(moved, inputs, noise)
 

@@ -217,8 +217,8 @@ def curves(by_name: Mapping[str, pd.Series], *, x: str, y: str) -> Figure:
             "most telling ones."
         )
     figure, axes = _axes(x, y)
-    for color, (name, own) in zip(PALETTE, by_name.items(), strict=False):
-        axes.plot(own.index, own.to_numpy(), color=color, label=name)
+    for color, (name, line) in zip(PALETTE, by_name.items(), strict=False):
+        axes.plot(line.index, line.to_numpy(), color=color, label=name)
     axes.set_xscale("log")
     axes.legend(frameon=False)
     return figure
@@ -235,21 +235,21 @@ def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") 
     Raises:
         ValueError: there are no samples or more than colors, or one is empty or not finite.
     """
-    samples = {name: np.ravel(np.asarray(own, np.float64)) for name, own in by_name.items()}
+    samples = {name: np.ravel(np.asarray(each, np.float64)) for name, each in by_name.items()}
     if not 1 <= len(samples) <= len(PALETTE):
         raise ValueError(
             f"A plot of histograms must show from 1 to {len(PALETTE)}: got {len(samples)}; choose "
             "the most telling ones."
         )
-    for name, own in samples.items():
-        if not own.size or not np.isfinite(own).all():
-            raise ValueError(f"A histogram needs finite numbers: got {own.size} in {name}.")
-    end = max(np.quantile(own, 0.99) for own in samples.values())
-    start = min(own.min() for own in samples.values())
+    for name, numbers in samples.items():
+        if not numbers.size or not np.isfinite(numbers).all():
+            raise ValueError(f"A histogram needs finite numbers: got {numbers.size} in {name}.")
+    end = max(np.quantile(each, 0.99) for each in samples.values())
+    start = min(each.min() for each in samples.values())
     edges = np.linspace(start, end if end > start else start + 1, 61)
     figure, axes = _axes(x, y)
-    for color, (name, own) in zip(PALETTE, samples.items(), strict=False):
-        share = np.histogram(own, edges)[0] / own.size / np.diff(edges)
+    for color, (name, numbers) in zip(PALETTE, samples.items(), strict=False):
+        share = np.histogram(numbers, edges)[0] / numbers.size / np.diff(edges)
         axes.stairs(share, edges, color=color, label=name, linewidth=1.4)
     axes.set_yscale("symlog", linthresh=0.1)
     axes.legend(frameon=False)
@@ -278,7 +278,7 @@ def cell_svg(cell: Cell) -> str:
                 f"An edge must lead forward between {count} nodes with a known operation: got "
                 f"({source}, {target}, {operation!r}); number the nodes along the flow."
             )
-    gap = max([96, *(7 * len(name) + 28 for name in [*cell.nodes, *(own[2] for own in edges)])])
+    gap = max([96, *(7 * len(name) + 28 for name in [*cell.nodes, *(each[2] for each in edges)])])
     rise, radius = 34, 8
     levels = _levels(edges)
     base = rise * max([1, *levels]) + 8
@@ -330,7 +330,7 @@ def _levels(edges: Sequence[tuple[int, int, str]]) -> list[int]:
     for source, target, _ in edges:
         level = target - source
         near = [taken.setdefault(source + target + shift, set()) for shift in (-1, 0, 1)]
-        while any(level in own for own in near):
+        while any(level in one for one in near):
             level += 1
         near[1].add(level)
         levels.append(level)

@@ -56,7 +56,7 @@ def scalar_writer(writer: Any) -> Callable[[int, Mapping[str, float]], None]:
     """
     if writer is None:
         return lambda step, scalars: None
-    found = [own for own in ("write_scalars", "scalar", "add_scalar") if hasattr(writer, own)]
+    found = [each for each in ("write_scalars", "scalar", "add_scalar") if hasattr(writer, each)]
     if not found:
         raise ValueError(
             "A writer has write_scalars(step, scalars), scalar(tag, value, step) or "

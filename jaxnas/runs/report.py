@@ -167,8 +167,8 @@ def save(report: Report, output_dir: str | os.PathLike[str], *, name: str = "rep
     page = folder / f"{name}.html"
     drawn = [_drawn(plot) for plot in _plots(report)]
     content = _page(report, drawn).encode()
-    for own, figure in zip(_file_names(report), drawn, strict=True):
-        write_whole(folder / own, figure.png)
+    for file_name, figure in zip(_file_names(report), drawn, strict=True):
+        write_whole(folder / file_name, figure.png)
     # Before the new page is there: the old one is what tells which files are its figures.
     _remove_figures(page, keep=_file_names(report))
     return write_whole(page, content)

@@ -167,7 +167,9 @@ class ScoreStore:
         name = re.compile(
             rf"{re.escape(self._path.stem)}\.process[1-9][0-9]*{re.escape(self._path.suffix)}"
         )
-        for path in sorted(own for own in self._path.parent.iterdir() if name.fullmatch(own.name)):
+        for path in sorted(
+            each for each in self._path.parent.iterdir() if name.fullmatch(each.name)
+        ):
             with ScoreStore(path):  # raises what is to be said of a damaged file
                 pass
             execute = self._connection.execute

@@ -64,9 +64,9 @@ def plan_steps(options: HybridOptions, num_evaluations: int) -> list[Choose]:
         probes = max(1, min(num_evaluations // 4, 10))
     if isinstance(probes, int):
         first, *others = options.bounds.values()
-        middle = [sum(own) / 2 for own in others]
-        probes = tuple((float(own), *middle) for own in np.linspace(*first, probes))
-    fixed: list[Choose] = [functools.partial(_fixed, tuple(own)) for own in probes]
+        middle = [sum(other) / 2 for other in others]
+        probes = tuple((float(one), *middle) for one in np.linspace(*first, probes))
+    fixed: list[Choose] = [functools.partial(_fixed, tuple(probe)) for probe in probes]
     exploited = min(options.exploited, num_evaluations - 1)
     free = num_evaluations - exploited
     suggested: list[Choose] = [functools.partial(_suggest, options)] * free

@@ -109,9 +109,9 @@ def constrained_evolution(
         if not found:
             break
         generation = np.stack(found)
-        own = _checked(score_fn(generation), len(generation), "score_fn", np.float32)
+        new = _checked(score_fn(generation), len(generation), "score_fn", np.float32)
         archs = np.concatenate([archs, generation])
-        scores = np.concatenate([scores, np.where(np.isfinite(own), own, -np.inf)])
+        scores = np.concatenate([scores, np.where(np.isfinite(new), new, -np.inf)])
     if not len(archs):
         raise ValueError(
             f"No legal architecture in {_MOST_DRAWS:,} random draws: got a constraint that refuses "
@@ -158,9 +158,9 @@ def _mutants(
     rate: float,
 ) -> Iterator[NDArray[np.int32]]:
     while True:
-        own = parents[rng.integers(len(parents), size=64)]
-        drawn = rng.integers(0, choices, own.shape, dtype=np.int32)
-        yield np.where(rng.random(own.shape) < rate, drawn, own)
+        before = parents[rng.integers(len(parents), size=64)]
+        drawn = rng.integers(0, choices, before.shape, dtype=np.int32)
+        yield np.where(rng.random(before.shape) < rate, drawn, before)
 
 
 def _crossovers(

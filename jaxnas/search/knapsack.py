@@ -31,8 +31,8 @@ def knapsack(
     """
     check.real("cap", cap), check.real("fixed", fixed)
     table, prices = (
-        np.asarray(check.array(name, own), float)
-        for name, own in (("scores", scores), ("costs", costs))
+        np.asarray(check.array(name, one), float)
+        for name, one in (("scores", scores), ("costs", costs))
     )
     if table.ndim != 2 or not table.size or table.shape != prices.shape:
         raise ValueError(
@@ -53,15 +53,15 @@ def knapsack(
     spent, gained = np.array([fixed]), np.zeros(1)
     traces = []  # of each layer: where each kept sum came from, and its candidate
     for layer, (row, price) in enumerate(zip(table, prices, strict=True)):
-        own = np.flatnonzero(exists[layer])
-        cost = (spent[:, None] + price[own]).ravel()
-        score = (gained[:, None] + row[own]).ravel()
+        offered = np.flatnonzero(exists[layer])
+        cost = (spent[:, None] + price[offered]).ravel()
+        score = (gained[:, None] + row[offered]).ravel()
         # Rounding of the last digits must not refuse what the check above allowed.
         left = cap - cheapest[layer + 1 :].sum() + 1e-12 * abs(cap)
         within = np.flatnonzero(cost <= left)
         kept = within[pareto_front(cost[within], score[within])]
         spent, gained = cost[kept], score[kept]
-        traces.append((kept // len(own), own[kept % len(own)]))
+        traces.append((kept // len(offered), offered[kept % len(offered)]))
     arch = np.empty(len(table), np.int32)
     at = int(gained.argmax())
     for layer in reversed(range(len(table))):
@@ -89,8 +89,8 @@ def pareto_front(costs: ArrayLike, scores: ArrayLike) -> NDArray[np.int64]:
         [1, 0]
     """
     price, value = (
-        np.asarray(check.array(name, own), float)
-        for name, own in (("costs", costs), ("scores", scores))
+        np.asarray(check.array(name, each), float)
+        for name, each in (("costs", costs), ("scores", scores))
     )
     if price.ndim != 1 or price.shape != value.shape:
         raise ValueError(

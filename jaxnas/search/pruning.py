@@ -56,7 +56,7 @@ class PruningResult(NamedTuple):
     @property
     def evaluations(self) -> int:
         """How many super-networks were scored."""
-        return sum(own.evaluations for own in self.rounds)
+        return sum(round.evaluations for round in self.rounds)
 
 
 def prune(
@@ -92,11 +92,11 @@ def prune(
     check.instance("reserve", reserve, Callable | None, "a function of a mask, or None")
     rounds = []
     while (mask.sum(1) > 1).any():
-        own = _round(mask, score_fn, reserve)
-        rounds.append(own)
+        finished = _round(mask, score_fn, reserve)
+        rounds.append(finished)
         mask = mask.copy()
-        lost = np.flatnonzero(own.pruned >= 0)
-        mask[lost, own.pruned[lost]] = False
+        lost = np.flatnonzero(finished.pruned >= 0)
+        mask[lost, finished.pruned[lost]] = False
     return PruningResult(mask.argmax(1).astype(np.int32), tuple(rounds))
 
 

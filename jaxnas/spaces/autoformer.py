@@ -31,13 +31,15 @@ class AutoFormer(VisionTransformer):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        own = self.chosen(arch)
-        width = own["hidden_dim"]
+        options = self.chosen(arch)
+        width = options["hidden_dim"]
         patches = layers.embed_patches(
             features=width, size=PATCH, stride=PATCH, token_has_place=True
         )
         x = net.stage("patches", patches, x)
-        each = list(zip(own["num_heads"], own["mlp_ratio"], strict=True))[: own["depth"]]
+        each = list(zip(options["num_heads"], options["mlp_ratio"], strict=True))[
+            : options["depth"]
+        ]
         for heads, ratio in each:
             layer = functools.partial(layers.layer, heads, (int(width * ratio),))
             x = net.stage("layer", layer, x)

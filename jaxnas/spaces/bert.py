@@ -42,9 +42,9 @@ class Bert(Transformer):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        own = self.chosen(arch)
+        options = self.chosen(arch)
         embed = layers.embed_tokens(
-            features=own["hidden_size"],
+            features=options["hidden_size"],
             size=EMBEDDING,
             vocabulary=self.vocabulary,
             positions=self.positions,
@@ -53,7 +53,7 @@ class Bert(Transformer):
         )
         present, x = net.stage("embeddings", functools.partial(_embeddings, embed), x)
         names = ("heads", "num_feed_forward", "feed_forward_dimension")
-        each = list(zip(*(own[name] for name in names), strict=True))[: own["layers"]]
+        each = list(zip(*(options[name] for name in names), strict=True))[: options["layers"]]
         for heads, count, dimension in each:
             hidden = FIRST_HIDDEN, *(dimension,) * (count - 1)
             layer = functools.partial(layers.layer, heads, hidden, pre_norm=False, epsilon=EPSILON)

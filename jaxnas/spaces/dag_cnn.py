@@ -67,7 +67,7 @@ def dag_cnn(
     """
     if len(sizes := check.items("shape", shape)) != 3:
         raise check.refuse("shape", "(height, width, colors)", shape)
-    shape = tuple(check.integer("A size of shape", own, 1) for own in sizes)
+    shape = tuple(check.integer("A size of shape", each, 1) for each in sizes)
     check.integer("nodes", nodes, 2, wirings.MAX_NODES)
     module = check.instance("module", DagCNN() if module is None else module, DagCNN, "a DagCNN")
     networks = module.clone(nodes=nodes, shape=shape)

@@ -84,13 +84,13 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
         return ",".join(f"{name}={labels[position]}" for (name, labels), position in chosen)
 
     def from_string(string: str) -> np.ndarray:
-        groups = [f"{name}=({'|'.join(map(re.escape, own))})" for name, own in written.items()]
+        groups = [f"{name}=({'|'.join(map(re.escape, each))})" for name, each in written.items()]
         match = re.fullmatch(",".join(groups), string)
         if match is None:
-            offered = ",".join(f"{name}={'|'.join(own)}" for name, own in written.items())
+            offered = ",".join(f"{name}={'|'.join(each)}" for name, each in written.items())
             raise ValueError(f"An architecture is written {offered}: got {string!r}.")
         chosen = zip(written.values(), match.groups(), strict=True)
-        return np.array([own.index(label) for own, label in chosen], np.int32)
+        return np.array([each.index(label) for each, label in chosen], np.int32)
 
     def representative(arch: ArrayLike) -> np.ndarray:
         """Return the first choices, decision by decision, that leave a linen module as it is."""
@@ -99,15 +99,17 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
             module = None if needs_key else model(stands, jax.random.key(0))
             for place in range(len(stands)) if isinstance(module, nn.Module) else ():
                 others = [
-                    (*stands[:place], own, *stands[place + 1 :]) for own in range(sizes[place])
+                    (*stands[:place], each, *stands[place + 1 :]) for each in range(sizes[place])
                 ]
-                stands = next(own for own in others if model(own, jax.random.key(0)) == module)
+                stands = next(
+                    other for other in others if model(other, jax.random.key(0)) == module
+                )
         except Exception:  # what is wrong is said when the candidate is scored
             return np.array(encoding.one(arch, sizes), np.int32)
         return np.array(stands, np.int32)
 
     def num_params_for(inputs: Any) -> Callable[[ArrayLike], int]:
-        shapes = jax.tree.map(lambda own: jax.ShapeDtypeStruct(own.shape, own.dtype), inputs)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), inputs)
 
         @functools.cache
         def count(arch: tuple[int, ...]) -> int:

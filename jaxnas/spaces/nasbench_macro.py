@@ -64,9 +64,9 @@ def nasbench_macro(
     Raises:
         ValueError: a size that is too small, or an unknown mode.
     """
-    own = layout(channels, head)
+    stages = layout(channels, head)
     space = space_of(
-        own, name="nasbench_macro", classes=classes, colors=colors, norm=norm, bypass=bypass
+        stages, name="nasbench_macro", classes=classes, colors=colors, norm=norm, bypass=bypass
     )
     return space._replace(
         to_string=macro.to_string, from_string=macro.from_string, representative=representative

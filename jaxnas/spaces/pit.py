@@ -27,10 +27,10 @@ class PiT(VisionTransformer):
 
     def forward(self, net: Net, x: Value, arch: Any) -> Value:
         """Write down what architecture `arch` computes."""
-        own = self.chosen(arch)
-        all_heads = map(int, own["heads"].split("/"))
+        options = self.chosen(arch)
+        all_heads = map(int, options["heads"].split("/"))
         for stage, heads in enumerate(all_heads, start=1):
-            width = own["base_dim"] * heads
+            width = options["base_dim"] * heads
             if stage == 1:
                 patches = layers.embed_patches(
                     features=width, size=PATCH, stride=STRIDE, token_has_place=False
@@ -38,9 +38,9 @@ class PiT(VisionTransformer):
                 x = net.stage("patches", patches, x)
             else:
                 x = net.stage("pool", layers.pool(features=width), x)
-            hidden = (int(width * own["mlp_ratio"]),)
+            hidden = (int(width * options["mlp_ratio"]),)
             layer = functools.partial(layers.layer, heads, hidden)
-            x = net.repeat("layer", own[f"depth_{stage}"], layer, x)
+            x = net.repeat("layer", options[f"depth_{stage}"], layer, x)
         x = net.stage("norm", layers.normed_token(), x)
         return net.stage("classifier", layers.classify(features=self.classes), x)
 

@@ -65,7 +65,7 @@ def inherited(
     size = min(batch_size, len(targets))
     count = len(targets) // size
     inputs, targets = (
-        own[: count * size].reshape(count, size, *own.shape[1:]) for own in (inputs, targets)
+        each[: count * size].reshape(count, size, *each.shape[1:]) for each in (inputs, targets)
     )
     found = []
     for path in paths.reshape(-1, len(choices)):

@@ -75,14 +75,14 @@ def read(module: SearchedNetwork, params: Params) -> Indicators:
         np.full(shape, np.nan), np.full(len(searched), np.nan), np.zeros(shape, bool)
     )
     for position, (name, layer) in enumerate(zip(layer_names(params), searched, strict=True)):
-        own = params[name]
+        of_layer = params[name]
         for choice, candidate in enumerate(layer.candidates):
             alone = candidate == IDENTITY and layer.is_plain
             found.is_identity[position, choice] = alone
-            value = 0.0 if alone else mean_scale(own[candidate.name][LAST])
+            value = 0.0 if alone else mean_scale(of_layer[candidate.name][LAST])
             found.block[position, choice] = value
-        if "bypass" in own:
-            found.layer[position] = mean_scale(own["bypass"])
+        if "bypass" in of_layer:
+            found.layer[position] = mean_scale(of_layer["bypass"])
     return found
 
 
@@ -136,8 +136,8 @@ def best(table: NDArray[np.float64]) -> NDArray[np.int32]:
 def mean(indicators: Sequence[Indicators]) -> Indicators:
     """Return the mean of the indicators of several supernets of the same networks."""
     return Indicators(
-        np.mean([own.block for own in indicators], axis=0),
-        np.mean([own.layer for own in indicators], axis=0),
+        np.mean([indicator.block for indicator in indicators], axis=0),
+        np.mean([indicator.layer for indicator in indicators], axis=0),
         indicators[0].is_identity,
     )
 

@@ -67,9 +67,9 @@ def split(
     )
 
 
-def merge(own: Split) -> Params:
+def merge(split: Split) -> Params:
     """Return the parameters as the network reads them, nested dictionaries."""
-    return nest(own.trained | own.frozen)
+    return nest(split.trained | split.frozen)
 
 
 def flatten(params: Params) -> Flat:
@@ -85,10 +85,10 @@ def nest(flat: Mapping[str, Any]) -> Params:
     params: Params = {}
     for path, leaf in flat.items():
         *names, last = path.split("/")
-        own = params
+        at = params
         for name in names:
-            own = own.setdefault(name, {})
-        own[last] = leaf
+            at = at.setdefault(name, {})
+        at[last] = leaf
     return params
 
 
@@ -114,7 +114,7 @@ def draw(module: SearchedNetwork, key: Array, initialization: str) -> Params:
     params = module.init(key, images, method="declare")["params"]
     if initialization == "default":
         return params
-    own = isometry.BY_NAME[initialization]
+    recipe = isometry.BY_NAME[initialization]
     drawn = flatten(params)
     blocks = set()
     for name, layer in zip(layer_names(params), layers(module.layout), strict=True):
@@ -123,7 +123,7 @@ def draw(module: SearchedNetwork, key: Array, initialization: str) -> Params:
             if f"{prefix}/depthwise/kernel" in drawn:
                 blocks.add(prefix)
                 shape = _block_shape(drawn, prefix, layer.inputs)
-                kernels = own.block(_key(key, prefix), shape, jnp.float32)
+                kernels = recipe.block(_key(key, prefix), shape, jnp.float32)
                 drawn |= {
                     f"{prefix}/{step}/kernel": kernel
                     for step, kernel in kernels._asdict().items()
@@ -132,7 +132,7 @@ def draw(module: SearchedNetwork, key: Array, initialization: str) -> Params:
     for path, leaf in drawn.items():
         alone = path.endswith("/kernel") and "/".join(path.split("/")[:2]) not in blocks
         if alone and not _is_classifier(path):
-            drawn[path] = own.tensor(_key(key, path), leaf.shape, jnp.float32)
+            drawn[path] = recipe.tensor(_key(key, path), leaf.shape, jnp.float32)
     return nest(drawn)
 
 

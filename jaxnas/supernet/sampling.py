@@ -49,7 +49,9 @@ def strict_fair(num_choices: Sequence[int]) -> Paths:
         decisions = jnp.zeros((paths, len(choices)), jnp.int32)
         for count in np.unique(choices).tolist():
             layers = np.flatnonzero(choices == count)
-            drawn = jax.vmap(lambda number, c=count, own=layers: _nth(key, number, c, own))(numbers)
+            drawn = jax.vmap(lambda number, c=count, places=layers: _nth(key, number, c, places))(
+                numbers
+            )
             decisions = decisions.at[:, layers].set(drawn)
         return decisions
 
@@ -157,9 +159,9 @@ def _nth(key: Array, number: Array, count: int, layers: np.ndarray) -> Array:
     """Return the decisions `[layers]` of path `number` in layers of so many candidates."""
 
     def one(layer: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, layer), number // count)
+        of_cycle = jax.random.fold_in(jax.random.fold_in(key, layer), number // count)
         # The order of random numbers is a random permutation, in one sort.
-        return jnp.argsort(jax.random.uniform(own, (count,)))[number % count]
+        return jnp.argsort(jax.random.uniform(of_cycle, (count,)))[number % count]
 
     return jax.vmap(one)(jnp.asarray(layers)).astype(jnp.int32)
 
@@ -186,9 +188,9 @@ def _check_budget(table: np.ndarray, choices: np.ndarray, budget: Budget, fixed:
         )
     if budget.bins < 1 or not budget.lowest < budget.highest:
         raise ValueError(f"A budget has a bin and rises: got {budget}.")
-    legal = [own[:count] for own, count in zip(table, choices, strict=True)]
-    cheapest = fixed + sum(own.min() for own in legal)
-    dearest = fixed + sum(own.max() for own in legal)
+    legal = [one[:count] for one, count in zip(table, choices, strict=True)]
+    cheapest = fixed + sum(one.min() for one in legal)
+    dearest = fixed + sum(one.max() for one in legal)
     if budget.highest <= cheapest or budget.lowest > dearest:
         raise ValueError(
             f"No path costs between {budget.lowest:g} and {budget.highest:g}: the space has costs "

@@ -69,7 +69,7 @@ class _State(NamedTuple):
 
 def train(
     module: SearchedNetwork,
-    own: Split,
+    split: Split,
     inputs: ArrayLike,
     labels: ArrayLike,
     options: TrainingOptions,
@@ -83,7 +83,7 @@ def train(
 
     Args:
         module: the supernet, of norm `batch`.
-        own: its parameters, see `parameters.split`.
+        split: its parameters, see `parameters.split`.
         inputs: `[N, H, W, C]`, normalized.
         labels: `int[N]`.
         options: see `TrainingOptions`; an epoch visits each image once, with all paths of a step.
@@ -99,21 +99,21 @@ def train(
     """
     check_options(options)
     images, classes = jnp.asarray(inputs), jnp.asarray(labels)
-    _check(module, own, images, classes, record_every)
+    _check(module, split, images, classes, record_every)
     steps, _ = epoch_size(options, len(classes))
     total = steps * options.epochs
     unseeded = options._replace(seed=0)
     optimizer = make_optimizer(unseeded, steps)
-    state = _State(own.trained, optimizer.init(own.trained), jnp.int32(0))
+    state = _State(split.trained, optimizer.init(split.trained), jnp.int32(0))
     key = jax.random.key(options.seed)
     run = options._asdict() | {
-        "params": checkpoints.digest(own),
+        "params": checkpoints.digest(split),
         "data": checkpoints.digest((images, classes)),
         "paths": checkpoints.digest(np.stack([paths(key, step) for step in range(2)])),
         "record_every": record_every,
     }
     update = functools.partial(_update, unseeded, steps)
-    gradient = functools.partial(_gradient, module, unseeded, own.frozen)
+    gradient = functools.partial(_gradient, module, unseeded, split.frozen)
     pick = functools.partial(_pick, unseeded, steps, key, images, classes)
     with checkpoints.open_folder(checkpoint_dir) as manager:
         state, rows = checkpoints.restore(manager, state, run)
@@ -131,12 +131,12 @@ def train(
             diverged = not mean < _HOPELESS * math.log(module.classes)
             if diverged:
                 state = before
-            history.append(SupernetRecord(stop, mean, _drift(module, own.frozen, before, state)))
+            history.append(SupernetRecord(stop, mean, _drift(module, split.frozen, before, state)))
             if not diverged:
                 checkpoints.save(manager, state, history, run)
             if progress is not None:
                 progress(history[-1])
-    params = parameters.merge(Split(state.trained, own.frozen))
+    params = parameters.merge(Split(state.trained, split.frozen))
     return Supernet(params, tuple(history), diverged)
 
 
@@ -157,8 +157,8 @@ def _gradient(
     """
     others = {path: leaf for path, leaf in frozen.items() if path.endswith(("/scale", "/bias"))}
 
-    def loss(own: Flat) -> Array:
-        params = parameters.nest(frozen | own)
+    def loss(trained: Flat) -> Array:
+        params = parameters.nest(frozen | trained)
         logits = module.bound(path)(params, images).logits
         return smoothed_cross_entropy(logits, labels, options.label_smoothing)
 
@@ -167,8 +167,8 @@ def _gradient(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _update(options: TrainingOptions, steps: int, state: _State, gradients: list[Flat]) -> _State:
-    wanted = [{path: own[path] for path in state.trained} for own in gradients]
-    mean = jax.tree.map(lambda *own: sum(own[1:], start=own[0]) / len(own), *wanted)
+    wanted = [{path: gradient[path] for path in state.trained} for gradient in gradients]
+    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]) / len(leaves), *wanted)
     updates, moments = make_optimizer(options, steps).update(mean, state.optimizer, state.trained)
     trained = jax.tree.map(lambda leaf, change: leaf + change, state.trained, updates)
     return _State(trained, moments, state.step + 1)
@@ -194,14 +194,14 @@ def _pick(
 
 def _drift(module: SearchedNetwork, frozen: Flat, before: _State, after: _State) -> float:
     first, second = (
-        indicators.read(module, parameters.merge(Split(own.trained, frozen))).block
-        for own in (before, after)
+        indicators.read(module, parameters.merge(Split(each.trained, frozen))).block
+        for each in (before, after)
     )
     return float(np.nanmean(np.abs(second - first)))
 
 
 def _check(
-    module: SearchedNetwork, own: Split, images: Array, labels: Array, record_every: int
+    module: SearchedNetwork, split: Split, images: Array, labels: Array, record_every: int
 ) -> None:
     if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
         raise ValueError(
@@ -215,5 +215,5 @@ def _check(
         )
     if record_every < 1:
         raise ValueError(f"record_every is at least 1 step: got {record_every}.")
-    if not own.trained:
+    if not split.trained:
         raise ValueError("Nothing is trained: got no parameters; see parameters.split.")

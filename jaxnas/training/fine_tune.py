@@ -206,8 +206,8 @@ def _step(
 
 
 def _best(history: Sequence[TunedEpoch]) -> TunedEpoch | None:
-    finite = [own for own in history if math.isfinite(own.loss + own.dev_loss)]
-    return max(finite, key=lambda own: (own.dev_accuracy, -own.dev_loss), default=None)
+    finite = [each for each in history if math.isfinite(each.loss + each.dev_loss)]
+    return max(finite, key=lambda epoch: (epoch.dev_accuracy, -epoch.dev_loss), default=None)
 
 
 def _stale(history: Sequence[TunedEpoch], options: FineTuneOptions) -> bool:

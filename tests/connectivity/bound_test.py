@@ -49,8 +49,8 @@ def test_the_published_order_holds_for_every_cosine():
     with jax.enable_x64(True):
         grid = jnp.linspace(-1, 0.9999, 4001)
         one, two, three = (
-            jax.vmap(lambda c, own=own: bound.published_bound(own, c))(grid)
-            for own in (SEQUENTIAL, PARALLEL, MIXED)
+            jax.vmap(lambda c, each=each: bound.published_bound(each, c))(grid)
+            for each in (SEQUENTIAL, PARALLEL, MIXED)
         )
         assert (one < two).all()
         assert (two < three).all()

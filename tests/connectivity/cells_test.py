@@ -57,7 +57,7 @@ def test_darts_with_two_edges_from_one_node():
 
 def test_ranges_of_all_darts_cells():
     """Two different predecessors a sum: 46,080 cells, as the released code counts them."""
-    pairs = [list(itertools.combinations(range(own), 2)) for own in range(2, 6)]
+    pairs = [list(itertools.combinations(range(each), 2)) for each in range(2, 6)]
     kinds = list(itertools.product((wiring.SKIP, wiring.LINEAR), repeat=8))
     cell = [(SKIP, source) for pair in (chosen[0] for chosen in pairs) for source in pair]
     nodes = wiring.num_nodes(cells.from_darts(cell))

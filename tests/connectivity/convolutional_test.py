@@ -97,8 +97,8 @@ def test_equal_functions_have_equal_kernels():
     """Other spellings of the same function, in which sums, skips and poolings sit elsewhere."""
     small = np.random.default_rng(1).normal(size=(2, 4, 4, 1))
     cells = np.random.default_rng(2).choice([SKIP, CONV1, CONV3, POOL, NONE], size=(400, 6))
-    others = [(own, equivalence.representative(own)) for own in cells if cell.is_connected(own)]
-    different = [(own, other) for own, other in others if (own != other).any()]
+    others = [(each, equivalence.representative(each)) for each in cells if cell.is_connected(each)]
+    different = [(each, other) for each, other in others if (each != other).any()]
     assert len(different) > 100
     for own, other in different:
         found, expected = (

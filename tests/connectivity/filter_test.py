@@ -72,7 +72,7 @@ def test_a_search_can_ask_a_traced_wiring():
     many = np.stack([wiring.from_code(code) for code in ("2_02_002", "1_01_222", "0_00_000")])
     chex.clear_trace_counter()
     ask = jax.jit(chex.assert_max_traces(rule, n=1))
-    assert [bool(ask(own)) for own in many] == [False, True, False]
+    assert [bool(ask(each)) for each in many] == [False, True, False]
 
 
 def test_wirings_without_a_path_never_pass():

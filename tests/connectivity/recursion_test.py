@@ -15,7 +15,7 @@ SEQUENTIAL, PARALLEL, MIXED = (wiring.from_code(c) for c in ("2_02_002", "1_01_2
 
 
 def _smallest(both):
-    return jnp.stack([gram_statistics.eigenvalues(own)[0] for own in both])
+    return jnp.stack([gram_statistics.eigenvalues(each)[0] for each in both])
 
 
 def _itself(both):
@@ -67,7 +67,7 @@ def test_the_published_rule_holds_in_pre_order_where_no_signal_comes_twice(live_
     gram = np.array(_two(0.4), float)
     exact = recursion.over_wirings(_itself, live_wirings, gram, order="pre").nngp
     with jax.enable_x64(True):
-        published = jax.vmap(lambda own: bound.published_kernel(own, jnp.asarray(gram)))(
+        published = jax.vmap(lambda leaf: bound.published_kernel(leaf, jnp.asarray(gram)))(
             live_wirings
         )
     same = np.isclose(exact, published, rtol=1e-9).all((1, 2))
@@ -169,7 +169,7 @@ def test_eigenvalues_of_digits(digits_gram, live_wirings):
     deep = dag.statistics(live_wirings).linear_edges > 0
     gram = digits_gram(16)
     largest = inputs.largest_cosine(gram)
-    bounds = np.array(jax.vmap(lambda own: bound.published_bound(own, largest))(live_wirings))
+    bounds = np.array(jax.vmap(lambda leaf: bound.published_bound(leaf, largest))(live_wirings))
     post = recursion.over_wirings(_smallest, live_wirings, gram, order="post", stem="relu")
     assert spearmanr(bounds[deep], post[deep, 0])[0] == pytest.approx(0.87, abs=0.01)
     assert spearmanr(bounds[deep], post[deep, 1])[0] == pytest.approx(0.59, abs=0.01)
@@ -218,7 +218,7 @@ def test_an_unfed_node_brings_nothing():
             kernels(wiring.from_code("0_20_202"), gram, order=order),
             rtol=1e-6,
         )
-        assert not any(own.any() for own in kernels(np.array([0]), gram, order=order))
+        assert not any(kernel.any() for kernel in kernels(np.array([0]), gram, order=order))
 
 
 def test_kernels_are_homogeneous_and_of_any_diagonal():

@@ -20,15 +20,17 @@ def test_samples(name):
         assert all(examples.first)
         assert (examples.second is None) == (name == "sst2")
         assert examples.second is None or (len(examples.second) == count and all(examples.second))
-    pairs = [set(zip(own.first, own.second or own.first, strict=True)) for own in task[1:3]]
+    pairs = [set(zip(each.first, each.second or each.first, strict=True)) for each in task[1:3]]
     assert not pairs[0] & pairs[1]
 
 
 def test_samples_are_what_they_say():
     task = text.bundled_task("sst2")
     # Read by us: the classes are not the other way round.
-    bad = [own for own, label in zip(task.train.first, task.train.labels, strict=True) if not label]
-    assert sum(" bad " in f" {own} " for own in bad) > 1
+    bad = [
+        each for each, label in zip(task.train.first, task.train.labels, strict=True) if not label
+    ]
+    assert sum(" bad " in f" {each} " for each in bad) > 1
     assert text.bundled_task("rte").class_names[0] == "entailment"
     with pytest.raises(ValueError, match="The samples are sst2, rte: got 'mrpc'"):
         text.bundled_task("mrpc")
@@ -177,7 +179,7 @@ def test_the_builder(tmp_path):
     for name in ("b.tsv.gz", "c.tsv.gz"):
         build_text.build(source, tmp_path / name, counts)
     assert (tmp_path / "b.tsv.gz").read_bytes() == (tmp_path / "c.tsv.gz").read_bytes()
-    train, dev = (text.load_texts(tmp_path / "b.tsv.gz", split=own) for own in counts)
+    train, dev = (text.load_texts(tmp_path / "b.tsv.gz", split=each) for each in counts)
     for own, count in ((train, 4), (dev, 2)):
         np.testing.assert_array_equal(np.bincount(own.labels), [count] * 2)
         numbers = [int(sentence.split()[1]) for sentence in own.first]

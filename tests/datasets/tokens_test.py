@@ -66,13 +66,13 @@ def test_evaluation_sees_each_example_once(many):
     assert len({batch.inputs.shape for batch in found}) == 3
     counted = [batch.labels != tokens.NO_LABEL for batch in found]
     words = np.concatenate(
-        [np.asarray(batch.inputs)[own, 0, 1] for batch, own in zip(found, counted, strict=True)]
+        [np.asarray(batch.inputs)[each, 0, 1] for batch, each in zip(found, counted, strict=True)]
     )
     assert sorted(words) == list(range(3, 28))
     for batch, own in zip(found, counted, strict=True):
         word = np.asarray(batch.inputs)[own, 0, 1]
         np.testing.assert_array_equal(batch.labels[own], (word - 3) % 2)
-    assert sum(own.sum() for own in counted) == 25
+    assert sum(each.sum() for each in counted) == 25
     assert [batch.inputs.shape[2] for batch in found] == sorted(b.inputs.shape[2] for b in found)
 
 

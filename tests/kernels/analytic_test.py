@@ -111,7 +111,7 @@ def test_cells_are_the_closed_recursion(inputs, code):
 def test_all_cells_are_the_closed_recursion(inputs):
     """The 225 in which no signal comes twice, and the 65 others, 290 in all."""
     pruned = jax.vmap(wiring.prune)(encoding.enumerate_archs((3,) * 6))
-    codes = {wiring.to_code(own) for own in np.asarray(pruned) if own.any()}
+    codes = {wiring.to_code(each) for each in np.asarray(pruned) if each.any()}
     assert len(codes) == 290
     for code in sorted(codes):
         _agrees(code, inputs)

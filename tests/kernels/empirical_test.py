@@ -103,12 +103,12 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
             for i in range(batch.labels.size)
         ]
         per_example = jax.tree.leaves(jax.tree.map(lambda *own: np.stack(own), *alone))
-        expected = [_rows(own) @ _rows(own).T for own in per_example]
+        expected = [_rows(each) @ _rows(each).T for each in per_example]
         np.testing.assert_allclose(tensors.gram, expected, rtol=1e-10, atol=1e-12)
 
         # Each image on its own: the mean of the Gram matrix is the norm of the batch's gradient.
         batch_gradient = jax.tree.map(
-            lambda own: np.asarray(own)[None], gradients.loss_gradient(network, params, batch)
+            lambda leaf: np.asarray(leaf)[None], gradients.loss_gradient(network, params, batch)
         )
         squared_norm = np.square(_rows(batch_gradient)).sum()
         whole = empirical.gradient_gram(network, params, batch)
@@ -120,7 +120,7 @@ def test_the_ntk_is_a_product_of_jacobians(batch):
     with jax.enable_x64(True):
         params = _params()
         jacobian = jax.jit(functools.partial(gradients.jacobian, _network))(params, batch.inputs)
-        rows = _rows(jax.tree.map(lambda own: own.reshape(COUNT * CLASSES, -1), jacobian))
+        rows = _rows(jax.tree.map(lambda leaf: leaf.reshape(COUNT * CLASSES, -1), jacobian))
         expected = (rows @ rows.T).reshape(COUNT, CLASSES, COUNT, CLASSES)
         own = empirical.ntk(_network, params, batch.inputs)
         np.testing.assert_allclose(own, np.einsum("ikjk->ij", expected) / CLASSES, rtol=1e-12)

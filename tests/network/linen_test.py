@@ -361,11 +361,11 @@ def _inputs(shape):
 def _redraw(tree, seed=1):
     """Random numbers around one, positive for running variances."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda own: jnp.asarray(rng.uniform(0.5, 1.5, own.shape) - 0.2), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape) - 0.2), tree)
 
 
 def _variables(module, inputs, call_kwargs):
-    options = {name: own for name, own in call_kwargs.items() if name != "rngs"}
+    options = {name: call_kwarg for name, call_kwarg in call_kwargs.items() if name != "rngs"}
     rngs = {"params": jax.random.key(0), **call_kwargs.get("rngs", {})}
     shapes = jax.eval_shape(functools.partial(module.init, **options), rngs, inputs)
     variables = _redraw(shapes)
@@ -393,8 +393,8 @@ def _one_after_the_other(apply_fn, params, inputs):
 
 def _assert_trees_close(actual, expected, rtol=1e-10, atol=1e-12):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for own, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(own, other, rtol=rtol, atol=atol)
+    for leaf, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -450,7 +450,7 @@ def test_bounded_memory_and_more_statistics_change_no_number(max_bytes):
         _, kept, total, squares = _pull(network, params, inputs, statistics)
         _, expected = _pull(lambda *args: network(*args), params, inputs)
         _assert_trees_close(kept, expected)
-        _assert_trees_close(total, jax.tree.map(lambda own: own.sum(0), expected))
+        _assert_trees_close(total, jax.tree.map(lambda leaf: leaf.sum(0), expected))
         _assert_trees_close(squares, jax.tree.map(SQUARES.keep, params, expected))
         _, alone = _pull(network, params, inputs, (gradients.GRADIENT,))
         _assert_trees_close(alone, total)
@@ -471,12 +471,12 @@ def test_it_is_traceable_and_maps_over_networks():
     with jax.enable_x64(True):
         network, inputs = LinenNetwork(_Scaled()), _inputs(VECTORS)
         params, _ = _variables(_Scaled(), inputs, {})
-        many = jax.tree.map(lambda own: jnp.stack([own, 2 * own]), params)
-        mapped = jax.jit(jax.vmap(lambda own: _pull(network, own, inputs, (SQUARES,))))(many)
+        many = jax.tree.map(lambda tensor: jnp.stack([tensor, 2 * tensor]), params)
+        mapped = jax.jit(jax.vmap(lambda leaf: _pull(network, leaf, inputs, (SQUARES,))))(many)
         for number, factor in enumerate((1, 2)):
-            one = jax.tree.map(lambda own, factor=factor: factor * own, params)
+            one = jax.tree.map(lambda tensor, factor=factor: factor * tensor, params)
             _assert_trees_close(
-                jax.tree.map(lambda own, number=number: own[number], mapped),
+                jax.tree.map(lambda leaf, number=number: leaf[number], mapped),
                 _pull(network, one, inputs, (SQUARES,)),
             )
 
@@ -509,13 +509,13 @@ def test_batch_statistics_give_the_contributions_of_the_examples(remat):
         params, variables = _variables(module, inputs, {})
         network = LinenNetwork(module, variables)
         logits, kept, total = _pull(network, params, inputs, (KEEP, gradients.GRADIENT))
-        copies = jax.tree.map(lambda own: jnp.stack([own] * COUNT), params)
-        by_hand, pull = jax.vjp(lambda own: _normalised_by_hand(own, inputs), copies)
+        copies = jax.tree.map(lambda tensor: jnp.stack([tensor] * COUNT), params)
+        by_hand, pull = jax.vjp(lambda copy: _normalised_by_hand(copy, inputs), copies)
         cotangent = jnp.asarray(np.random.default_rng(2).normal(size=logits.shape))
         _assert_trees_close(kept, pull(cotangent)[0], atol=1e-10)
         _assert_trees_close(logits, by_hand)
         _assert_trees_close(logits, network(params, inputs))
-        _, of_batch = jax.vjp(lambda own: network(own, inputs), params)
+        _, of_batch = jax.vjp(lambda tensor: network(tensor, inputs), params)
         _assert_trees_close(total, of_batch(cotangent)[0], atol=1e-10)
 
 
@@ -526,7 +526,7 @@ def test_a_convolution_with_batch_statistics():
         network = LinenNetwork(module, variables)
         logits, kept, total = _pull(network, params, inputs, (KEEP, gradients.GRADIENT))
         _assert_trees_close(logits, network(params, inputs))
-        _assert_trees_close(jax.tree.map(lambda own: own.sum(0), kept), total, atol=1e-10)
+        _assert_trees_close(jax.tree.map(lambda leaf: leaf.sum(0), kept), total, atol=1e-10)
         batch = Batch(inputs, jnp.array([0, 1, 1]))
         whole = gradients.loss_gradient(lambda *args: network(*args), params, batch)
         _assert_trees_close(gradients.loss_gradient(network, params, batch), whole, atol=1e-10)

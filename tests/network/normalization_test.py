@@ -86,7 +86,7 @@ def test_backward_is_the_vjp_of_forward(mode):
 
     images, cotangent = jnp.asarray(IMAGES), jnp.asarray(COTANGENT)
     scale, bias = jnp.array([1.5, -0.5]), jnp.array([0.2, 3.0])
-    each = [jnp.broadcast_to(own, (len(IMAGES), 2)) for own in (scale, bias)]
+    each = [jnp.broadcast_to(one, (len(IMAGES), 2)) for one in (scale, bias)]
     made, vjp = jax.vjp(outputs, images, *each)
     normalized = normalization.normalize(images, mode, statistics)
     np.testing.assert_allclose(normalization.affine(normalized, scale, bias), made, rtol=1e-12)

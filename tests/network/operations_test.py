@@ -173,7 +173,7 @@ def _assert_close(found, expected):
 def test_gradients_are_those_of_autodiff(name):
     expected = _vjp(CASES[name], *_run(name))
     found_inputs, kept = _backward(name, GRADIENT)
-    _assert_close(({tensor: own for tensor, (own,) in kept.items()}, found_inputs), expected)
+    _assert_close(({tensor: each for tensor, (each,) in kept.items()}, found_inputs), expected)
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -205,7 +205,7 @@ def test_statistics_are_those_of_a_loop_over_examples(name):
     for i in range(len(inputs)):
         one = slice(i, i + 1)
         alone = _vjp(CASES[name], tensors, inputs[one], running, cotangent[one])[0]
-        _assert_close({tensor: own[i] for tensor, (own,) in kept.items()}, alone)
+        _assert_close({tensor: each[i] for tensor, (each,) in kept.items()}, alone)
 
 
 @pytest.mark.parametrize("name", ["3x3 instance", "pooled instance", "shortcut", "linear"])

@@ -81,7 +81,7 @@ def test_a_prefix_old_names_and_narrow_numbers_are_read(folder):
 
 
 def without(name):
-    return lambda tensors: {own: array for own, array in tensors.items() if own != name}
+    return lambda tensors: {tensor: array for tensor, array in tensors.items() if tensor != name}
 
 
 def replaced(name, change):
@@ -95,11 +95,11 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
     ("change", "sentence"),
     [
         (without(QUERY), f"must hold every tensor .* got none for {QUERY} and 0 others"),
-        (replaced(QUERY, lambda own: own[:4].copy()), r"\[8, 8\] .* got \[8, 4\]"),
-        (replaced(QUERY, lambda own: own * np.nan), "must be finite"),
-        (replaced(QUERY, lambda own: own.astype(np.int32)), "must be floating: got int32"),
+        (replaced(QUERY, lambda leaf: leaf[:4].copy()), r"\[8, 8\] .* got \[8, 4\]"),
+        (replaced(QUERY, lambda leaf: leaf * np.nan), "must be finite"),
+        (replaced(QUERY, lambda leaf: leaf.astype(np.int32)), "must be floating: got int32"),
         (
-            replaced("embeddings.position_embeddings.weight", lambda own: np.array(own[0, 0])),
+            replaced("embeddings.position_embeddings.weight", lambda leaf: np.array(leaf[0, 0])),
             r"position_embeddings.weight must have the shape .* got \[\]",
         ),
     ],

@@ -48,7 +48,7 @@ def test_published_score_by_hand():
 @pytest.mark.parametrize("published", [False, True])
 def test_special_cases(pool, published):
     metric, condition = pool
-    ranked = [scipy.stats.rankdata(own) / len(own) for own in pool]
+    ranked = [scipy.stats.rankdata(each) / len(each) for each in pool]
     m, k = (metric / metric.max(), condition) if published else ranked
 
     def score(tau, mu):
@@ -159,7 +159,7 @@ def test_te_nas_by_hand():
 def test_draws_are_ranked_one_by_one():
     scores = np.random.default_rng(2).normal(size=(3, 2, 7))
     for rank in (aggregate.mean_rank, aggregate.log_rank):
-        np.testing.assert_array_equal(rank(scores), [rank(own) for own in scores])
+        np.testing.assert_array_equal(rank(scores), [rank(score) for score in scores])
 
 
 @pytest.mark.parametrize("recipe", aggregate.RECIPES)
@@ -167,7 +167,7 @@ def test_an_aggregate_expands_to_what_is_measured_once(recipe):
     parts = aggregate.RECIPES[recipe].parts
     chosen = proxies.expand([parts[1], recipe, "l2_norm", "mgm@head"])
     assert chosen.names == (parts[1], recipe, "l2_norm", "mgm@head")
-    needed = [own.name for own in chosen.proxies]
+    needed = [proxy.name for proxy in chosen.proxies]
     assert sorted(needed) == sorted([*parts, "l2_norm", "mgm@head"])
     rng = np.random.default_rng(0)
     measured = {name: rng.normal(size=(2, 9)) for name in needed}

@@ -84,10 +84,10 @@ def plain(draw_batch):
 
         traces.append(None)
         chosen = proxies.resolve(ON_A_PLAIN_NETWORK)
-        shared = list(dict.fromkeys(own.measure for own in chosen))
+        shared = list(dict.fromkeys(each.measure for each in chosen))
         measured = measures.measure_all(shared, network, params, batch, jax.random.key(0))
         by_measure = dict(zip(shared, measured, strict=True))
-        return {own.name: own.reduce(by_measure[own.measure]) for own in chosen}
+        return {each.name: each.reduce(by_measure[each.measure]) for each in chosen}
 
     with jax.enable_x64(True):
         params = {
@@ -194,7 +194,7 @@ def test_finite_networks_have_no_score_of_nan(case):
     network, params, images, labels = ADVERSARIAL[case]
     assert jnp.isfinite(network(params, images)).all()
     found = score(network, params, Batch(images, labels), ON_A_PLAIN_NETWORK)
-    assert [name for name, own in found.items() if np.isnan(own) or own == np.inf] == []
+    assert [name for name, each in found.items() if np.isnan(each) or each == np.inf] == []
 
 
 # The search space.
@@ -245,7 +245,7 @@ def scored(space, draw_batch):
 
     def scores(plan, cells=CELLS, order=range(6)):
         with jax.enable_x64(True):
-            batch = Batch(*(own[jnp.array(order)] for own in draw_batch(0)))
+            batch = Batch(*(each[jnp.array(order)] for each in draw_batch(0)))
             found = Scorer(space, batch, NAMES, plan=plan)(np.array(cells)).scores
         return [{name: found[name][0, at] for name in NAMES} for at in range(len(cells))]
 
@@ -369,6 +369,6 @@ def test_transformers_have_all_scores(name, names, draw_batch):
         tokens[:, 1] = np.where(np.arange(8) < np.arange(3, 9)[:, None], 0, -1)
         batch = Batch(jnp.asarray(tokens, jnp.int32), batch.labels)
     found = Scorer(space, batch, names)(np.zeros((1, len(space.num_choices)), int))
-    missing = {own for own in names if found.status[own].item() != "ok"}
+    missing = {each for each in names if found.status[each].item() != "ok"}
     assert missing == (NOT_OF_TOKENS if name == "bert" else set())
-    assert np.isfinite([found.scores[own].item() for own in names if own not in missing]).all()
+    assert np.isfinite([found.scores[each].item() for each in names if each not in missing]).all()

@@ -51,7 +51,7 @@ def _one_by_one(network, params, batch):
         (alone,) = pullback(silenced, only)
         kernels = [functools.reduce(operator.getitem, path.split(), alone) for path in ELEVEN]
         # PyTorch keeps a filter as outputs, inputs, rows, columns.
-        rows.append([np.transpose(own, (3, 2, 0, 1)).reshape(-1)[:50] for own in kernels])
+        rows.append([np.transpose(kernel, (3, 2, 0, 1)).reshape(-1)[:50] for kernel in kernels])
     return np.swapaxes(rows, 0, 1)
 
 
@@ -148,7 +148,7 @@ def test_aliased_memory_leaves_rounding(bound, draw_batch, seed):
 def test_aliased_memory_holds_the_last_example(bound, draw_batch):
     with jax.enable_x64(True):
         network, batch, other = bound(0), draw_batch(0), draw_batch(1)
-        mixed = jax.tree.map(lambda own, new: new.at[-1].set(own[-1]), batch, other)
+        mixed = jax.tree.map(lambda leaf, new: new.at[-1].set(leaf[-1]), batch, other)
         np.testing.assert_allclose(ALIASED(*network, mixed), ALIASED(*network, batch), rtol=1e-6)
         assert ALIASED(*network, other) != ALIASED(*network, batch)
 
@@ -179,7 +179,7 @@ def test_a_network_of_small_tensors_is_refused(proxy, draw_batch):
 )
 def test_parameters_of_any_structure(params, draw_batch):
     def network(params, inputs):
-        for matrix in sorted(jax.tree.leaves(params), key=lambda own: -own.shape[1]):
+        for matrix in sorted(jax.tree.leaves(params), key=lambda leaf: -leaf.shape[1]):
             inputs = inputs @ matrix
         return inputs
 

@@ -21,9 +21,9 @@ def _grams(*tensors, weights=None):
     """`TensorGrams` of tensors given by one row a gradient."""
     rows = [np.asarray(tensor, np.float64) for tensor in tensors]
     return TensorGrams(
-        gram=np.stack([own @ own.T for own in rows]),
-        coordinate_sum=np.stack([own.sum(1) for own in rows]),
-        size=np.array([own.shape[1] for own in rows], np.float64),
+        gram=np.stack([each @ each.T for each in rows]),
+        coordinate_sum=np.stack([each.sum(1) for each in rows]),
+        size=np.array([each.shape[1] for each in rows], np.float64),
         is_weight=np.array([True] * len(rows) if weights is None else weights),
     )
 
@@ -206,7 +206,7 @@ def test_scale_laws(name):
     quadratic = ["gradient_values", "offdiagonal", "split_half", "unified_kernel"]
     reduce = proxies.BY_NAME[name].reduce
     with jax.enable_x64(True):
-        once, thrice = reduce(_grams(*tensors)), reduce(_grams(*[3 * own for own in tensors]))
+        once, thrice = reduce(_grams(*tensors)), reduce(_grams(*[3 * tensor for tensor in tensors]))
         np.testing.assert_allclose(thrice, once * (9 if name in quadratic else 1), rtol=1e-10)
 
 

@@ -112,7 +112,7 @@ def test_meco_adds_up_what_all_layers_give():
             assert len(inputs) == 1
             half = jnp.array([[1.0, -1, 0], [1, 0, -1]]).T.reshape(1, 1, 3, 2)
             wide = jnp.arange(12.0).reshape(1, 1, 3, 4)
-            shown = [Shown("map", (), own) for own in (half, 7 - 3 * half, wide, wide[:, 0, 0])]
+            shown = [Shown("map", (), each) for each in (half, 7 - 3 * half, wide, wide[:, 0, 0])]
             return [*shown, Shown("map", (), half, jnp.array(False))]
 
     batch = Batch(jnp.ones((3, 1, 3, 2)), jnp.zeros(3, int))
@@ -133,7 +133,7 @@ def test_maps_of_a_network_are_those_of_its_live_layers(plan, draw_batch):
     with jax.enable_x64(True):
         batch = draw_batch(0)
         params = space.init(jax.random.key(0), batch.inputs)
-        params = jax.tree.map(lambda own: own.astype(jnp.float64), params)
+        params = jax.tree.map(lambda tensor: tensor.astype(jnp.float64), params)
         arch = np.array([0, 0, 0, 3, 0, 0])
         if plan == "eager":
             network, own = space.bind(arch, params)
@@ -148,15 +148,15 @@ def test_maps_of_a_network_are_those_of_its_live_layers(plan, draw_batch):
                 return [shown.value for shown in maps], [shown.alive for shown in maps], score
 
             values, alive, score = jax.jit(run)(arch, params, batch)
-            live = [own for own, is_alive in zip(values, alive, strict=True) if is_alive]
-        maps = [own for own in live if own.ndim == 4]
+            live = [item for item, is_alive in zip(values, alive, strict=True) if is_alive]
+        maps = [item for item in live if item.ndim == 4]
         # In batch mode the statistics are those of the one image, which the others do not move.
         other = Batch(batch.inputs.at[1:].mul(3), batch.labels)
         assert proxies.BY_NAME["meco"](*space.bind(arch, params), other) == pytest.approx(
             float(score), rel=1e-9
         )
     least = [
-        np.linalg.eigvalsh(np.corrcoef(own[0].reshape(-1, own.shape[-1]).T))[0] for own in maps
+        np.linalg.eigvalsh(np.corrcoef(item[0].reshape(-1, item.shape[-1]).T))[0] for item in maps
     ]
     assert len(maps) == 3 + 3 * 4 + 2 * 9 + 2
     np.testing.assert_allclose(score, sum(least), rtol=1e-6)

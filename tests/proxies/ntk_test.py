@@ -201,10 +201,10 @@ def _by_jacobian(apply_fn, params, batch, of):
         return (logits * of(logits, batch.labels)).sum(1)
 
     rows = [
-        np.reshape(own, (batch.labels.size, -1))
-        for own in jax.tree.leaves(jax.jit(jax.jacrev(scalars))(params))
+        np.reshape(leaf, (batch.labels.size, -1))
+        for leaf in jax.tree.leaves(jax.jit(jax.jacrev(scalars))(params))
     ]
-    return sum(own @ own.T for own in rows)
+    return sum(row @ row.T for row in rows)
 
 
 LOGITS = {
@@ -276,7 +276,7 @@ def test_exact_rows_of_a_linen_module(draw_batch):
     with jax.enable_x64(True):
         batch, module = draw_batch(0, (5, 6), 3), _Normalised()
         variables = module.init(jax.random.key(0), batch.inputs)
-        params = jax.tree.map(lambda own: own.astype(float), variables["params"])
+        params = jax.tree.map(lambda variable: variable.astype(float), variables["params"])
         statistics = {"batch_stats": variables["batch_stats"]}
         network = LinenNetwork(module, statistics)
         own = ntk.ntk_trace(mode="exact").measure(network, params, batch, None)
@@ -328,7 +328,7 @@ def test_a_dead_network_has_a_trace_of_1(small_space, draw_batch):
     with jax.enable_x64(True):
         batch = draw_batch(0)
         params = small_space.init(jax.random.key(0), batch.inputs)
-        params = jax.tree.map(lambda own: own if own.ndim > 1 else 0 * own, params)
+        params = jax.tree.map(lambda tensor: tensor if tensor.ndim > 1 else 0 * tensor, params)
         dead = *small_space.bind(np.array([0, 1, 0, 0, 1, 0]), params), batch
         same = batch.labels[:, None] == batch.labels[None, :]
         np.testing.assert_array_equal(ntk.ntk_trace().measure(*dead, None).gram, same)
@@ -344,9 +344,9 @@ def test_a_dead_network_has_a_trace_of_1(small_space, draw_batch):
 @pytest.mark.parametrize("logit", LOGITS)
 def test_two_equal_images_are_never_ranked(draw_batch, logit, mode):
     # In float32: what rounding leaves of the smallest eigenvalue has either sign.
-    single = jax.tree.map(lambda own: own.astype(jnp.float32), _of_plain(0))
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), _of_plain(0))
     batch = draw_batch(0, (5, 6), 3)
-    equal = Batch(*(own.at[1].set(own[0]) for own in batch))
+    equal = Batch(*(each.at[1].set(each[0]) for each in batch))
     proxy = ntk.ntk_condition(logit=logit, mode=mode)
     assert proxy.measure(_plain, single, equal, None).eps == EPS32
     assert score(_plain, single, equal, [proxy])[proxy.name] == -np.inf

@@ -126,7 +126,7 @@ def _by_example(params, batch):
     """The gradients of each example alone, NumPy dictionaries."""
     gradient = jax.jit(jax.grad(_loss))
     alone = [Batch(batch.inputs[i : i + 1], batch.labels[i : i + 1]) for i in range(7)]
-    return [jax.tree.map(np.asarray, gradient(params, own)) for own in alone]
+    return [jax.tree.map(np.asarray, gradient(params, one)) for one in alone]
 
 
 def _variation_by_loop(singles, parts):
@@ -134,7 +134,7 @@ def _variation_by_loop(singles, parts):
     for name in ("first", "second"):
         layer = 0.0
         for at in np.ndindex(singles[0][name].shape):
-            values = np.array([own[name][at] for own in singles])
+            values = np.array([single[name][at] for single in singles])
             size = len(values) // parts
             means = values[: parts * size].reshape(parts, size).mean(1)
             layer += np.abs(means).mean() / np.sqrt(np.square(means - means.mean()).mean())
@@ -145,25 +145,25 @@ def _variation_by_loop(singles, parts):
 def test_by_loops_over_examples_and_weights(problem):
     params, batch = problem
     singles = _by_example(params, batch)
-    mean = {name: sum(own[name] for own in singles) / 7 for name in params}
+    mean = {name: sum(each[name] for each in singles) / 7 for name in params}
     weights = {name: np.asarray(params[name]) for name in ("first", "second")}
-    products = [(own * mean[name]).ravel() for name, own in weights.items()]
+    products = [(weight * mean[name]).ravel() for name, weight in weights.items()]
     together = np.concatenate(products)
-    signs = [np.sign(np.stack([own[name] for own in singles])).sum(0) for name in weights]
+    signs = [np.sign(np.stack([each[name] for each in singles])).sum(0) for name in weights]
     expected = {
-        "grad_norm": sum(np.sqrt(np.square(own).sum()) for own in mean.values()),
-        "grad_norm_global": np.sqrt(sum(np.square(own).sum() for own in mean.values())),
+        "grad_norm": sum(np.sqrt(np.square(each).sum()) for each in mean.values()),
+        "grad_norm_global": np.sqrt(sum(np.square(each).sum() for each in mean.values())),
         "snip": np.abs(together).sum(),
         "snip_total": np.abs(together.sum()),
         "plain": together.sum(),
         "fisher": sum(
-            own.shape[0] * np.square((own * single[name]).sum(0)).sum() / 2 / 7**3
+            weight.shape[0] * np.square((weight * single[name]).sum(0)).sum() / 2 / 7**3
             for single in singles
-            for name, own in weights.items()
+            for name, weight in weights.items()
         ),
-        "l2_norm": sum(np.sqrt(np.square(own).sum()) for own in weights.values()),
+        "l2_norm": sum(np.sqrt(np.square(weight).sum()) for weight in weights.values()),
         "zico": _variation_by_loop(singles, 2),
-        "gradsign": sum(np.abs(own).sum() for own in signs),
+        "gradsign": sum(np.abs(each).sum() for each in signs),
     }
     for name, value in expected.items():
         np.testing.assert_allclose(
@@ -184,8 +184,8 @@ def test_grasp_by_a_whole_hessian(problem):
     is_weight, _ = ravel_pytree(
         jax.tree.map(lambda x: jnp.full(x.shape, x.ndim > 1, float), params)
     )
-    gradient = jax.grad(lambda own: _loss(restore(own), batch))(flat)
-    hessian = jax.jit(jax.hessian(lambda own: _loss(restore(own), batch)))(flat)
+    gradient = jax.grad(lambda leaf: _loss(restore(leaf), batch))(flat)
+    hessian = jax.jit(jax.hessian(lambda leaf: _loss(restore(leaf), batch)))(flat)
     expected = -(is_weight * flat) @ hessian @ (is_weight * gradient)
     signed = saliency.grasp(sign="signed")
     np.testing.assert_allclose(signed(_perceptron, params, batch), expected, rtol=1e-10)
@@ -239,7 +239,7 @@ def normalised(draw_batch):
 
         network, params = space.bind(np.array([2, 3, 1, 3, 0, 3]), jax.tree.map(draw, shapes))
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path) for path, own in leaves if own.ndim > 1]
+    names = [jax.tree_util.keystr(path) for path, each in leaves if each.ndim > 1]
     free = np.array(["shortcut" in name or "classifier" in name for name in names])
     assert free.sum() == 3
     assert (~free).sum() > 12
@@ -273,15 +273,15 @@ def test_grasp_of_a_walk_by_finite_differences(normalised):
     with jax.enable_x64(True):
         gradient = functools.partial(gradients.loss_gradient, network, batch=batch)
         along = jax.tree.map(
-            lambda own: own if own.ndim > 1 else jnp.zeros_like(own), gradient(params)
+            lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), gradient(params)
         )
 
         def step(size):
-            return gradient(jax.tree.map(lambda own, g: own + size * g, params, along))
+            return gradient(jax.tree.map(lambda tensor, g: tensor + size * g, params, along))
 
         change = jax.tree.map(lambda up, down: (up - down) / 2e-5, step(1e-5), step(-1e-5))
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(change), strict=True)
-        expected = -sum((own * new).sum() for own, new in pairs if own.ndim > 1)
+        expected = -sum((each * new).sum() for each, new in pairs if each.ndim > 1)
         own = saliency.grasp(sign="signed")(network, params, batch)
         np.testing.assert_allclose(own, expected, rtol=1e-6)
 
@@ -308,7 +308,7 @@ def test_scale_laws(name, factor):
 
 def test_examples_twice_change_nothing_but_the_count(problem):
     params, batch = problem
-    twice = jax.tree.map(lambda own: jnp.concatenate([own, own]), batch)
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batch)
     for name in set(NAMES) - {"zico"}:
         proxy = proxies.BY_NAME[name]
         # Fisher squares the share of an example in the mean.

@@ -22,17 +22,17 @@ def test_synflow_of_a_space_is_that_of_its_bare_network(draw_batch, factor):
     # By autodiff in float64; of factor 1e9 it is far beyond single precision.
     batch = draw_batch(0)
     batch = Batch(batch.inputs.astype(jnp.float32), batch.labels)
-    space, bare = (nasbench201(channels=2, cells=1, norm=own) for own in ("batch", "none"))
+    space, bare = (nasbench201(channels=2, cells=1, norm=each) for each in ("batch", "none"))
     params = space.init(jax.random.key(0), batch.inputs)
-    params = jax.tree.map(lambda own: factor * own if own.ndim > 1 else own, params)
+    params = jax.tree.map(lambda tensor: factor * tensor if tensor.ndim > 1 else tensor, params)
     network, own = space.bind(ARCH, params)
     score = proxies.BY_NAME["synflow"](network, own, batch)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda own: jnp.abs(own.astype(jnp.float64)), own)
+        wide = jax.tree.map(lambda leaf: jnp.abs(leaf.astype(jnp.float64)), own)
         image = jnp.ones((1, *batch.inputs.shape[1:]))
         kernels = _without_norms(wide)
         plain = bare.bind(ARCH, kernels)[0]
-        slopes = jax.grad(lambda own: plain(own, image).logits.sum())(kernels)
+        slopes = jax.grad(lambda leaf: plain(leaf, image).logits.sum())(kernels)
         pairs = zip(jax.tree.leaves(kernels), jax.tree.leaves(slopes), strict=True)
         expected = np.log(sum((w * g).sum() for w, g in pairs if w.ndim > 1))
     assert (expected > np.log(np.finfo(np.float32).max)) == (factor > 1)
@@ -44,15 +44,15 @@ def _without_norms(tree):
         return tree
     if "kernel" in tree and "scale" in tree:
         return {"kernel": tree["kernel"]}
-    return {name: _without_norms(own) for name, own in tree.items() if name != "scale"}
+    return {name: _without_norms(each) for name, each in tree.items() if name != "scale"}
 
 
 def test_a_deep_network_is_beyond_float32_and_finite():
     # Of 30 matrices of 256 of He's rule the magnitudes multiply to 1e40.
     rng = np.random.default_rng(0)
     shapes = [(8, 256), *[(256, 256)] * 29, (256, 10)]
-    drawn = [rng.normal(0, (2 / own[0]) ** 0.5, own) for own in shapes]
-    params = [jnp.asarray(own, jnp.float32) for own in drawn]
+    drawn = [rng.normal(0, (2 / shape[0]) ** 0.5, shape) for shape in shapes]
+    params = [jnp.asarray(each, jnp.float32) for each in drawn]
 
     def network(params, inputs):
         for tensor in params[:-1]:
@@ -81,9 +81,9 @@ def test_normalization_is_left_out_of_any_network():
     for seed in range(8):
         rng = np.random.default_rng(seed)
         params = {"first": rng.normal(size=(3, 7)), "second": rng.normal(size=(7, 4))}
-        params = jax.tree.map(lambda own: jnp.asarray(own, float), params)
+        params = jax.tree.map(lambda tensor: jnp.asarray(tensor, float), params)
         magnitudes = jax.tree.map(jnp.abs, params)
-        slopes = jax.grad(lambda own: network(own, jnp.ones((1, 3)), False).sum())(magnitudes)
+        slopes = jax.grad(lambda leaf: network(leaf, jnp.ones((1, 3)), False).sum())(magnitudes)
         expected = np.log(sum(np.abs(params[name] * slopes[name]).sum() for name in params))
         own = proxies.BY_NAME["synflow"](network, params, batch)
         np.testing.assert_allclose(own, expected, rtol=1e-4)
@@ -94,5 +94,5 @@ def test_float32_images_where_x64_is_the_default():
         batch = Batch(jnp.ones((2, 8, 8, 3), jnp.float32), jnp.zeros(2, int))
         space = nasbench201(channels=2, cells=1)
         params = space.init(jax.random.key(0), batch.inputs)
-        params = jax.tree.map(lambda own: own.astype(jnp.float32), params)
+        params = jax.tree.map(lambda tensor: tensor.astype(jnp.float32), params)
         assert np.isfinite(proxies.BY_NAME["synflow"](*space.bind(ARCH, params), batch))

@@ -29,7 +29,7 @@ def test_zen_of_a_plain_network(perceptron):
     weights, images, change = jax.random.split(key, 3)
     name = zlib.crc32(b"['first']")
     first = jax.random.normal(jax.random.fold_in(weights, name), (2, 2))
-    x, e = (jax.random.normal(own, (5, 2)) for own in (images, change))
+    x, e = (jax.random.normal(each, (5, 2)) for each in (images, change))
     before, after = (np.maximum(x @ first - jnp.array([[1.0, 0]]), 0) for x in (x, x + 0.01 * e))
     expected = np.log(np.abs(before - after).sum(1).mean())
     np.testing.assert_allclose(own, expected, rtol=1e-3)
@@ -43,7 +43,7 @@ def test_zen_takes_variances_back(small_space, draw_batch):
         zen = proxies.BY_NAME["zen"]
         one = zen(network, params, batch, key=jax.random.key(1))
         # The weights and the images are its own.
-        redrawn = jax.tree.map(lambda own: 3 * own if own.ndim > 1 else own, params)
+        redrawn = jax.tree.map(lambda tensor: 3 * tensor if tensor.ndim > 1 else tensor, params)
         other = zen(network, redrawn, Batch(batch.inputs + 1, batch.labels), key=jax.random.key(1))
         assert one == other
         assert one != zen(network, params, batch, key=jax.random.key(2))

@@ -101,7 +101,7 @@ def test_the_page_is_dark_where_the_reader_wants_it(reports, browser):
     for dark in (False, True):
         browser.open(reports["pool"], 1280, dark=dark)
         color = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-        backgrounds.append(luminance([int(own) for own in color[4:-1].split(",")]))
+        backgrounds.append(luminance([int(each) for each in color[4:-1].split(",")]))
     assert backgrounds[0] > 0.9
     assert backgrounds[1] < 0.02
 
@@ -117,18 +117,18 @@ def test_a_click_on_a_heading_sorts(reports, browser):
     def click(place):
         browser.evaluate(f"document.querySelectorAll('th button')[{place}].click()")
 
-    counts = [float(own.replace(",", "")) for own in column(11)]
+    counts = [float(each.replace(",", "")) for each in column(11)]
     assert counts == sorted(counts)
     click(11)
-    assert [float(own.replace(",", "")) for own in column(11)] == counts[::-1]
+    assert [float(each.replace(",", "")) for each in column(11)] == counts[::-1]
     click(11)
-    assert [float(own.replace(",", "")) for own in column(11)] == counts
+    assert [float(each.replace(",", "")) for each in column(11)] == counts
     click(10)
     names = column(10)
     click(10)
     assert column(10) == names[::-1] != names
     sorts = browser.evaluate("[...document.querySelectorAll('th')].map(h => h.ariaSort)")
-    assert [own for own in sorts if own] == ["descending"]
+    assert [sort for sort in sorts if sort] == ["descending"]
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -18,10 +18,10 @@ def test_the_worst_goes_in_each_round():
     found = search.prune(EVERYTHING, score)
     np.testing.assert_array_equal(found.arch, [0, 0])
     # Without 1 and 1 the most is left, then without 2 and 2.
-    np.testing.assert_array_equal([own.pruned for own in found.rounds], [[1, 1], [2, 2]])
+    np.testing.assert_array_equal([round.pruned for round in found.rounds], [[1, 1], [2, 2]])
     assert found.evaluations == len(looks) == 6 + 4
-    assert [own.evaluations for own in found.rounds] == [6, 4]
-    assert all(own.sum() == 5 for own in looks[:6])
+    assert [round.evaluations for round in found.rounds] == [6, 4]
+    assert all(look.sum() == 5 for look in looks[:6])
     np.testing.assert_array_equal(found.rounds[1].alive, [[1, 0, 1], [1, 0, 1]])
 
 
@@ -42,7 +42,7 @@ def test_what_is_reserved_is_neither_looked_at_nor_pruned():
         return reserved
 
     found = search.prune(EVERYTHING, lambda alive: [WORTH[alive].sum()], reserve=reserve)
-    np.testing.assert_array_equal([own.pruned for own in found.rounds], [[2, 1], [1, 2]])
+    np.testing.assert_array_equal([each.pruned for each in found.rounds], [[2, 1], [1, 2]])
     assert found.evaluations == 5 + 4
     assert np.isnan(found.rounds[0].scores[0, 1]).all()
 
@@ -57,21 +57,21 @@ def test_equal_and_missing_scores():
 
 def test_decisions_that_are_made_stay():
     alive = np.array([[False, True, False], [True, True, True]])
-    found = search.prune(alive, lambda own: [WORTH[own].sum()])
+    found = search.prune(alive, lambda leaf: [WORTH[leaf].sum()])
     np.testing.assert_array_equal(found.arch, [1, 0])
-    np.testing.assert_array_equal([own.pruned for own in found.rounds], [[-1, 1], [-1, 2]])
-    assert search.prune(np.eye(3, dtype=bool), lambda own: [0.0]).rounds == ()
+    np.testing.assert_array_equal([round.pruned for round in found.rounds], [[-1, 1], [-1, 2]])
+    assert search.prune(np.eye(3, dtype=bool), lambda leaf: [0.0]).rounds == ()
 
 
 @pytest.mark.parametrize(
     ("alive", "score", "reserve", "sentence"),
     [
-        (np.ones((2, 3)), lambda own: [0.0], None, r"bool\[D, O\]"),
-        (np.zeros((2, 3), bool), lambda own: [0.0], None, "an operation for each decision"),
-        (EVERYTHING, lambda own: [0.0] * (1 + own[0, 0]), None, "as many scores each time"),
-        (EVERYTHING, lambda own: [], None, "one at least"),
-        (EVERYTHING, lambda own: [0.0], lambda own: own, "leave an operation to evaluate"),
-        (EVERYTHING, lambda own: [0.0], lambda own: own[:1], "leave an operation to evaluate"),
+        (np.ones((2, 3)), lambda leaf: [0.0], None, r"bool\[D, O\]"),
+        (np.zeros((2, 3), bool), lambda leaf: [0.0], None, "an operation for each decision"),
+        (EVERYTHING, lambda leaf: [0.0] * (1 + leaf[0, 0]), None, "as many scores each time"),
+        (EVERYTHING, lambda leaf: [], None, "one at least"),
+        (EVERYTHING, lambda leaf: [0.0], lambda leaf: leaf, "leave an operation to evaluate"),
+        (EVERYTHING, lambda leaf: [0.0], lambda leaf: leaf[:1], "leave an operation to evaluate"),
     ],
 )
 def test_refuses(alive, score, reserve, sentence):

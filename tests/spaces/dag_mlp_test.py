@@ -57,8 +57,8 @@ def test_parameterizations_are_the_same_function_at_first(inputs):
     standard, scaled = (_space(parameterization=p, **options) for p in ("standard", "ntk"))
     params = [space.init(jax.random.key(0), inputs) for space in (standard, scaled)]
     logits = [
-        _outputs(space, own, MIXED, inputs).logits
-        for space, own in zip((standard, scaled), params, strict=True)
+        _outputs(space, tensor, MIXED, inputs).logits
+        for space, tensor in zip((standard, scaled), params, strict=True)
     ]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
     # A layer's kernels differ by its scale: sqrt(2 / 6) on an edge.
@@ -125,7 +125,7 @@ def test_per_example_gradients_are_those_of_a_loop(inputs, order, stem):
 
     def looped(read, example, errors):
         network, _ = space.bind(MIXED, params)
-        return jax.grad(lambda own: (network(own, example[None]).logits[0] * errors).sum())(read)
+        return jax.grad(lambda leaf: (network(leaf, example[None]).logits[0] * errors).sum())(read)
 
     _, read = space.bind(MIXED, params)
     pairs = zip(inputs, cotangent, strict=True)
@@ -146,7 +146,7 @@ def test_inputs_of_relus_are_shown(inputs, order, stem):
     for stage in network.stages(params, inputs, ()):
         passed = stage(values)
         values = passed.outputs
-        shown += [own.value for own in passed.shown if own.kind == "preactivation"]
+        shown += [each.value for each in passed.shown if each.kind == "preactivation"]
     stem_weights = params["stem"]["kernel"]
     first = inputs @ stem_weights * ((2 if stem == "relu" else 1) / FEATURES) ** 0.5
     assert len(shown) == (4 if stem == "relu" else 3)

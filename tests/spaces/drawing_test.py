@@ -49,7 +49,7 @@ def test_darts_cells_are_those_of_the_genotype():
     space = BY_NAME["darts"]()
     arch = np.array([count - 1 for count in space.num_choices])
     call = ast.parse(space.to_string(arch), mode="eval").body
-    written = {own.arg: own.value for own in call.keywords}
+    written = {keyword.arg: keyword.value for keyword in call.keywords}
     for title, cell in space.cells(arch).items():
         pairs = ast.literal_eval(written[title.split()[0]])
         edges = [(state, 2 + at // 2, name) for at, (name, state) in enumerate(pairs)]

@@ -101,7 +101,7 @@ def test_run_eagerly_a_network_has_the_scores_of_one_program(space, arch):
     for name in ["layer_balance", "channel_independence", "swap", "mgm"]:
         np.testing.assert_allclose(found.scores[name][0, 0], whole[name], rtol=1e-5)
     assert space.num_params is not scorer.space.num_params
-    assert scorer.space.num_params(arch) == sum(own.size for own in jax.tree.leaves(params))
+    assert scorer.space.num_params(arch) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def equinox_mlp(width, key):
@@ -156,7 +156,7 @@ def test_a_candidate_of_known_layers_compiles_no_layer(caplog):
         scores = scorer(archs)
         assert set(scores.status["layer_balance"][0]) == {"ok"}
         messages = [record.getMessage() for record in caplog.records]
-        return [own for own in messages if own.startswith("Compiling jit(apply)")]
+        return [message for message in messages if message.startswith("Compiling jit(apply)")]
 
     assert len(compiled([[1, 0, 0], [0, 1, 0]])) > 8
     assert not compiled([[2, 0, 1], [2, 1, 0]])

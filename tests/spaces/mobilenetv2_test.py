@@ -131,7 +131,7 @@ def test_layouts_by_name(name):
         "smoke32": [3, 6],
         "digits": [4],
     }[name]
-    changing = [i for i, own in enumerate(searched) if own.stride == 1 and not own.is_plain]
+    changing = [i for i, each in enumerate(searched) if each.stride == 1 and not each.is_plain]
     assert changing == {"spos": [12, 20], "fairnas": [10, 18], "isometric": [12]}.get(
         name, [12] if name == "img32" else []
     )
@@ -142,7 +142,7 @@ def test_layouts_by_name(name):
 @pytest.mark.parametrize("bypass", ["identity", "norm"])
 def test_parameters_are_those_that_are_bound(layout, norm, bypass):
     space, params = _setting(layout, norm, bypass)
-    for arch in ([0] * 4, [1, 1, 1, 1], [len(own.candidates) - 1 for own in layers(layout)]):
+    for arch in ([0] * 4, [1, 1, 1, 1], [len(layer.candidates) - 1 for layer in layers(layout)]):
         own = space.bind(arch, params)[1]
         count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(own))
         assert space.num_params(arch) == count
@@ -260,10 +260,10 @@ def test_its_stages_show_what_the_activations_read():
     for stage in network.stages(own, _images(), ()):
         passed = stage(x)
         x = passed.outputs
-        shown.append([own.value.shape for own in passed.shown if own.kind == "preactivation"])
+        shown.append([each.value.shape for each in passed.shown if each.kind == "preactivation"])
     # The stem; the filters of two blocks without expansion, both of two with one; the head.
     expected = [[2], [2], [6, 6], [3], [3], [], [6], []]
-    assert [[shape[-1] for shape in own] for own in shown] == expected
+    assert [[shape[-1] for shape in each] for each in shown] == expected
 
 
 def _square(tensor, gradient):
@@ -377,7 +377,7 @@ def test_running_statistics_stand_for_the_batch():
     untrained = judge(own, _images())
     assert jnp.abs(untrained.logits - trained.logits).max() > 0.1
     bypass = trained.statistics["03_layer"]["bypass"]
-    assert {name: own.shape for name, own in bypass.items()} == {"mean": (3,), "var": (3,)}
+    assert {name: each.shape for name, each in bypass.items()} == {"mean": (3,), "var": (3,)}
     with pytest.raises(ValueError, match="got them in mode 'batch' for a StaticArch"):
         network(own, _images(), trained.statistics)
 

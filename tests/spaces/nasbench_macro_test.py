@@ -20,7 +20,7 @@ def _setting():
     images = jnp.asarray(rng.normal(size=(3, 8, 8, 3)), jnp.float32)
     shapes = jax.eval_shape(space.init, KEY, images)
     params = jax.tree.map(
-        lambda own: jnp.asarray(rng.normal(0.3, 0.5, own.shape), jnp.float32), shapes
+        lambda leaf: jnp.asarray(rng.normal(0.3, 0.5, leaf.shape), jnp.float32), shapes
     )
     return space, params, images
 

@@ -46,15 +46,15 @@ def _feed_forward(own, x):
 
 
 def _layers(params, x, heads, present, epsilon, pre_norm=True):
-    for own, count in zip(params, heads, strict=True):
+    for tensor, count in zip(params, heads, strict=True):
         for part, norm in (
             (
-                functools.partial(_attention, own["attention"], heads=count, present=present),
+                functools.partial(_attention, tensor["attention"], heads=count, present=present),
                 "attention",
             ),
-            (functools.partial(_feed_forward, own["forward"]), "forward"),
+            (functools.partial(_feed_forward, tensor["forward"]), "forward"),
         ):
-            norm = functools.partial(_norm, own[norm]["norm"], epsilon=epsilon)
+            norm = functools.partial(_norm, tensor[norm]["norm"], epsilon=epsilon)
             x = x + part(x=norm(x)) if pre_norm else norm(x + part(x=x))
     return x
 
@@ -90,11 +90,11 @@ def _pit(heads, params, images):
     x = jnp.concatenate([token, patches + stages[0]["places"]], 1)
     count = iter(heads)
     present = jnp.ones((len(x), 1), bool)
-    for own in stages[1:-2]:
-        if "attention" in own:
-            x = _layers([own], x, [next(count)], present, 1e-6)
+    for stage in stages[1:-2]:
+        if "attention" in stage:
+            x = _layers([stage], x, [next(count)], present, 1e-6)
         else:
-            x = _pool(own, x)
+            x = _pool(stage, x)
     return _dense(stages[-1], _norm(stages[-2], x[:, 0], 1e-6))
 
 
@@ -170,7 +170,8 @@ def case(request):
     # Larger weights, and none that is zero: else the layers hardly matter.
     rng = np.random.default_rng(1)
     params = jax.tree.map(
-        lambda own: own + jnp.asarray(0.1 * rng.normal(size=own.shape), own.dtype), params
+        lambda tensor: tensor + jnp.asarray(0.1 * rng.normal(size=tensor.shape), tensor.dtype),
+        params,
     )
 
     def forward(params, inputs):
@@ -207,7 +208,7 @@ def test_gradients_of_examples_are_those_of_a_loop(case):
         for name in ("words", "places", "segments"):  # of which nobody reads the gradient
             assert not found["00_embeddings"].pop(name).any()
             expected["00_embeddings"].pop(name)
-    largest = max(float(jnp.abs(own).max()) for own in jax.tree.leaves(expected))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     for own, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-6 * largest)
 
@@ -231,7 +232,7 @@ def _pit_params(own, classes, side):
 def _autoformer_params(own, classes, side):
     width, depth = own["hidden_dim"][0], own["depth"][0]
     total = (3 * 16**2 + 1) * width + width + (side**2 + 1) * width
-    total += sum(_of_layer(width, (int(width * own),)) for own in own["mlp_ratio"][:depth])
+    total += sum(_of_layer(width, (int(width * each),)) for each in own["mlp_ratio"][:depth])
     return total + 2 * width + (width + 1) * classes
 
 
@@ -259,10 +260,10 @@ def test_parameters_are_those_of_the_formula(name, formula, side, options):
     table = {"pit": benchmarks.pit, "autoformer": benchmarks.autoformer}
     archs = table.get(name, benchmarks.nasbench_bert)().archs[:12]
     expected = [
-        formula(transformers.chosen(choices, own), options["classes"], side) for own in archs
+        formula(transformers.chosen(choices, arch), options["classes"], side) for arch in archs
     ]
-    assert [space.num_params(own) for own in archs] == expected
-    assert [space.from_string(space.to_string(own)).tolist() for own in archs] == archs.tolist()
+    assert [space.num_params(arch) for arch in archs] == expected
+    assert [space.from_string(space.to_string(arch)).tolist() for arch in archs] == archs.tolist()
 
 
 def test_what_nobody_reads_is_no_other_network():

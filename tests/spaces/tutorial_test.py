@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "space.md"
 
 def test_the_space_shown_is_one(draw_batch):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    (code,) = [own for own in blocks if "forward" in own]
+    (code,) = [block for block in blocks if "forward" in block]
     assert len(code[code.index("class") :].splitlines()) <= 25
     shown = {}
     exec(code, shown)

@@ -114,7 +114,7 @@ def test_a_killed_run_ends_the_same(images, tmp_path):
     again = run(own, images, checkpoint_dir=tmp_path)
     assert again.history == whole.history
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
-    found, expected = (indicators.read(MODULE, own.params) for own in (again, whole))
+    found, expected = (indicators.read(MODULE, each.params) for each in (again, whole))
     np.testing.assert_array_equal(found.block, expected.block)
     with pytest.raises(ValueError, match="holds another run"):
         run(drawn("gauss"), images, checkpoint_dir=tmp_path)
@@ -142,9 +142,9 @@ def test_a_kernel_of_the_centre_alone_hides_its_size():
     # Delta kernels reach no neighbour: 3x3 and 5x5 candidates of one draw are the same function.
     params = parameters.draw(MODULE, jax.random.key(0), "delta")
     kernels = {
-        name: own["depthwise"]["kernel"]
-        for name, own in params["01_layer"].items()
-        if "depthwise" in own
+        name: tensor["depthwise"]["kernel"]
+        for name, tensor in params["01_layer"].items()
+        if "depthwise" in tensor
     }
     for kernel in kernels.values():
         outside = np.array(kernel)
@@ -157,7 +157,7 @@ def test_a_draw_does_not_depend_on_the_others():
     wider = MODULE.clone(layout=LAYOUT._replace(stages=(*LAYOUT.stages, Stage(4, 1, 1))))
     more = parameters.draw(wider, jax.random.key(0), "qr")
     np.testing.assert_array_equal(params["00_stem"]["kernel"], more["00_stem"]["kernel"])
-    first, second = (own["02_layer"]["k5_e2"]["project"]["kernel"] for own in (params, more))
+    first, second = (each["02_layer"]["k5_e2"]["project"]["kernel"] for each in (params, more))
     np.testing.assert_array_equal(first, second)
     matrix = np.asarray(params["02_layer"]["k3_e2"]["expand"]["kernel"])[0, 0]
     np.testing.assert_allclose(matrix @ matrix.T / (matrix @ matrix.T)[0, 0], np.eye(2), atol=1e-5)

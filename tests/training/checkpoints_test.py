@@ -25,7 +25,7 @@ def test_damaged_files(tmp_path, harm):
     with checkpoints.open_folder(whole) as manager:
         checkpoints.save(manager, STATE, [(1.0, 2.0)], RUN)
     outcomes = []
-    for path in sorted(own for own in whole.rglob("*") if own.is_file()):
+    for path in sorted(each for each in whole.rglob("*") if each.is_file()):
         shutil.rmtree(damaged, ignore_errors=True)
         shutil.copytree(whole, damaged)
         victim = damaged / path.relative_to(whole)

@@ -74,9 +74,9 @@ def test_it_learns_and_keeps_the_best_epoch(dev):
     seen = []
     tuned = fine_tune(network, SCALE, PARAMS, train, dev, FAST, progress=seen.append)
     assert tuple(seen) == tuned.history
-    assert [own.epoch for own in tuned.history] == [1, 2, 3]
+    assert [each.epoch for each in tuned.history] == [1, 2, 3]
     assert tuned.history[-1].loss < tuned.history[0].loss < math.log(2)
-    assert tuned.best == max(seen, key=lambda own: (own.dev_accuracy, -own.dev_loss))
+    assert tuned.best == max(seen, key=lambda leaf: (leaf.dev_accuracy, -leaf.dev_loss))
     assert evaluate(network, SCALE, tuned.params, dev) == tuned.best[2:]
     assert tuned.best.dev_accuracy > 90
     assert not tuned.diverged
@@ -104,7 +104,7 @@ def test_contexts_and_seeds_share_what_is_compiled(dev):
         for scale, seed in ((1.0, 0), (1.0, 1), (2.0, 0), (1.0, 0))
     ]
     assert sorted(traces) == [False, True]
-    kernels = [np.asarray(own.params["kernel"]).tobytes() for own in results]
+    kernels = [np.asarray(result.params["kernel"]).tobytes() for result in results]
     assert kernels[0] == kernels[3]
     assert len(set(kernels)) == 3
 
@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(dev, tmp_path):
     tuned = fine_tune(
         *(network, SCALE, PARAMS, train, dev, FAST), checkpoint_dir=folder, progress=seen.append
     )
-    assert [own.epoch for own in seen] == [3]
+    assert [each.epoch for each in seen] == [3]
     assert tuned.history == whole.history
     for own, other in zip(*map(jax.tree.leaves, (tuned.params, whole.params)), strict=True):
         np.testing.assert_array_equal(own, other)

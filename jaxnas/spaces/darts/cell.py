@@ -107,8 +107,8 @@ def to_string(arch: ArrayLike) -> str:
         ValueError: `arch` is not one architecture of the space.
     """
     lists = [
-        [(edge.operation, edge.state) for edge in itertools.chain(*own)]
-        for own in genotype(one(arch))
+        [(edge.operation, edge.state) for edge in itertools.chain(*each)]
+        for each in genotype(one(arch))
     ]
     concat = f"range({INPUTS}, {INPUTS + NODES})"
     return (
@@ -149,14 +149,14 @@ def from_string(string: str) -> NDArray[np.int32]:
 def _numbers(node: ast.expr) -> list[Any]:
     """Return the numbers of a range or a list."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and not node.keywords:
-        bounds = [ast.literal_eval(own) for own in node.args]
-        if all(isinstance(own, int) and abs(own) < 100 for own in bounds):
+        bounds = [ast.literal_eval(arg) for arg in node.args]
+        if all(isinstance(bound, int) and abs(bound) < 100 for bound in bounds):
             return list(range(*bounds))
     return list(ast.literal_eval(node))
 
 
 def _parsed(name: str, node: ast.expr) -> Cell:
-    edges = [Edge(*own) for own in ast.literal_eval(node)]
+    edges = [Edge(*each) for each in ast.literal_eval(node)]
     if len(edges) != 2 * NODES:
         raise ValueError(f"{len(edges)} operations in {name}")
     for position, (operation, state) in enumerate(edges):
@@ -174,10 +174,10 @@ def drawn(arch: ArrayLike) -> dict[str, types.Cell]:
     """Return what to draw of an architecture: both cells, whose nodes all lead to the output."""
     nodes = ("in, last but one", "in, last", *map(str, range(NODES)), "out")
     found = {}
-    for title, own in genotype(one(arch))._asdict().items():
+    for title, pairs in genotype(one(arch))._asdict().items():
         edges = [
             (edge.state, INPUTS + node, edge.operation)
-            for node, pair in enumerate(own)
+            for node, pair in enumerate(pairs)
             for edge in pair
         ]
         edges += [(INPUTS + node, INPUTS + NODES, "") for node in range(NODES)]
@@ -198,9 +198,9 @@ def pattern(archs: ArrayLike) -> NDArray[np.int32]:
         states = first, position + (position >= first)
         small = [reduction & (state >= INPUTS) for state in states]
         for number, is_small in zip((2, 3), small, strict=True):
-            own = found[..., start + number]
-            light = np.isin(own, _POOLINGS) | ((own == _SKIP) & (is_small | (not reduction)))
-            found[..., start + number] = np.where(light, 0, own)
+            chosen = found[..., start + number]
+            light = np.isin(chosen, _POOLINGS) | ((chosen == _SKIP) & (is_small | (not reduction)))
+            found[..., start + number] = np.where(light, 0, chosen)
         # The first states of their size; two of one size are different ones.
         one = np.where(small[0], INPUTS, 0)
         other = np.where(small[1], INPUTS + small[0], 1 - small[0])
@@ -218,7 +218,7 @@ def representative(arch: ArrayLike) -> NDArray[np.int32]:
     Raises:
         ValueError: `arch` is not one architecture of the space.
     """
-    return _decisions(Genotype(*(_first_order(own) for own in genotype(one(arch)))))
+    return _decisions(Genotype(*(_first_order(each) for each in genotype(one(arch)))))
 
 
 @functools.lru_cache(2**16)

@@ -53,35 +53,35 @@ def encoder(
     check.instance("options", options, Options | None, "Options, or None")
     config, weights = source if isinstance(source, Pretrained) else (source, {})
     options = _checked(options or Options(), config)
-    own = EncoderNetwork(config, options)
+    network = EncoderNetwork(config, options)
     packed = LinenNetwork(layers.Packed(config, options), max_bytes=max_bytes)
     names = options.activations
 
     def init(key: Array, inputs: Array) -> Params:
         validate_tokens(inputs, config.positions)
-        return own.init(key, weights)
+        return network.init(key, weights)
 
     def bind(arch: ArrayLike, params: Params) -> tuple[TrainableFn, Params]:
         if not isinstance(arch, jax.core.Tracer):
-            arch = np.array(encoding.one(arch, own.num_choices), np.int32)
-        if arch.shape != (len(own.num_choices),):
+            arch = np.array(encoding.one(arch, network.num_choices), np.int32)
+        if arch.shape != (len(network.num_choices),):
             raise ValueError(
-                f"An architecture of this space is int32[{len(own.num_choices)}]: got "
+                f"An architecture of this space is int32[{len(network.num_choices)}]: got "
                 f"{list(arch.shape)}; use jax.vmap or jax.lax.map for many."
             )
         rest = {name: params[name] for name in ("layers", "head")}
-        return BoundEncoder(own, packed, jnp.asarray(arch), params["embeddings"]), rest
+        return BoundEncoder(network, packed, jnp.asarray(arch), params["embeddings"]), rest
 
     return SearchSpace(
         name="encoder",
-        num_choices=own.num_choices,
+        num_choices=network.num_choices,
         init=init,
         bind=bind,
         to_string=lambda arch: wiring.to_string(arch, config.layers, names),
         from_string=lambda notation: wiring.from_string(notation, config.layers, names),
-        is_connected=functools.partial(always_connected, own.num_choices),
-        representative=lambda arch: np.array(encoding.one(arch, own.num_choices), np.int32),
-        num_params=lambda arch: _num_params(own, encoding.one(arch, own.num_choices)),
+        is_connected=functools.partial(always_connected, network.num_choices),
+        representative=lambda arch: np.array(encoding.one(arch, network.num_choices), np.int32),
+        num_params=lambda arch: _num_params(network, encoding.one(arch, network.num_choices)),
         options={"weights": _digest(weights), **config._asdict(), **options._asdict()},
     )
 
@@ -95,9 +95,9 @@ def _digest(weights: Mapping[str, np.ndarray]) -> str:
     return sha.hexdigest()[:16] if weights else "none"
 
 
-def _num_params(own: EncoderNetwork, decisions: tuple[int, ...]) -> int:
+def _num_params(network: EncoderNetwork, decisions: tuple[int, ...]) -> int:
     """Return the number of parameters of what is kept; gates count where they are chosen."""
-    config = own.config
+    config = network.config
     sizes: dict[str, int] = {}
     for tensor in pretrained.tensors(config):
         block = "/".join(tensor.name.split("/")[:2])
@@ -107,8 +107,8 @@ def _num_params(own: EncoderNetwork, decisions: tuple[int, ...]) -> int:
         sizes[f"layers/layer_{layer:02}"] * decisions[pairs + layer]
         for layer in range(config.layers)
     )
-    gates = sum(decisions[:pairs]) if own.options.join == "gate" else 0
-    classifier = (config.width + 1) * own.options.classes
+    gates = sum(decisions[:pairs]) if network.options.join == "gate" else 0
+    classifier = (config.width + 1) * network.options.classes
     return sum(sizes.values()) - dropped + gates + classifier
 
 

@@ -172,10 +172,10 @@ class Layers(nn.Module):
         states = [hidden]
         for layer in range(1, self.config.layers + 1):
             usual = states[-1]
-            own = [at for at, (_, target) in enumerate(pairs) if target == layer]
-            if own:
-                earlier = jnp.stack([states[pairs[at][0]] for at in own], 1)
-                chosen = arch[:, own[0] : own[-1] + 1].astype(usual.dtype)
+            places = [at for at, (_, target) in enumerate(pairs) if target == layer]
+            if places:
+                earlier = jnp.stack([states[pairs[at][0]] for at in places], 1)
+                chosen = arch[:, places[0] : places[-1] + 1].astype(usual.dtype)
                 usual = Join(self.options.join, name=f"join_{layer - 1:02}")(usual, earlier, chosen)
             after = Layer(self.config, self.options, name=f"layer_{layer - 1:02}")(
                 usual, present, arch[:, -1], train=train

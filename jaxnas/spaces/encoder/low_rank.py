@@ -60,15 +60,15 @@ def init(
     keys = jax.random.split(key, len(kernels))
     return {
         path: Factors(
-            jax.random.normal(own, (leaf.shape[0], rank), leaf.dtype) * leaf.shape[0] ** -0.5,
+            jax.random.normal(each, (leaf.shape[0], rank), leaf.dtype) * leaf.shape[0] ** -0.5,
             jnp.zeros((rank, leaf.shape[1]), leaf.dtype),
         )
-        for own, (path, leaf) in zip(keys, kernels.items(), strict=True)
+        for each, (path, leaf) in zip(keys, kernels.items(), strict=True)
     }
 
 
 def add(params: Params, factors: dict[str, Factors]) -> Params:
     """Return `params` with `down @ up` added to each kernel that has factors."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    changed = {path: flat[path] + own.down @ own.up for path, own in factors.items()}
+    changed = {path: flat[path] + factor.down @ factor.up for path, factor in factors.items()}
     return traverse_util.unflatten_dict(flat | changed, sep="/")

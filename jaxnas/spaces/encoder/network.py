@@ -81,8 +81,8 @@ class EncoderNetwork:
         given = dict(weights)
         wrong = [
             name
-            for name, own in given.items()
-            if name not in shapes or own.shape != shapes[name].shape
+            for name, each in given.items()
+            if name not in shapes or each.shape != shapes[name].shape
         ]
         if wrong:
             raise ValueError(
@@ -112,18 +112,18 @@ class EncoderNetwork:
         return {"embeddings": variables["params"], **others["params"]}
 
 
-@functools.partial(jax.jit, static_argnames="own")
+@functools.partial(jax.jit, static_argnames="network")
 def _apply(
-    own: EncoderNetwork, arch: Array, params: Params, inputs: Array, key: Array | None
+    network: EncoderNetwork, arch: Array, params: Params, inputs: Array, key: Array | None
 ) -> Outputs:
     train = key is not None
     first, second, third = (None,) * 3 if key is None else jax.random.split(key, 3)
-    present, hidden = _embed(own, params["embeddings"], inputs, first)
+    present, hidden = _embed(network, params["embeddings"], inputs, first)
     wired = jnp.broadcast_to(arch[None], (len(inputs), *arch.shape))
-    states = layers.Layers(own.config, own.options).apply(
+    states = layers.Layers(network.config, network.options).apply(
         {"params": params["layers"]}, hidden, present, wired, train=train, rngs=_rngs(second)
     )
-    head = layers.Head(own.config, own.options)
+    head = layers.Head(network.config, network.options)
     outputs = head.apply(
         {"params": params["head"]}, states[-1], present, train=train, rngs=_rngs(third)
     )
@@ -131,27 +131,27 @@ def _apply(
     return outputs
 
 
-@functools.partial(jax.jit, static_argnames="own")
-def _states(own: EncoderNetwork, arch: Array, params: Params, inputs: Array) -> list[Array]:
-    present, hidden = _embed(own, params["embeddings"], inputs, None)
+@functools.partial(jax.jit, static_argnames="network")
+def _states(network: EncoderNetwork, arch: Array, params: Params, inputs: Array) -> list[Array]:
+    present, hidden = _embed(network, params["embeddings"], inputs, None)
     wired = jnp.broadcast_to(arch[None], (len(inputs), *arch.shape))
-    states = layers.Layers(own.config, own.options).apply(
+    states = layers.Layers(network.config, network.options).apply(
         {"params": params["layers"]}, hidden, present, wired
     )
     assert isinstance(states, list)
     return states
 
 
-@functools.partial(jax.jit, static_argnames="own")
-def _pack(own: EncoderNetwork, arch: Array, embeddings: Params, inputs: Array) -> Array:
-    return layers.pack(arch, *_embed(own, embeddings, inputs, None))
+@functools.partial(jax.jit, static_argnames="network")
+def _pack(network: EncoderNetwork, arch: Array, embeddings: Params, inputs: Array) -> Array:
+    return layers.pack(arch, *_embed(network, embeddings, inputs, None))
 
 
 def _embed(
-    own: EncoderNetwork, embeddings: Params, inputs: Array, key: Array | None
+    network: EncoderNetwork, embeddings: Params, inputs: Array, key: Array | None
 ) -> tuple[Array, Array]:
     """Return which tokens are present, `bool[B, T]`, and their embeddings `[B, T, H]`."""
-    module = layers.Embeddings(own.config, own.options.dropout)
+    module = layers.Embeddings(network.config, network.options.dropout)
     hidden = module.apply({"params": embeddings}, inputs, train=key is not None, rngs=_rngs(key))
     assert isinstance(hidden, jax.Array)
     return inputs[:, 1] >= 0, hidden
@@ -166,26 +166,26 @@ class BoundEncoder:
     """An encoder with its wiring and embeddings filled in: a `PerExampleDifferentiable`.
 
     Attributes:
-        own: the encoder.
+        network: the encoder.
         packed: all after its embeddings, whose layers take statistics of their gradients.
         arch: `int32[D]`.
         embeddings: their parameters.
     """
 
-    own: EncoderNetwork
+    network: EncoderNetwork
     packed: LinenNetwork
     arch: Array
     embeddings: Params
 
     def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
         """Return the outputs for tokens `int32[B, 2, T]`; `statistics` are not used."""
-        validate_tokens(inputs, self.own.config.positions)
-        return self.own(self.arch, {"embeddings": self.embeddings, **params}, inputs)
+        validate_tokens(inputs, self.network.config.positions)
+        return self.network(self.arch, {"embeddings": self.embeddings, **params}, inputs)
 
     def per_example_vjp(
         self, params: Params, inputs: Array, statistics: Statistics
     ) -> tuple[Outputs, Pullback]:
         """Return the outputs and the pullback to per-example gradients."""
-        validate_tokens(inputs, self.own.config.positions)
-        examples = _pack(self.own, self.arch, self.embeddings, inputs)
+        validate_tokens(inputs, self.network.config.positions)
+        examples = _pack(self.network, self.arch, self.embeddings, inputs)
         return self.packed.per_example_vjp(params, examples, statistics)

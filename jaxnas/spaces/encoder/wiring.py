@@ -85,7 +85,7 @@ def sample(choices: Sequence[int], count: int, *, changes: int, seed: int) -> np
     Raises:
         ValueError: `changes` is not from 1 to the number of decisions, or there are not as many.
     """
-    open_decisions = [at for at, own in enumerate(choices) if own > 1]
+    open_decisions = [at for at, choice in enumerate(choices) if choice > 1]
     if not 1 <= changes <= len(open_decisions):
         raise ValueError(
             f"changes must be from 1 to the {len(open_decisions)} decisions: got {changes}."

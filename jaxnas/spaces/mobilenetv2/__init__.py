@@ -65,7 +65,7 @@ def mobilenetv2(
     def to_string(arch: ArrayLike) -> str:
         decisions = encoding.one(arch, space.num_choices)
         chosen = zip(candidates, decisions, strict=True)
-        return ",".join("-1" if own[i] == IDENTITY else str(i) for own, i in chosen)
+        return ",".join("-1" if each[i] == IDENTITY else str(i) for each, i in chosen)
 
     def from_string(string: str) -> np.ndarray:
         return _from_string(string, candidates)
@@ -105,10 +105,10 @@ def space_of(
 def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:
     words = check.instance("string", string, str, "a string").split(",")
     decisions = []
-    for own, word in zip(candidates, words, strict=False):
-        if word == "-1" and IDENTITY in own:
-            decisions.append(own.index(IDENTITY))
-        elif word.isdecimal() and int(word) < len(own) and own[int(word)] != IDENTITY:
+    for candidate, word in zip(candidates, words, strict=False):
+        if word == "-1" and IDENTITY in candidate:
+            decisions.append(candidate.index(IDENTITY))
+        elif word.isdecimal() and int(word) < len(candidate) and candidate[int(word)] != IDENTITY:
             decisions.append(int(word))
     if len(decisions) < len(candidates) or len(words) != len(candidates):
         raise ValueError(

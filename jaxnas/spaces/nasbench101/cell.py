@@ -106,7 +106,11 @@ def drawn(arch: ArrayLike) -> dict[str, Cell]:
     decisions = one(arch)
     present = [ends for ends, is_there in zip(EDGES, decisions, strict=False) if is_there]
     used = sorted({0, VERTICES - 1, *(vertex for ends in present for vertex in ends)})
-    does = ["in", *(OPERATIONS[own].split("-")[0] for own in decisions[len(EDGES) :]), "out"]
+    does = [
+        "in",
+        *(OPERATIONS[decision].split("-")[0] for decision in decisions[len(EDGES) :]),
+        "out",
+    ]
     edges = [(used.index(source), used.index(target), "") for source, target in present]
     return {"cell": Cell(edges, [does[vertex] for vertex in used])}
 
@@ -130,8 +134,10 @@ def sample(key: Array, num: int) -> Array:
     shape = (2 * num + 16, len(NUM_CHOICES))
     draw = 0
     while len(found) < num:
-        own = jax.random.fold_in(key, draw)
-        archs = jax.random.randint(own, shape, 0, np.broadcast_to(NUM_CHOICES, shape), jnp.int32)
+        of_draw = jax.random.fold_in(key, draw)
+        archs = jax.random.randint(
+            of_draw, shape, 0, np.broadcast_to(NUM_CHOICES, shape), jnp.int32
+        )
         found = np.concatenate([found, np.asarray(archs)[_are_valid(archs)]])
         draw += 1
     return jnp.asarray(found[:num])

@@ -112,7 +112,7 @@ def drawn(arch: ArrayLike, operations: Sequence[str] = OPERATIONS) -> dict[str, 
         operations: on the edges; the first one is that of an edge that is not there.
     """
     present = zip(EDGES, encoding.one(arch, (len(operations),) * len(EDGES)), strict=True)
-    edges = [(*ends, operations[own]) for ends, own in present if own != NONE]
+    edges = [(*ends, operations[each]) for ends, each in present if each != NONE]
     return {"cell": Cell(edges, ("in", "1", "2", "out"), operations[1:])}
 
 

@@ -204,11 +204,13 @@ def pool(weights: Weights, x: Array, *, features: int) -> Array:
     batch, length, width = x.shape
     side = math.isqrt(length - 1)
     patches = jnp.repeat(x[:, 1:].reshape(batch, side, side, width), features // width, axis=-1)
-    own = weights["patches"]
-    kernel = own.tensor("kernel", (3, 3, 1, features), deviation=DEVIATION)
-    halved = own.layer(Depthwise(stride=2), {"kernel": kernel}, patches)
-    own.cost(math.prod(halved.shape[1:3]) * kernel.size)
-    halved = shift(own, halved, (features,), "bias", deviation=0).reshape(batch, -1, features)
+    of_patches = weights["patches"]
+    kernel = of_patches.tensor("kernel", (3, 3, 1, features), deviation=DEVIATION)
+    halved = of_patches.layer(Depthwise(stride=2), {"kernel": kernel}, patches)
+    of_patches.cost(math.prod(halved.shape[1:3]) * kernel.size)
+    halved = shift(of_patches, halved, (features,), "bias", deviation=0).reshape(
+        batch, -1, features
+    )
     return jnp.concatenate([dense(weights["token"], x[:, :1], features), halved], 1)
 
 

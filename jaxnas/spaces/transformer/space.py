@@ -46,8 +46,8 @@ class Transformer(Network):
         """Return by name what an architecture chooses: a value, or several in order."""
         found = transformers.chosen(self.choices, arch)
         return {
-            own.name: found[own.name] if own.places > 1 else found[own.name][0]
-            for own in self.choices
+            choice.name: found[choice.name] if choice.places > 1 else found[choice.name][0]
+            for choice in self.choices
         }
 
     def representative(self, arch: ArrayLike) -> np.ndarray:
@@ -153,9 +153,11 @@ def _draw(steps: graph.Graph, key: Array, dtype: Any) -> Params:
     return params
 
 
-def _drawn(rng: np.random.Generator, dtype: Any, own: tensors.Tensor) -> Array:
-    normal = own.deviation * rng.standard_normal(own.shape, np.float32) if own.deviation else 0
-    return jnp.asarray(np.full(own.shape, own.value) + normal, dtype)
+def _drawn(rng: np.random.Generator, dtype: Any, tensor: tensors.Tensor) -> Array:
+    normal = (
+        tensor.deviation * rng.standard_normal(tensor.shape, np.float32) if tensor.deviation else 0
+    )
+    return jnp.asarray(np.full(tensor.shape, tensor.value) + normal, dtype)
 
 
 def _is_tensor(node: Any) -> bool:

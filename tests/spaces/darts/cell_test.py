@@ -99,8 +99,8 @@ def test_representatives_forget_the_order_of_the_nodes():
     after += [("skip_connect", 2), ("sep_conv_5x5", 0)]
     other = second + first + [("max_pool_3x3", 2), ("dil_conv_3x3", 3)] + rest
     stands = [
-        cell.representative(cell.from_string(text.format(own, before))).tolist()
-        for own in (before, after, other)
+        cell.representative(cell.from_string(text.format(each, before))).tolist()
+        for each in (before, after, other)
     ]
     assert stands[0] == stands[1] != stands[2]
 
@@ -174,8 +174,8 @@ def test_a_pattern_has_the_same_heavy_operations():
     def heavy(arch):
         return [
             (reduction, node, which, edge.operation, reduction and edge.state < cell.INPUTS)
-            for reduction, own in enumerate(cell.genotype(cell.one(arch)))
-            for node, pair in enumerate(own)
+            for reduction, each in enumerate(cell.genotype(cell.one(arch)))
+            for node, pair in enumerate(each)
             for which, edge in enumerate(pair)
             if "conv" in edge.operation
             or (edge.operation == "skip_connect" and reduction and edge.state < cell.INPUTS)

@@ -247,7 +247,7 @@ class OneCell(Network):
     layer: CellPlace = CELLS["normal"][1]
 
     def forward(self, net, x, arch):
-        before, last = (net.stage(name, part(**own), x) for name, own in self.parts().items())
+        before, last = (net.stage(name, part(**each), x) for name, each in self.parts().items())
         own = functools.partial(write_cell, arch, self.layer)
         return net.stage("end", flattened(), *net.stage("cell", own, before, last))
 
@@ -269,7 +269,7 @@ def _cell(name, mode):
     inputs = _normal(7, (2, 8, 8, sum(layer.inputs)))
     whole = _fill(
         jax.tree.map(
-            lambda own: jax.ShapeDtypeStruct(own.shape, float),
+            lambda tensor: jax.ShapeDtypeStruct(tensor.shape, float),
             module.whole(found, jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)).tensors,
             is_leaf=lambda node: hasattr(node, "fan_in"),
         )
@@ -278,11 +278,11 @@ def _cell(name, mode):
 
     def static(weights, x):
         before, last = (
-            x[:, :: own["stride"], :: own["stride"], own["start"] : own["stop"]]
-            for own in found.parts().values()
+            x[:, :: part["stride"], :: part["stride"], part["start"] : part["stop"]]
+            for part in found.parts().values()
         )
         outputs = last, reference.apply({"params": _to_flax(weights["02_cell"])}, before, last)
-        return jnp.concatenate([own.reshape(own.shape[0], -1) for own in outputs], axis=-1)
+        return jnp.concatenate([output.reshape(output.shape[0], -1) for output in outputs], axis=-1)
 
     return found, static, whole, inputs
 
@@ -301,7 +301,7 @@ STATISTICS = (SUM, Statistic(square))
 
 def _only(kept):
     """Return the first of what is kept of each tensor."""
-    return jax.tree.map(lambda own: own[0], kept, is_leaf=lambda node: isinstance(node, tuple))
+    return jax.tree.map(lambda leaf: leaf[0], kept, is_leaf=lambda node: isinstance(node, tuple))
 
 
 # Each cell and each mode once, and the rest of their product where time does not matter.
@@ -426,13 +426,13 @@ def test_gradients_of_examples_are_those_of_a_loop(name):
     outputs, pullback = bound.per_example_vjp(weights, inputs, (KEEP, SUM))
     cotangent = _normal(1, outputs.logits.shape)
     each, total = pullback(cotangent, (KEEP, SUM))
-    alone = jax.jit(jax.grad(lambda own, x, g: (bound(own, x[None]).logits[0] * g).sum()))
+    alone = jax.jit(jax.grad(lambda one, x, g: (bound(one, x[None]).logits[0] * g).sum()))
     for i in range(3):
         expected = alone(weights, inputs[i], cotangent[i])
         _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], each), expected)
     _assert_close(total, jax.tree.map(lambda leaf: leaf.sum(0), each))
     (stage,) = bound.stages(weights, inputs, ())
-    first, *_ = (own for own in stage((inputs,)).shown if own.kind == "preactivation")
+    first, *_ = (one for one in stage((inputs,)).shown if one.kind == "preactivation")
     np.testing.assert_array_equal(first.value, inputs)
 
 
@@ -462,9 +462,9 @@ def test_outputs_and_gradients_of_the_static_network():
 
     module = Reference(tuple(LIGHT), tuple(LIGHT), "batch")
     expected = differentiate(
-        jax.jit(lambda own, images: module.apply({"params": _to_flax(own)}, images))
+        jax.jit(lambda leaf, images: module.apply({"params": _to_flax(leaf)}, images))
     )
-    found = differentiate(lambda own, images: network(own, images)[:2])
+    found = differentiate(lambda leaf, images: network(leaf, images)[:2])
     _assert_close(found, expected)
     assert isinstance(network, PerExampleDifferentiable)
 

@@ -204,7 +204,7 @@ def _is_grams(leaf):
 
 def test_scores(space, batch):
     notations = ["pretrained", "1>3", "-2", "1>3 relu"]
-    archs = np.stack([space.from_string(own) for own in notations])
+    archs = np.stack([space.from_string(notation) for notation in notations])
     proxies = ["mgm", "params"]
     eager = Scorer(space, batch, proxies)(archs)
     assert len(set(eager.mean("mgm"))) == 4
@@ -223,7 +223,7 @@ def test_scores(space, batch):
 
 @pytest.mark.slow
 def test_scores_are_the_same_compiled_or_padded(space, batch):
-    archs = np.stack([space.from_string(own) for own in ("pretrained", "1>3", "-2", "1>3 relu")])
+    archs = np.stack([space.from_string(each) for each in ("pretrained", "1>3", "-2", "1>3 relu")])
     proxies = ["mgm", "gradient_values", "ntk_trace"]
     eager, compiled = (
         Scorer(space, batch, proxies, plan=plan)(archs) for plan in ("eager", "compiled")
@@ -263,11 +263,11 @@ def test_refuses_what_are_no_tokens(space, inputs):
 
 def test_options_tell_spaces_apart(space):
     bias = {"head/pooler/bias": np.ones(8, np.float32)}
-    spaces = [encoder(pretrained.Pretrained(CONFIG, own)) for own in ({}, bias, bias)]
+    spaces = [encoder(pretrained.Pretrained(CONFIG, each)) for each in ({}, bias, bias)]
     spaces.append(encoder(pretrained.Pretrained(CONFIG, {"head/pooler/bias": np.zeros(8)})))
-    told = [own.options for own in spaces]
+    told = [each.options for each in spaces]
     assert told[1] == told[2]
-    assert len({own["weights"] for own in told}) == 3
+    assert len({each["weights"] for each in told}) == 3
     assert space.options != told[0]  # it has gates
     assert told[0]["weights"] == "none"
 

@@ -37,7 +37,7 @@ def test_factors_start_without_a_change_and_with_a_gradient():
     np.testing.assert_array_equal(
         low_rank.add(PARAMS, factors)["layer"]["query"]["kernel"], np.ones((4, 3))
     )
-    slopes = jax.grad(lambda own: low_rank.add(PARAMS, own)["layer"]["query"]["kernel"].sum())(
+    slopes = jax.grad(lambda leaf: low_rank.add(PARAMS, leaf)["layer"]["query"]["kernel"].sum())(
         factors
     )
     assert (slopes["layer/query/kernel"].up != 0).all()

@@ -30,7 +30,7 @@ def reference_states(folder, tokens):
             attention_mask=torch.tensor(present).long(),
             output_hidden_states=True,
         ).hidden_states
-    return np.stack([own.numpy() for own in expected])
+    return np.stack([each.numpy() for each in expected])
 
 
 def compare(folder, tokens):
@@ -41,8 +41,8 @@ def compare(folder, tokens):
     arch = np.zeros(len(network.num_choices), np.int32)
     states = network.hidden_states(arch, params, jnp.asarray(tokens))
     assert len(states) == len(expected) == source.config.layers + 1
-    for own, other in zip(states, expected, strict=True):
-        np.testing.assert_allclose(np.asarray(own)[present], other[present], atol=1e-4)
+    for state, other in zip(states, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(state)[present], other[present], atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

@@ -78,8 +78,8 @@ class Cell(nn.Module):
         live = [v for v in range(last + 1) if reach[0, v] and reach[v, last]]
         to_output = [v for v in live[1:-1] if matrix[v, last]]
         widths = {
-            v: len(own)
-            for v, own in zip(
+            v: len(each)
+            for v, each in zip(
                 to_output, np.array_split(np.arange(self.width), len(to_output) or 1), strict=False
             )
         }
@@ -230,7 +230,7 @@ def test_a_cell_and_its_gradients(name, mode):
     @jax.jit
     def differentiate(weights, inputs):
         outputs, pullback = jax.vjp(
-            lambda own, x: reference.apply({"params": _to_flax({"cell": own})["cell"]}, x),
+            lambda weight, x: reference.apply({"params": _to_flax({"cell": weight})["cell"]}, x),
             weights["00_cell"],
             inputs,
         )
@@ -246,7 +246,7 @@ def test_a_cell_and_its_gradients(name, mode):
     _assert_close(outputs.logits, expected)
     _assert_close(pullback(cotangent, (GRADIENT,))[0]["00_cell"], of_weights)
     (stage,) = bound.stages(weights, inputs, ())
-    shown = [own for own in stage((inputs,)).shown if own.kind == "preactivation"]
+    shown = [each for each in stage((inputs,)).shown if each.kind == "preactivation"]
     assert len(shown) == len([part for parts in weights["00_cell"].values() for part in parts])
 
 
@@ -300,9 +300,9 @@ def test_outputs_and_gradients_of_the_static_network():
     network, own, images = _bound("batch", "two vertices")
     reference = Reference(CELLS["two vertices"], "batch")
     expected = _differentiate(
-        jax.jit(lambda own, x: reference.apply({"params": _to_flax(own)}, x)), own, images
+        jax.jit(lambda leaf, x: reference.apply({"params": _to_flax(leaf)}, x)), own, images
     )
-    found = _differentiate(lambda own, x: network(own, x)[:2], own, images)
+    found = _differentiate(lambda leaf, x: network(leaf, x)[:2], own, images)
     _assert_close(found, expected)
     assert float(jnp.abs(found[1][1]).max()) > 1e-3
 
@@ -382,7 +382,7 @@ def test_a_cell_without_a_path_gives_the_bias():
     network, own = SPACES["none"].bind(arch, params)
     assert not SPACES["none"].is_connected(arch)
     (logits, _), (gradients, of_images) = _differentiate(
-        lambda own, x: network(own, x)[:2], own, images
+        lambda leaf, x: network(leaf, x)[:2], own, images
     )
     _assert_close(logits, jnp.broadcast_to(own["07_classifier"]["bias"], logits.shape))
     assert not of_images.any()
@@ -455,7 +455,7 @@ def test_proxies_read_it():
     batch = Batch(images, jnp.array([0, 2]))
     drawn = space._replace(init=lambda key, inputs: params)
     archs = np.stack(
-        [cell.from_string(own) for own in (CELLS["two vertices"], "00/00:input,output")]
+        [cell.from_string(each) for each in (CELLS["two vertices"], "00/00:input,output")]
     )
     names = [
         *("grad_norm", "mgm", "layer_balance", "naswot", "expressivity", "trainability"),

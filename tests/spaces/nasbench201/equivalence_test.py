@@ -83,11 +83,11 @@ def test_classes_are_those_of_graphs_that_differ():
 def test_representatives():
     stands = np.array([equivalence.representative(arch) for arch in ARCHS])
     assert len(np.unique(stands, axis=0)) == 5485
-    for own in stands[::100]:
-        np.testing.assert_array_equal(equivalence.representative(own), own)
+    for stand in stands[::100]:
+        np.testing.assert_array_equal(equivalence.representative(stand), stand)
     assert ((stands != cell.NONE).sum(1) <= (ARCHS != cell.NONE).sum(1)).all()
     connected = np.array([cell.is_connected(arch) for arch in ARCHS])
-    assert [cell.is_connected(own) for own in stands[::7]] == connected[::7].tolist()
+    assert [cell.is_connected(stand) for stand in stands[::7]] == connected[::7].tolist()
     # Our classes only merge the benchmark's own.
     for name in {cell.isomorphism_class(arch) for arch in ARCHS[::400]}:
         alike = [at for at in range(0, len(ARCHS), 25) if cell.isomorphism_class(ARCHS[at]) == name]

@@ -74,7 +74,7 @@ def _moments(x, axes):
 @jax.jit
 def _standardize(x, mean, var, scale, bias):
     mean, var, scale, bias = (
-        own.reshape(-1, 1, 1, x.shape[-1]) for own in (mean, var, scale, bias)
+        each.reshape(-1, 1, 1, x.shape[-1]) for each in (mean, var, scale, bias)
     )
     return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
 
@@ -168,11 +168,13 @@ class Reference(nn.Module):
 def _to_flax(params):
     """Return the space's parameters as Flax's layers name them; the rest is left alone."""
     if "kernel" in params:
-        norm = {name: own for name, own in params.items() if name != "kernel"}
+        norm = {name: tensor for name, tensor in params.items() if name != "kernel"}
         return {"conv": {"kernel": params["kernel"]}, "norm": norm}
     return {
-        name: _to_flax(own) if isinstance(own, dict) and not name.endswith("classifier") else own
-        for name, own in params.items()
+        name: _to_flax(tensor)
+        if isinstance(tensor, dict) and not name.endswith("classifier")
+        else tensor
+        for name, tensor in params.items()
     }
 
 
@@ -488,7 +490,7 @@ def test_the_modes_differ():
         return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
 
     found = [squares(norm) for norm in ("batch", "instance", "eval")]
-    assert len({round(own, 6) for own in found}) == 3
+    assert len({round(each, 6) for each in found}) == 3
 
 
 def test_a_flax_module():

@@ -22,7 +22,7 @@ def test_with_one_operation_an_edge_it_is_the_cell(arch, small_space, draw_batch
     params = small_space.init(jax.random.key(0), batch.inputs)
     names = ["mgm", "naswot", "gradient_values"]
     expected, found = (
-        jaxnas.score(*small_space.bind(own, params), batch, names) for own in (arch, mask(arch))
+        jaxnas.score(*small_space.bind(each, params), batch, names) for each in (arch, mask(arch))
     )
     assert found == expected
 
@@ -65,7 +65,7 @@ def test_its_gradients_are_its_slopes(small_space, draw_batch):
     with jax.enable_x64(True):
         batch = batch._replace(inputs=jnp.asarray(batch.inputs, jnp.float64))
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-        slopes = jax.grad(lambda own: jnp.square(network(own, batch.inputs).logits).sum())(params)
+        slopes = jax.grad(lambda each: jnp.square(network(each, batch.inputs).logits).sum())(params)
         squares = sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(slopes))
         step = 1e-6 / np.sqrt(squares)
         numeric = (loss(step) - loss(-step)) / (2 * step)

@@ -121,8 +121,8 @@ def test_the_relus_of_a_space_are_those_in_its_program(bound):
     # A convolution in front of another of one node rectifies the same input again.
     assert len(shown) == len(found)
     expected = _in_order([each.value for each in found])
-    for own, other in zip(_in_order(shown), expected, strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
+    for result, other in zip(_in_order(shown), expected, strict=True):
+        np.testing.assert_allclose(result, other, rtol=1e-9, atol=1e-12)
 
 
 def _in_order(arrays):

@@ -61,9 +61,9 @@ def test_depthwise_and_its_gradients(size, stride, dilation):
         return (expected, pullback(cotangent)[0], jnp.stack(alone)), found
 
     expected, found = both(inputs, kernel)
-    for own, other in zip(found, expected, strict=True):
-        assert own.shape == other.shape
-        np.testing.assert_allclose(own, other, atol=1e-12)
+    for result, other in zip(found, expected, strict=True):
+        assert result.shape == other.shape
+        np.testing.assert_allclose(result, other, atol=1e-12)
 
 
 def test_depthwise_by_hand():

@@ -31,11 +31,11 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert (whole["fast"] > whole["slow"]).all()
     trained = []
 
-    def stopping(space, own, *rest):
+    def stopping(space, found, *rest):
         if len(trained) == 1:
             raise KeyboardInterrupt
-        trained.append(own)
-        return speed(space, own, *rest)
+        trained.append(found)
+        return speed(space, found, *rest)
 
     speed = descent_runs._speed
     monkeypatch.setattr(descent_runs, "_speed", stopping)
@@ -55,8 +55,8 @@ def test_a_wide_network_is_as_fast_as_predicted(tmp_path):
     ntk = over_wirings(lambda both: both.ntk, WIRINGS, descent.problem.gram)
     found = descent_runs.speeds(descent, WIRINGS, RATES)["slow"].mean(0)
     first = (descent.problem.targets**2).sum() / 2
-    for own, speed in zip(ntk, found, strict=True):
-        predicted = -np.log(linearised_loss(own, descent.problem.targets, 0.01, 30) / first)
+    for result, speed in zip(ntk, found, strict=True):
+        predicted = -np.log(linearised_loss(result, descent.problem.targets, 0.01, 30) / first)
         assert speed == pytest.approx(float(predicted), rel=0.1)
 
 

@@ -62,8 +62,8 @@ def test_a_bucket_gives_what_the_eager_plan_gives(draw):
     archs = np.array([*light, CELLS[0]], np.int32)
     eager, compiled = (dict(plan(draw, SQUARES, archs)) for plan in (engine.eager, engine.compiled))
     for position in range(len(archs)):
-        own, other = (found[position]["squares"].value for found in (eager, compiled))
-        assert own == pytest.approx(other, rel=1e-9)
+        result, other = (found[position]["squares"].value for found in (eager, compiled))
+        assert result == pytest.approx(other, rel=1e-9)
 
 
 def test_chunks_fit_the_memory(draw, monkeypatch):

@@ -97,7 +97,7 @@ def test_same_seed_same_search(scorer):
 
 def test_what_was_scored_is_not_scored_again(scorer, tmp_path):
     calls = []
-    counting = Proxy("sum", lambda *own: calls.append(1) or SUM.measure(*own), jnp.asarray)
+    counting = Proxy("sum", lambda *each: calls.append(1) or SUM.measure(*each), jnp.asarray)
     with scorer(counting, store=tmp_path / "scores.sqlite") as first:
         found = find(first, evaluations=20)
     done = len(calls)
@@ -121,11 +121,11 @@ def test_the_pareto_front(scorer):
 
 
 def test_latency_is_measured_and_kept(scorer, tmp_path):
-    with scorer(store=tmp_path / "scores.sqlite") as own:
-        found = find(own, "random", evaluations=3, caps={"latency_ms": 1e4})
+    with scorer(store=tmp_path / "scores.sqlite") as result:
+        found = find(result, "random", evaluations=3, caps={"latency_ms": 1e4})
     assert (found.costs["latency_ms"] > 0).all()
-    with scorer(store=tmp_path / "scores.sqlite") as own:
-        again = find(own, "random", evaluations=3, caps={"latency_ms": 1e4})
+    with scorer(store=tmp_path / "scores.sqlite") as result:
+        again = find(result, "random", evaluations=3, caps={"latency_ms": 1e4})
     np.testing.assert_array_equal(found.costs["latency_ms"], again.costs["latency_ms"])
 
 

@@ -160,8 +160,8 @@ def test_a_gradient_by_hand():
     params = {"w": jnp.zeros((2, 2))}
     batch = Batch(jnp.array([[1.0, 2], [4, 0]]), jnp.array([0, 1]))
     expected = [[[-0.5, 0.5], [-1, 1]], [[2, -2], [0, 0]]]
-    own = gradients.per_example_gradients(_linear, params, batch)
-    np.testing.assert_allclose(own["w"], expected, rtol=1e-6)
+    found = gradients.per_example_gradients(_linear, params, batch)
+    np.testing.assert_allclose(found["w"], expected, rtol=1e-6)
     mean = gradients.loss_gradient(_linear, params, batch)
     np.testing.assert_allclose(mean["w"], [[0.75, -0.75], [-0.5, 0.5]], rtol=1e-6)
 
@@ -180,23 +180,23 @@ def test_a_jacobian_by_hand():
 def test_the_jacobian_is_that_of_forward_differentiation(batch):
     with jax.enable_x64(True):
         params = _plain_params()
-        own = jax.jit(functools.partial(gradients.jacobian, _plain))(params, batch.inputs)
+        found = jax.jit(functools.partial(gradients.jacobian, _plain))(params, batch.inputs)
         forward = jax.jit(jax.jacfwd(_plain))(params, batch.inputs)
-        _assert_trees_close(own, forward, rtol=1e-10, atol=1e-12)
+        _assert_trees_close(found, forward, rtol=1e-10, atol=1e-12)
 
 
 def test_the_jacobian_is_that_of_finite_differences(batch):
     with jax.enable_x64(True):
         params, step = _plain_params(), 1e-5
         network = functools.partial(gradients.jacobian, lambda p, x: Outputs(_plain(p, x)))
-        own = jax.jit(network)(params, batch.inputs)
+        found = jax.jit(network)(params, batch.inputs)
         for name, position in {"first": (2, 3), "second": (1, 0), "shift": (2,)}.items():
             moved = [
                 _plain(params | {name: params[name].at[position].add(own_step)}, batch.inputs)
                 for own_step in (step, -step)
             ]
             difference = (moved[0] - moved[1]) / (2 * step)
-            np.testing.assert_allclose(own[name][:, :, *position], difference, atol=1e-8)
+            np.testing.assert_allclose(found[name][:, :, *position], difference, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_a_backward_pass_of_ones_own_is_used(batch):
     out, pullback = gradients.per_example_vjp(_OwnPass(), params, batch.inputs, (KEEP,))
     cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     np.testing.assert_array_equal(pullback(cotangent, (KEEP,))[0]["cotangent"], 7 * cotangent)
-    own = gradients.loss_gradient(_OwnPass(), params, batch)
-    np.testing.assert_allclose(own["cotangent"], 7 * cotangent / COUNT, rtol=1e-6)
+    found = gradients.loss_gradient(_OwnPass(), params, batch)
+    np.testing.assert_allclose(found["cotangent"], 7 * cotangent / COUNT, rtol=1e-6)
 
 
 @pytest.mark.parametrize("max_bytes", [0, -5])

@@ -129,32 +129,32 @@ def imports(module: str, source: str) -> Iterator[Import]:
 
 def violations(module: str, source: str) -> list[str]:
     """Return one sentence for each import of `module` (without `jaxnas.`) that breaks a rule."""
-    own = module.split(".")[0]
-    if own not in FLOOR_OF:
-        return [f"{own} is on no floor: add it to FLOORS"]
+    result = module.split(".")[0]
+    if result not in FLOOR_OF:
+        return [f"{result} is on no floor: add it to FLOORS"]
     found = []
     for name, lazy in imports(module, source):
         top, *rest = name.split(".")
         if "_src" in (top, *rest):
             found.append(f"{module} imports {name}, which is private")
         elif top == "jaxnas":
-            if not _sees(own, rest[0] if rest else "__init__"):
-                found.append(f"{module} (floor {FLOOR_OF[own]}) imports {name}")
-        elif FLOOR_OF[own] == 0 and top not in (*FLOOR_0_PACKAGES, *sys.stdlib_module_names):
+            if not _sees(result, rest[0] if rest else "__init__"):
+                found.append(f"{module} (floor {FLOOR_OF[result]}) imports {name}")
+        elif FLOOR_OF[result] == 0 and top not in (*FLOOR_0_PACKAGES, *sys.stdlib_module_names):
             found.append(f"{module} (floor 0) imports {name}")
-        elif top in DOORS and not {module, own} & set(DOORS[top]):
+        elif top in DOORS and not {module, result} & set(DOORS[top]):
             found.append(f"{module} imports {name}, whose door is {DOORS[top] or 'nowhere'}")
         elif top in LAZY and not lazy:
             found.append(f"{module} imports {name} before it is needed")
     return found
 
 
-def _sees(own: str, other: str) -> bool:
-    if own == other or FLOOR_OF[own] == TOP:
+def _sees(found: str, other: str) -> bool:
+    if found == other or FLOOR_OF[found] == TOP:
         return True
-    if own in NARROW:
-        return other in NARROW[own]
-    return FLOOR_OF.get(other, TOP) < FLOOR_OF[own]
+    if found in NARROW:
+        return other in NARROW[found]
+    return FLOOR_OF.get(other, TOP) < FLOOR_OF[found]
 
 
 # Rules that are broken today, with what to do about it.

@@ -237,12 +237,12 @@ def test_every_score_of_every_model(case):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_one_network_of_two_libraries_has_one_score(train):
-    own, other = (
+    found, other = (
         jaxnas.score(network, params, (inputs, LABELS), SCORES)
         for network, params, inputs in (_linen_cnn(train), _nnx_cnn(train))
     )
-    _assert_finite(own)
-    assert other == pytest.approx(own, rel=1e-4)
+    _assert_finite(found)
+    assert other == pytest.approx(found, rel=1e-4)
 
 
 @pytest.mark.parametrize("make", [lambda: _nnx_cnn(train=True), _equinox_cnn])
@@ -388,9 +388,9 @@ class _Ported:
 
 
 def test_a_hugging_face_model():
-    own, params, inputs = _encoder()
-    network, given = as_network(_Ported(own.module, params))
-    np.testing.assert_allclose(network(given, inputs), own(params, inputs), rtol=1e-6)
+    found, params, inputs = _encoder()
+    network, given = as_network(_Ported(found.module, params))
+    np.testing.assert_allclose(network(given, inputs), found(params, inputs), rtol=1e-6)
 
 
 class _PortedCNN(_Ported):

@@ -171,9 +171,9 @@ def test_a_partner_that_dies(dying, port):
         _run(f"127.0.0.1:{port}", 3, each, then=killed * (each == dying)) for each in range(3)
     ]
     printed = [process.communicate(timeout=60) for process in started]
-    for own, (process, (output, error)) in enumerate(zip(started, printed, strict=True)):
-        assert output == f"{own} 3\n"
-        if own == dying:
+    for found, (process, (output, error)) in enumerate(zip(started, printed, strict=True)):
+        assert output == f"{found} 3\n"
+        if found == dying:
             assert process.returncode == -signal.SIGKILL
         else:
             assert process.returncode == 1

@@ -165,8 +165,8 @@ def test_channels_first_and_channels_last_are_one_network():
 
     last = values(images, "NHWC")
     first = values(images.transpose(0, 3, 1, 2), "NCHW")
-    for own, other in zip(first, last, strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)
+    for result, other in zip(first, last, strict=True):
+        np.testing.assert_allclose(result, other, rtol=1e-5, atol=1e-6)
     each = jax.vmap(lambda image: network(kernel, image[None], "NCHW")[0])
     program = programs.read(
         lambda _, images: each(images), kernel, images.transpose(0, 3, 1, 2), normalized=True

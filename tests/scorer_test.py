@@ -358,9 +358,9 @@ def test_a_pool_larger_than_a_chunk(toy_batch):
 
 @pytest.mark.usefixtures("double")
 def test_the_automatic_plan_is_one_of_both(scored, small_space, draw_batch):
-    own = _scores(small_space, CELLS[:1], draw_batch(0))[0, 0]
+    found = _scores(small_space, CELLS[:1], draw_batch(0))[0, 0]
     plan = "eager" if jax.default_backend() == "cpu" else "compiled"
-    assert own == scored[plan][0, 0]
+    assert found == scored[plan][0, 0]
 
 
 @pytest.mark.parametrize("name", ["threefry_partitionable", "enable_x64"])
@@ -493,8 +493,8 @@ def test_other_data_are_another_run(tmp_path, draw_batch):
     calls = []
     for seed in (0, 0, 1):
         batch = draw_batch(seed, (6, 8), 3)
-        with Scorer(TOY, batch, _counting("one", calls), store=tmp_path / "scores.sqlite") as own:
-            own([[FINE, 0]])
+        with Scorer(TOY, batch, _counting("one", calls), store=tmp_path / "scores.sqlite") as found:
+            found([[FINE, 0]])
     assert len(calls) == 2
 
 
@@ -503,7 +503,7 @@ def test_a_data_set_is_drawn_from(draw_batch):
     images = rng.integers(256, size=(20, 4, 4, 3)).astype(np.uint8)
     data = create("noise", (images, np.arange(20) % 3), (images[:3], np.arange(3)), ["a", "b", "c"])
     sizes = []
-    chosen = Proxy("size", lambda *own: sizes.append(own[2].labels.size) or jnp.ones(()), jnp.abs)
+    chosen = Proxy("size", lambda *each: sizes.append(each[2].labels.size) or jnp.ones(()), jnp.abs)
     Scorer(TOY, data, chosen, batch_size=7, plan="eager")([[FINE, 0]])
     assert sizes == [7]
 

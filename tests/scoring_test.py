@@ -86,8 +86,8 @@ def test_scores_are_those_of_the_proxies(linear):
     scores = jaxnas.score(apply_fn, params, (inputs, labels), names)
     for name in names:
         proxy = proxies.BY_NAME[name]
-        own = proxy(apply_fn, params, Batch(jnp.asarray(inputs), jnp.asarray(labels)))
-        np.testing.assert_allclose(scores[name], own, rtol=1e-5)
+        found = proxy(apply_fn, params, Batch(jnp.asarray(inputs), jnp.asarray(labels)))
+        np.testing.assert_allclose(scores[name], found, rtol=1e-5)
         assert isinstance(scores[name], float)
 
 
@@ -126,9 +126,9 @@ def test_a_network_in_bfloat16(linear):
     apply_fn, params, (inputs, labels) = linear
     half = jax.tree.map(lambda tensor: tensor.astype(jnp.bfloat16), params)
     batch = (inputs.astype(jnp.bfloat16), labels)
-    own = jaxnas.score(apply_fn, half, batch, ["gradient_diversity"])
+    found = jaxnas.score(apply_fn, half, batch, ["gradient_diversity"])
     whole = jaxnas.score(apply_fn, params, (inputs, labels), ["gradient_diversity"])
-    np.testing.assert_allclose(own["gradient_diversity"], whole["gradient_diversity"], rtol=0.1)
+    np.testing.assert_allclose(found["gradient_diversity"], whole["gradient_diversity"], rtol=0.1)
 
 
 # Bad input.

@@ -103,8 +103,8 @@ def test_scores_are_those_of_a_loop_over_the_examples(case):
     @jax.jit
     def gradient(params, example, label):
         def value(params):
-            own = tasks.Targets(label, tasks.LOSSES.get(loss, loss))
-            return own.losses(apply_fn(params, example)).sum()
+            found = tasks.Targets(label, tasks.LOSSES.get(loss, loss))
+            return found.losses(apply_fn(params, example)).sum()
 
         return jax.grad(value)(params)
 

@@ -71,8 +71,8 @@ def _hugging_face(kind, config, **options):
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
     if not hasattr(transformers, kind):
         pytest.skip("this release of transformers has no Flax")
-    own = getattr(transformers, config)
-    return jaxnas.as_network(getattr(transformers, kind)(own(**options)))
+    found = getattr(transformers, config)
+    return jaxnas.as_network(getattr(transformers, kind)(found(**options)))
 
 
 def _bert():

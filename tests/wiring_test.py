@@ -8,10 +8,10 @@ from jaxnas import wiring
 from jaxnas.benchmarks import notation
 
 
-def _ends(own):
+def _ends(found):
     """The live edges, by listing all paths."""
-    nodes = wiring.num_nodes(own)
-    kind = dict(zip(wiring.edges(nodes), own.tolist(), strict=True))
+    nodes = wiring.num_nodes(found)
+    kind = dict(zip(wiring.edges(nodes), found.tolist(), strict=True))
     live = set()
     for size in range(nodes - 1):
         for between in itertools.combinations(range(1, nodes - 1), size):
@@ -28,20 +28,22 @@ def test_edges_are_in_the_order_of_nasbench201():
 
 
 def test_code_strings():
-    own = wiring.from_code("2_21_112")
-    np.testing.assert_array_equal(own, [2, 2, 1, 1, 1, 2])
-    assert own.dtype == np.int32
-    assert wiring.to_code(own) == "2_21_112"
+    edges = wiring.from_code("2_21_112")
+    np.testing.assert_array_equal(edges, [2, 2, 1, 1, 1, 2])
+    assert edges.dtype == np.int32
+    assert wiring.to_code(edges) == "2_21_112"
     np.testing.assert_array_equal(
-        own,
+        edges,
         wiring.from_edges(4, [(0, 1, 2), (0, 2, 2), (1, 2, 1), (0, 3, 1), (1, 3, 1), (2, 3, 2)]),
     )
 
 
 def test_a_chain_of_cells():
     # The output of the first, node 2, is the input of the second: no edge leads past it.
-    own = wiring.chain([wiring.from_code("2_10"), wiring.from_code("1"), wiring.from_code("0_21")])
-    assert wiring.to_code(own) == "2_10_001_0000_00021"
+    edges = wiring.chain(
+        [wiring.from_code("2_10"), wiring.from_code("1"), wiring.from_code("0_21")]
+    )
+    assert wiring.to_code(edges) == "2_10_001_0000_00021"
 
 
 def test_the_matrix_has_targets_as_rows():
@@ -58,9 +60,9 @@ def test_live_edges_are_those_on_a_path(nodes):
             lambda leaf: (wiring.live_edges(leaf), wiring.is_connected(leaf), wiring.prune(leaf))
         )
     )(many)
-    for own, found, reached in zip(many, live, connected, strict=True):
+    for result, found, reached in zip(many, live, connected, strict=True):
         edges = {e for e, is_live in zip(wiring.edges(nodes), found, strict=True) if is_live}
-        assert edges == _ends(own)
+        assert edges == _ends(result)
         assert bool(reached) == bool(edges)
     np.testing.assert_array_equal(pruned, np.where(live, many, 0))
 

@@ -61,10 +61,10 @@ def test_strings_there_and_back():
 def test_what_has_no_effect_is_left_out():
     """Vertex 1 leads nowhere, vertex 3 comes from nowhere."""
     string = "01100/00000/00001/00001/00000:input,maxpool3x3,conv1x1-bn-relu,maxpool3x3,output"
-    own = notation.graph(notation.one(notation.from_string(string)))
-    assert own.sources == ((), (), (0,), (), (), (), (2,))
-    assert own.inner == (2,)
-    assert own.num_edges == 2
+    found = notation.graph(notation.one(notation.from_string(string)))
+    assert found.sources == ((), (), (0,), (), (), (), (2,))
+    assert found.inner == (2,)
+    assert found.num_edges == 2
     plain = notation.from_string("010/001/000:input,conv1x1-bn-relu,output")
     np.testing.assert_array_equal(notation.canonical(notation.from_string(string)), plain)
 

@@ -19,40 +19,40 @@ TABLES = {name: getattr(benchmarks, name)() for name in transformers.BY_NAME}
 
 
 def test_rows_are_those_of_the_sources():
-    own = TABLES["pit"]
-    assert transformers.chosen(transformers.PIT, own.archs[0]) == {
+    found = TABLES["pit"]
+    assert transformers.chosen(transformers.PIT, found.archs[0]) == {
         **{"base_dim": (40,), "mlp_ratio": (4,), "heads": ("4/4/8",)},
         **{"depth_1": (1,), "depth_2": (6,), "depth_3": (6,)},
     }
-    assert own.columns["c100_base_acc"][0] == 74.43
-    own = TABLES["autoformer"]
-    first = transformers.chosen(transformers.AUTOFORMER, own.archs[0])
+    assert found.columns["c100_base_acc"][0] == 74.43
+    found = TABLES["autoformer"]
+    first = transformers.chosen(transformers.AUTOFORMER, found.archs[0])
     assert (first["hidden_dim"], first["depth"], first["mlp_ratio"][:4]) == (
         *((240,), (13,)),
         (3.5, 3.5, 4.0, 4.0),
     )
-    assert own.columns["imagenet_super_acc"][0] == 71.498
-    own = TABLES["nasbench_bert"]
-    assert own.columns["glue"][0] == 70.7537
-    assert own.columns["declared_operations"][0] == "SA:SDP SA:WMA DSC:9 DSC:9"
+    assert found.columns["imagenet_super_acc"][0] == 71.498
+    found = TABLES["nasbench_bert"]
+    assert found.columns["glue"][0] == 70.7537
+    assert found.columns["declared_operations"][0] == "SA:SDP SA:WMA DSC:9 DSC:9"
     assert [len(table.archs) for table in TABLES.values()] == [60, 60, 300]
     with pytest.raises(ValueError, match="read-only"):
-        own.archs[0, 0] = 1
+        found.archs[0, 0] = 1
 
 
 def test_parameters_rank_pit_so_well():
-    own, space = TABLES["pit"], spaces.pit(classes=100)
-    sizes = [space.num_params(arch) for arch in own.archs]
+    result, space = TABLES["pit"], spaces.pit(classes=100)
+    sizes = [space.num_params(arch) for arch in result.archs]
     names = ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc")
-    found = [stats.spearmanr(sizes, own.columns[name]).statistic for name in names]
+    found = [stats.spearmanr(sizes, result.columns[name]).statistic for name in names]
     np.testing.assert_allclose(found, [0.884, 0.922, 0.735], atol=0.02)
 
 
 def test_declared_operations_explain_nothing():
-    own = TABLES["nasbench_bert"]
-    chosen = [transformers.chosen(transformers.BERT, arch) for arch in own.archs]
+    found = TABLES["nasbench_bert"]
+    chosen = [transformers.chosen(transformers.BERT, arch) for arch in found.archs]
     operations = ("SA:SDP", "SA:WMA", "LT:DFT", "LT:DCT", "DSC:5", "DSC:9")
-    declared = [text.split(" ") for text in own.columns["declared_operations"].tolist()]
+    declared = [text.split(" ") for text in found.columns["declared_operations"].tolist()]
     # One of six shares follows from the others.
     shares = np.array([[one.count(name) / len(one) for name in operations[1:]] for one in declared])
     size = np.array(
@@ -62,7 +62,7 @@ def test_declared_operations_explain_nothing():
         ]
     )
     design = np.hstack([np.ones((len(size), 1)), size, shares])
-    glue = own.columns["glue"]
+    glue = found.columns["glue"]
     weights, residual, *_ = np.linalg.lstsq(design, glue)
     variance = residual[0] / (len(glue) - design.shape[1])
     deviations = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
@@ -83,8 +83,8 @@ def test_strings_are_notations(name):
 
 def _rows(name):
     """Return the first rows of a shipped table as those of the CSV that it was built from."""
-    own, choices = TABLES[name], transformers.BY_NAME[name]
-    for number, arch in enumerate(own.archs[:4]):
+    found, choices = TABLES[name], transformers.BY_NAME[name]
+    for number, arch in enumerate(found.archs[:4]):
         row = {
             of: " ".join(map(str, values))
             for of, values in transformers.chosen(choices, arch).items()
@@ -92,7 +92,7 @@ def _rows(name):
         if name == "pit":
             heads = row.pop("heads").split("/")
             row |= {f"heads_{stage}": count for stage, count in enumerate(heads, start=1)}
-        yield row | {of: str(values[number]) for of, values in own.columns.items()}
+        yield row | {of: str(values[number]) for of, values in found.columns.items()}
 
 
 def _write(folder):

@@ -33,15 +33,15 @@ def test_the_map_is_that_of_drawn_neurons(cosine):
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("result", "expected"),
     [
         (SEQUENTIAL, [0.5063, 0.4717, 0.3952, 0.3242, 0.2619, 0.1823, 0.0751, 0.0091]),
         (PARALLEL, [3.0, 2.6730, 2.0451, 1.5518, 1.1730, 0.7497, 0.2714, 0.0291]),
         (MIXED, [3.6366, 3.6416, 2.6942, 2.0222, 1.5232, 0.9738, 0.3550, 0.0385]),
     ],
 )
-def test_the_bound_of_the_worked_examples(own, expected):
-    found = jax.vmap(lambda c: bound.published_bound(own, c))(jnp.array(COSINES))
+def test_the_bound_of_the_worked_examples(result, expected):
+    found = jax.vmap(lambda c: bound.published_bound(result, c))(jnp.array(COSINES))
     np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
@@ -78,10 +78,10 @@ def test_the_published_rule_by_hand():
 
 def test_it_is_no_upper_bound():
     """Paths of depth 0 and 1 meet before a ReLU, which is convex: for two inputs it must hold."""
-    own, cosine = wiring.from_code("2_12_002"), -0.9
+    edges, cosine = wiring.from_code("2_12_002"), -0.9
     gram = jnp.array([[1, cosine], [cosine, 1]])
-    smallest = float(bound.smallest_minor(bound.published_kernel(own, gram)))
-    published = float(bound.published_bound(own, cosine))
+    smallest = float(bound.smallest_minor(bound.published_kernel(edges, gram)))
+    published = float(bound.published_bound(edges, cosine))
     assert smallest == pytest.approx(1.625, abs=1e-3)
     assert published == pytest.approx(1.494, abs=1e-3)
 
@@ -115,7 +115,7 @@ def test_the_sign_is_wrong_at_a_fixed_number_of_paths(
     gram = digits_gram(count)
     largest = inputs.largest_cosine(gram)
     assert largest == pytest.approx(cosine, abs=5e-4)
-    own = dag.statistics(live_wirings)
+    found = dag.statistics(live_wirings)
     with jax.enable_x64(True):
         bounds = np.asarray(jax.vmap(lambda one: bound.published_bound(one, largest))(live_wirings))
         kernels = jax.jit(
@@ -124,20 +124,20 @@ def test_the_sign_is_wrong_at_a_fixed_number_of_paths(
             )
         )(live_wirings)
         smallest = np.linalg.eigvalsh(np.asarray(kernels))[:, 0]
-    deep = own.linear_edges > 0
+    deep = found.linear_edges > 0
     assert spearmanr(bounds[deep], smallest[deep])[0] == pytest.approx(overall, abs=0.01)
     assert (bounds >= smallest - 1e-9)[deep].all()  # loose enough to hold on data
     for paths in (1, 2, 3, 4):
-        same = deep & (own.paths == paths)
+        same = deep & (found.paths == paths)
         assert spearmanr(bounds[same], smallest[same])[0] < -0.9
 
 
 def test_the_theorem_by_hand():
     # size = N P = 20, H = 3: 0.5 / 400 x 8 = 0.01 as printed, / 8 = 0.00015625 by its source.
-    own = bound.convergence_theorem(0.5, samples=10, paths=2, nodes=4, published=True)
-    assert own.learning_rate == pytest.approx(0.01)
-    assert own.factor == pytest.approx(1 - 0.01 * 0.5 / 2)
-    assert own.width == pytest.approx(40**4)  # beside 20 * 3 / 0.01 and 1600 log(3000) 8
+    found = bound.convergence_theorem(0.5, samples=10, paths=2, nodes=4, published=True)
+    assert found.learning_rate == pytest.approx(0.01)
+    assert found.factor == pytest.approx(1 - 0.01 * 0.5 / 2)
+    assert found.width == pytest.approx(40**4)  # beside 20 * 3 / 0.01 and 1600 log(3000) 8
     corrected = bound.convergence_theorem(0.5, samples=10, paths=2, nodes=4)
     assert corrected.learning_rate == pytest.approx(0.00015625)
     assert bound.convergence_theorem(

@@ -12,10 +12,10 @@ CONV, SKIP = "sep_conv_3x3", "skip_connect"
 
 def test_nasbench201_by_hand():
     string = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
-    own = cells.from_nasbench201(notation.from_string(string))
-    assert wiring.to_code(own) == "2_01_102"
+    found = cells.from_nasbench201(notation.from_string(string))
+    assert wiring.to_code(found) == "2_01_102"
     # Paths 0-1-2-3 with two convolutions, and 0-3 with none.
-    np.testing.assert_array_equal(dag.statistics(own).histogram, [1, 0, 1, 0])
+    np.testing.assert_array_equal(dag.statistics(found).histogram, [1, 0, 1, 0])
 
 
 def test_nasbench101_by_hand():
@@ -25,30 +25,30 @@ def test_nasbench101_by_hand():
         matrix[source, target] = 1
     names = ["input", "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "output"]
     for vertices in (5, 7):
-        own = dag.statistics(cells.from_nasbench101(matrix, names, vertices=vertices))
-        np.testing.assert_array_equal(own.histogram[:4], [2, 0, 1, 0])
-        assert own.linear_edges == 2
-        assert own.dead_nodes == 2 * (vertices - 5)
+        found = dag.statistics(cells.from_nasbench101(matrix, names, vertices=vertices))
+        np.testing.assert_array_equal(found.histogram[:4], [2, 0, 1, 0])
+        assert found.linear_edges == 2
+        assert found.dead_nodes == 2 * (vertices - 5)
 
 
 def test_darts_by_hand():
     # Sum 2 takes a convolution of input 0 and the identity of input 1, and so do the others, so
     # each sum has a path of depth 1 and one of depth 0.
     cell = [(CONV, 0), (SKIP, 1)] * 4
-    own = dag.statistics(cells.from_darts(cell))
-    np.testing.assert_array_equal(own.histogram[:3], [4, 4, 0])
+    found = dag.statistics(cells.from_darts(cell))
+    np.testing.assert_array_equal(found.histogram[:3], [4, 4, 0])
     # Only sums 2 and 3 are read: the others are dead.
     some = dag.statistics(cells.from_darts(cell, concatenated=(2, 3)))
-    assert (some.paths, some.dead_nodes - own.dead_nodes) == (4, 2)
+    assert (some.paths, some.dead_nodes - found.dead_nodes) == (4, 2)
     published = dag.statistics(cells.from_darts(cell, concatenated=(2, 3), published=True))
-    np.testing.assert_array_equal(published.histogram, own.histogram)
+    np.testing.assert_array_equal(published.histogram, found.histogram)
 
 
 def test_darts_with_two_edges_from_one_node():
     # Every sum takes both edges from the one before: 2, 4, 8, 16 paths, of depths 1 to 4.
     chain = [(CONV, source) for source in (1, 1, 2, 2, 3, 3, 4, 4)]
-    own = dag.statistics(cells.from_darts(chain))
-    np.testing.assert_array_equal(own.histogram[:6], [0, 2, 4, 8, 16, 0])
+    found = dag.statistics(cells.from_darts(chain))
+    np.testing.assert_array_equal(found.histogram[:6], [0, 2, 4, 8, 16, 0])
     published = dag.statistics(cells.from_darts(chain, published=True))
     np.testing.assert_array_equal(published.histogram[:6], [0, 1, 1, 1, 1, 0])
     # d = 10 / 4, m = 4 / 2.5
@@ -65,21 +65,21 @@ def test_ranges_of_all_darts_cells():
     all_wirings = []
     for topology in itertools.product(*pairs):
         sources = [source for pair in topology for source in pair]
-        own = cells.from_darts([(SKIP, source) for source in sources])
+        found = cells.from_darts([(SKIP, source) for source in sources])
         where = [
             position[1 + source if source < 2 else 2 * source, 2 * (2 + edge // 2)]
             for edge, source in enumerate(sources)
         ]
-        many = np.tile(own, (len(kinds), 1))
+        many = np.tile(found, (len(kinds), 1))
         many[:, where] = kinds
         all_wirings.append(many)
-    own = dag.statistics(np.concatenate(all_wirings))
-    deep = own.depth > 0
+    found = dag.statistics(np.concatenate(all_wirings))
+    deep = found.depth > 0
     assert len(deep) == 46080
-    assert own.depth[deep].min() == pytest.approx(0.0625)
-    assert own.depth.max() == pytest.approx(2.444, abs=5e-4)
-    assert own.width[deep].min() == pytest.approx(5.867, abs=5e-4)
-    assert own.width.max() == pytest.approx(18)
+    assert found.depth[deep].min() == pytest.approx(0.0625)
+    assert found.depth.max() == pytest.approx(2.444, abs=5e-4)
+    assert found.width[deep].min() == pytest.approx(5.867, abs=5e-4)
+    assert found.width.max() == pytest.approx(18)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ def images():
     ],
 )
 def test_it_is_neural_tangents_where_that_has_a_kernel(analytic, images, arch):
-    own = convolutional.convolutional_kernels(arch, images, last_relu=False)
+    found = convolutional.convolutional_kernels(arch, images, last_relu=False)
     oracle = analytic.convolutional_cell(
         arch, images, operations=analytic.NASBENCH201_OPERATIONS, readout="pool"
     )
-    np.testing.assert_allclose(own.nngp, oracle.nngp, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(own.ntk, oracle.ntk, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.nngp, oracle.nngp, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.ntk, oracle.ntk, rtol=1e-4, atol=1e-5)
 
 
 def test_the_last_relu_on_one_pixel(images):
@@ -35,11 +35,11 @@ def test_the_last_relu_on_one_pixel(images):
     rows = images[:, :1, :1]
     flat = rows.reshape(3, 2)
     gram = flat @ flat.T / (9 * 2)
-    own = convolutional.convolutional_kernels([NONE, NONE, NONE, SKIP, NONE, NONE], rows)
+    found = convolutional.convolutional_kernels([NONE, NONE, NONE, SKIP, NONE, NONE], rows)
     # A linear stem, a ReLU and a read-out: a wiring of one edge, but for the ReLU's weights.
     both = recursion.over_wirings(lambda both: both, [[2]], gram, order="pre")
-    np.testing.assert_allclose(own.nngp, both.nngp[0], rtol=1e-6)
-    np.testing.assert_allclose(own.ntk, both.ntk[0] - both.nngp[0], rtol=1e-6)
+    np.testing.assert_allclose(found.nngp, both.nngp[0], rtol=1e-6)
+    np.testing.assert_allclose(found.ntk, both.ntk[0] - both.nngp[0], rtol=1e-6)
 
 
 def _wide(arch, images, rng, width=100):
@@ -52,9 +52,9 @@ def _wide(arch, images, rng, width=100):
         )
 
     def layer(x, gain=1.0):
-        own = patches(x)
-        weights = rng.normal(size=(own.shape[-1], width))
-        return own @ weights * gain / own.shape[-1] ** 0.5
+        found = patches(x)
+        weights = rng.normal(size=(found.shape[-1], width))
+        return found @ weights * gain / found.shape[-1] ** 0.5
 
     def pooled(x):
         ones = patches(np.ones_like(x[..., :1])).sum(-1, keepdims=True)
@@ -80,17 +80,17 @@ def test_a_pooling_beside_its_own_input_is_what_wide_networks_have(images):
     arch = [SKIP, POOL, NONE, CONV3, POOL, SKIP]
     rng = np.random.default_rng(0)
     drawn = np.mean([_wide(arch, images, rng) for _ in range(60)], axis=0)
-    own = convolutional.convolutional_kernels(arch, images)
-    np.testing.assert_allclose(own.nngp, drawn, rtol=0.1)
-    assert np.linalg.norm(own.nngp - drawn) < 0.05 * np.linalg.norm(drawn)
+    found = convolutional.convolutional_kernels(arch, images)
+    np.testing.assert_allclose(found.nngp, drawn, rtol=0.1)
+    assert np.linalg.norm(found.nngp - drawn) < 0.05 * np.linalg.norm(drawn)
 
 
 def test_dead_edges_change_nothing(images):
     dead = convolutional.convolutional_kernels([CONV3, NONE, CONV1, SKIP, NONE, NONE], images)
-    own = convolutional.convolutional_kernels([NONE, NONE, NONE, SKIP, NONE, NONE], images)
-    np.testing.assert_array_equal(dead.ntk, own.ntk)
+    found = convolutional.convolutional_kernels([NONE, NONE, NONE, SKIP, NONE, NONE], images)
+    np.testing.assert_array_equal(dead.ntk, found.ntk)
     unfed = convolutional.convolutional_kernels([NONE, NONE, CONV1, SKIP, CONV3, CONV3], images)
-    np.testing.assert_array_equal(unfed.ntk, own.ntk)
+    np.testing.assert_array_equal(unfed.ntk, found.ntk)
 
 
 def test_equal_functions_have_equal_kernels():
@@ -100,9 +100,9 @@ def test_equal_functions_have_equal_kernels():
     others = [(each, equivalence.representative(each)) for each in cells if cell.is_connected(each)]
     different = [(each, other) for each, other in others if (each != other).any()]
     assert len(different) > 100
-    for own, other in different:
+    for result, other in different:
         found, expected = (
-            convolutional.convolutional_kernels(one, small).ntk for one in (own, other)
+            convolutional.convolutional_kernels(one, small).ntk for one in (result, other)
         )
         np.testing.assert_allclose(found, expected, rtol=1e-6)  # at cosine 1, half the digits
 

@@ -22,10 +22,10 @@ def live(space):
     return np.unique(pruned[pruned.any(1)], axis=0)
 
 
-def _depths(own):
+def _depths(found):
     """The depths of all paths, by listing them."""
-    nodes = wiring.num_nodes(own)
-    kind = dict(zip(wiring.edges(nodes), own.tolist(), strict=True))
+    nodes = wiring.num_nodes(found)
+    kind = dict(zip(wiring.edges(nodes), found.tolist(), strict=True))
     paths = [
         [kind[edge] for edge in itertools.pairwise([0, *between, nodes - 1])]
         for size in range(nodes - 1)
@@ -45,43 +45,43 @@ def _depths(own):
     ],
 )
 def test_the_worked_examples(code, depths, depth, width):
-    own = dag.statistics(wiring.from_code(code))
-    np.testing.assert_array_equal(own.histogram, np.bincount(depths, minlength=4))
-    assert own.paths == len(depths)
-    assert own.total_depth == sum(depths)
-    np.testing.assert_allclose([own.depth, own.width], [depth, width], rtol=1e-12)
+    edges = dag.statistics(wiring.from_code(code))
+    np.testing.assert_array_equal(edges.histogram, np.bincount(depths, minlength=4))
+    assert edges.paths == len(depths)
+    assert edges.total_depth == sum(depths)
+    np.testing.assert_allclose([edges.depth, edges.width], [depth, width], rtol=1e-12)
 
 
 def test_dead_edges_and_nodes():
     # 0 -> 1 -> 3 is all there is; 0 -> 2 leads nowhere.
-    own = dag.statistics(wiring.from_code("2_20_010"))
-    assert (own.linear_edges, own.dead_nodes, own.paths) == (1, 1, 1)
+    edges = dag.statistics(wiring.from_code("2_20_010"))
+    assert (edges.linear_edges, edges.dead_nodes, edges.paths) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("nodes", [2, 6])
 def test_statistics_are_those_of_the_listed_paths(nodes):
     rng = np.random.default_rng(nodes)
     many = rng.integers(0, 3, (20, nodes * (nodes - 1) // 2))
-    own = dag.statistics(many)
+    found = dag.statistics(many)
     for position, one in enumerate(many):
         depths = _depths(one)
         np.testing.assert_array_equal(
-            own.histogram[position], np.bincount(depths, minlength=nodes) if depths else 0
+            found.histogram[position], np.bincount(depths, minlength=nodes) if depths else 0
         )
         if sum(depths):
             mean = np.mean(depths)
-            np.testing.assert_allclose(own.depth[position], mean)
-            np.testing.assert_allclose(own.width[position], np.count_nonzero(depths) / mean)
+            np.testing.assert_allclose(found.depth[position], mean)
+            np.testing.assert_allclose(found.width[position], np.count_nonzero(depths) / mean)
 
 
 def test_all_cells_of_four_nodes(space, live):
-    own = dag.statistics(space)
-    connected = own.paths > 0
+    found = dag.statistics(space)
+    connected = found.paths > 0
     assert (len(space), connected.sum(), len(live)) == (729, 662, 290)
     assert (dag.statistics(live).linear_edges > 0).sum() == 275
-    values, counts = np.unique(own.paths[connected], return_counts=True)
+    values, counts = np.unique(found.paths[connected], return_counts=True)
     assert dict(zip(values, counts, strict=True)) == {1: 230, 2: 240, 3: 128, 4: 64}
-    pairs = set(zip(own.depth.round(9), own.width.round(9), strict=True))
+    pairs = set(zip(found.depth.round(9), found.width.round(9), strict=True))
     assert len(pairs - {(0, 0)}) == 31
     assert (0, 0) in pairs
 
@@ -94,8 +94,8 @@ def test_dead_edges_change_nothing(space):
 
 
 def test_nasbench201():
-    own = dag.statistics(cells.from_nasbench201(encoding.enumerate_archs((5,) * 6)))
-    assert (own.total_depth == 0).sum() == 1983
+    found = dag.statistics(cells.from_nasbench201(encoding.enumerate_archs((5,) * 6)))
+    assert (found.total_depth == 0).sum() == 1983
 
 
 def test_a_hundred_nodes_in_a_second():
@@ -103,9 +103,9 @@ def test_a_hundred_nodes_in_a_second():
     many = np.random.default_rng(0).integers(0, 3, edges)
     jax.clear_caches()
     started = time.perf_counter()
-    own = dag.statistics(many)
+    found = dag.statistics(many)
     seconds = time.perf_counter() - started
-    assert own.paths > 1e20  # beyond any list, and beyond 64-bit integers
+    assert found.paths > 1e20  # beyond any list, and beyond 64-bit integers
     assert seconds < 2  # a second on an idle machine, compilation included
     # Each of the 98 nodes between is on a path of the complete graph, or not: 2^98 paths. A path by
     # k of them has k + 1 edges: 50 on average.
@@ -118,16 +118,16 @@ def test_a_hundred_nodes_in_a_second():
 def test_squares_of_path_counts_do_not_overflow():
     complete = np.full(600 * 599 // 2, wiring.SKIP)
     complete[-1] = wiring.LINEAR
-    own = dag.statistics(complete)
-    assert np.log2(own.paths) == pytest.approx(598)
-    assert own.depth == pytest.approx(0.5)  # half of the paths take the last edge
-    assert np.log2(own.width) == pytest.approx(598)
+    found = dag.statistics(complete)
+    assert np.log2(found.paths) == pytest.approx(598)
+    assert found.depth == pytest.approx(0.5)  # half of the paths take the last edge
+    assert np.log2(found.width) == pytest.approx(598)
 
 
 def test_one_program_serves_all_wirings(space):
     chex.clear_trace_counter()
-    own = jax.jit(jax.vmap(chex.assert_max_traces(dag.path_statistics, n=1)))
-    first, second = own(space[:9]), own(space[9:18])
+    found = jax.jit(jax.vmap(chex.assert_max_traces(dag.path_statistics, n=1)))
+    first, second = found(space[:9]), found(space[9:18])
     for name in ("paths", "depth", "width"):
         np.testing.assert_allclose(
             np.concatenate([getattr(first, name), getattr(second, name)]),

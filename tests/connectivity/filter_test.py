@@ -38,9 +38,9 @@ def test_radii(nasbench201_wirings, fraction, kept):
     ],
 )
 def test_what_is_kept(nasbench201_wirings, rule, kept, fraction):
-    own = filter.select(rule, nasbench201_wirings)
-    assert (own.kept, own.mask.sum()) == (kept, kept)
-    assert own.fraction == pytest.approx(fraction, abs=5e-4)
+    found = filter.select(rule, nasbench201_wirings)
+    assert (found.kept, found.mask.sum()) == (kept, kept)
+    assert found.fraction == pytest.approx(fraction, abs=5e-4)
 
 
 def test_ours_keeps_the_best_and_drops_the_worst(nasbench201_wirings):
@@ -60,9 +60,9 @@ def test_ours_keeps_the_best_and_drops_the_worst(nasbench201_wirings):
 
 def test_what_was_kept():
     many = [wiring.from_code(code) for code in ("2_02_002", "1_01_222", "2_21_112", "1_00_010")]
-    own = filter.select(filter.deep_enough(3), np.stack(many))
-    np.testing.assert_array_equal(own.mask, [True, True, True, False])
-    np.testing.assert_allclose(own.ranges, [(1, 3), (1 / 3, 3)])
+    found = filter.select(filter.deep_enough(3), np.stack(many))
+    np.testing.assert_array_equal(found.mask, [True, True, True, False])
+    np.testing.assert_allclose(found.ranges, [(1, 3), (1 / 3, 3)])
     nothing = filter.select(filter.deep_enough(9), np.stack(many))
     assert (nothing.kept, nothing.fraction, nothing.ranges) == (0, 0, None)
 

@@ -55,9 +55,9 @@ def test_means_of_branches_by_hand():
 def test_a_signal_twice_is_four_times_its_kernel(order):
     # 0 -> 1 -> 2 and 0 -> 2, all skips: X2 = 2 X0. NTK: 4 K from the stem, 4 K from the read-out.
     gram = _two(0.5)
-    own = kernels(wiring.from_code("1_11"), gram, order=order)
-    np.testing.assert_allclose(own.nngp, 4 * gram, rtol=1e-6)
-    np.testing.assert_allclose(own.ntk, 8 * gram, rtol=1e-6)
+    edges = kernels(wiring.from_code("1_11"), gram, order=order)
+    np.testing.assert_allclose(edges.nngp, 4 * gram, rtol=1e-6)
+    np.testing.assert_allclose(edges.ntk, 8 * gram, rtol=1e-6)
     np.testing.assert_allclose(
         bound.published_kernel(wiring.from_code("1_11"), gram), 2 * gram, rtol=1e-6
     )
@@ -84,9 +84,9 @@ def _normal(rng, *shape):
 
 def _drawn(code, rows, order, stem, rng, width=1024):
     """NNGP and NTK of one network of finite width, by back-propagation written out."""
-    own = wiring.from_code(code)
-    nodes = wiring.num_nodes(own)
-    kinds = dict(zip(wiring.edges(nodes), own.tolist(), strict=True))
+    one_wiring = wiring.from_code(code)
+    nodes = wiring.num_nodes(one_wiring)
+    kinds = dict(zip(wiring.edges(nodes), one_wiring.tolist(), strict=True))
     rows = rows.astype(np.float32)
     first = rows @ _normal(rng, rows.shape[1], width)
     outputs = [np.maximum(first, 0) * 2**0.5 if stem == "relu" else first]
@@ -223,15 +223,15 @@ def test_an_unfed_node_brings_nothing():
 
 def test_kernels_are_homogeneous_and_of_any_diagonal():
     gram = jnp.array([[1.0, 0.3], [0.3, 4.0]])
-    own, ten = (kernels(MIXED, scale * gram) for scale in (1, 10))
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: 10 * leaf, own), ten, rtol=1e-5)
+    found, ten = (kernels(MIXED, scale * gram) for scale in (1, 10))
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: 10 * leaf, found), ten, rtol=1e-5)
 
 
 def test_one_program_serves_all_wirings():
     chex.clear_trace_counter()
-    own = jax.jit(chex.assert_max_traces(recursion.kernels, n=1))
+    found = jax.jit(chex.assert_max_traces(recursion.kernels, n=1))
     for code in ("2_02_002", "1_01_222"):
-        assert own(wiring.from_code(code), _two(0.1)).ntk.shape == (2, 2)
+        assert found(wiring.from_code(code), _two(0.1)).ntk.shape == (2, 2)
 
 
 @pytest.mark.parametrize(

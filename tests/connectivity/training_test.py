@@ -73,9 +73,9 @@ def test_accuracy_tells_less_than_loss():
         return jax.jit(functools.partial(_train, network))(params, images, labels, key)
 
     for code in CODES:
-        own = wiring.from_code(code)
+        edges = wiring.from_code(code)
         runs = [
-            train(space.bind(own, space.init(jax.random.key(seed), images)), jax.random.key(seed))
+            train(space.bind(edges, space.init(jax.random.key(seed), images)), jax.random.key(seed))
             for seed in range(3)
         ]
         accuracy[code] = np.mean([hits.mean() for hits, _ in runs])

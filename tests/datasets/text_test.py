@@ -180,10 +180,10 @@ def test_the_builder(tmp_path):
         build_text.build(source, tmp_path / name, counts)
     assert (tmp_path / "b.tsv.gz").read_bytes() == (tmp_path / "c.tsv.gz").read_bytes()
     train, dev = (text.load_texts(tmp_path / "b.tsv.gz", split=each) for each in counts)
-    for own, count in ((train, 4), (dev, 2)):
-        np.testing.assert_array_equal(np.bincount(own.labels), [count] * 2)
-        numbers = [int(sentence.split()[1]) for sentence in own.first]
+    for found, count in ((train, 4), (dev, 2)):
+        np.testing.assert_array_equal(np.bincount(found.labels), [count] * 2)
+        numbers = [int(sentence.split()[1]) for sentence in found.first]
         assert numbers == sorted(set(numbers))
-        assert [number % 2 for number in numbers] == own.labels.tolist()
+        assert [number % 2 for number in numbers] == found.labels.tolist()
     with pytest.raises(ValueError, match="10 examples of dev with label 0: got 3"):
         build_text.build(source, tmp_path / "d.tsv.gz", {"dev": 20})

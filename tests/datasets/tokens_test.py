@@ -16,8 +16,8 @@ class Words:
 
     def encode_batch(self, given):
         encoded = []
-        for own in given:
-            parts = own if isinstance(own, tuple) else (own,)
+        for found in given:
+            parts = found if isinstance(found, tuple) else (found,)
             ids, segments = [1], [0]
             for segment, part in enumerate(parts):
                 ids += [*map(len, part.split()), 2]
@@ -32,15 +32,15 @@ def texts(first, second=None):
 
 def test_tokens_by_hand():
     pairs = texts(["to be", ""], ("or not", "é"))
-    own = tokens.tokenize(Words(), pairs, lengths=(4, 8, 16))
+    found = tokens.tokenize(Words(), pairs, lengths=(4, 8, 16))
     np.testing.assert_array_equal(
-        own.inputs,
+        found.inputs,
         [
             [[1, 2, 2, 2, 2, 3, 2, 0], [0, 0, 0, 0, 1, 1, 1, -1]],
             [[1, 2, 1, 2, 0, 0, 0, 0], [0, 0, 1, 1, -1, -1, -1, -1]],
         ],
     )
-    assert own.inputs.dtype == own.labels.dtype == np.int32
+    assert found.inputs.dtype == found.labels.dtype == np.int32
     single = tokens.tokenize(Words(), texts(["", "a"]), lengths=(4, 8))
     np.testing.assert_array_equal(single.inputs[0], [[1, 2, 0, 0], [0, 0, -1, -1]])
 
@@ -69,9 +69,9 @@ def test_evaluation_sees_each_example_once(many):
         [np.asarray(batch.inputs)[each, 0, 1] for batch, each in zip(found, counted, strict=True)]
     )
     assert sorted(words) == list(range(3, 28))
-    for batch, own in zip(found, counted, strict=True):
-        word = np.asarray(batch.inputs)[own, 0, 1]
-        np.testing.assert_array_equal(batch.labels[own], (word - 3) % 2)
+    for batch, result in zip(found, counted, strict=True):
+        word = np.asarray(batch.inputs)[result, 0, 1]
+        np.testing.assert_array_equal(batch.labels[result], (word - 3) % 2)
     assert sum(each.sum() for each in counted) == 25
     assert [batch.inputs.shape[2] for batch in found] == sorted(b.inputs.shape[2] for b in found)
 

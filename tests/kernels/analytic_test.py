@@ -50,18 +50,18 @@ def inputs():
 def test_kernels_are_the_arc_cosine_formulas(inputs, depth, weight, bias):
     with jax.enable_x64(True):
         kernel_fn = analytic.fully_connected(depth, weight_std=weight, bias_std=bias)
-        own = analytic.kernels(kernel_fn, jax.numpy.asarray(inputs))
+        found = analytic.kernels(kernel_fn, jax.numpy.asarray(inputs))
         nngp, ntk = _by_hand(inputs, depth, weight, bias)
-        np.testing.assert_allclose(own.nngp, nngp, rtol=1e-6)
-        np.testing.assert_allclose(own.ntk, ntk, rtol=1e-6)
+        np.testing.assert_allclose(found.nngp, nngp, rtol=1e-6)
+        np.testing.assert_allclose(found.ntk, ntk, rtol=1e-6)
 
 
 def test_orthogonal_inputs_by_hand():
     # Angle pi / 2, covariance diag(1, 1): E relu relu = 1/2 and 1 / 2 pi, E relu' relu' = 1/2, 1/4.
     # NNGP 2 x that = 1 and 1 / pi; NTK = NNGP + 2 x (1/2, 1/4) x (1, 0) = 2 and 1 / pi.
-    own = analytic.kernels(analytic.fully_connected(1), np.eye(2, dtype=np.float32))
-    np.testing.assert_allclose(own.nngp, [[1, 1 / np.pi], [1 / np.pi, 1]], rtol=1e-5)
-    np.testing.assert_allclose(own.ntk, [[2, 1 / np.pi], [1 / np.pi, 2]], rtol=1e-5)
+    found = analytic.kernels(analytic.fully_connected(1), np.eye(2, dtype=np.float32))
+    np.testing.assert_allclose(found.nngp, [[1, 1 / np.pi], [1 / np.pi, 1]], rtol=1e-5)
+    np.testing.assert_allclose(found.ntk, [[2, 1 / np.pi], [1 / np.pi, 2]], rtol=1e-5)
 
 
 def test_kernels_against_other_inputs(inputs):
@@ -76,9 +76,9 @@ def test_kernels_against_other_inputs(inputs):
 def test_layers_of_ones_own(inputs):
     stax = analytic.stax
     kernel_fn = stax.serial(stax.Dense(9, WEIGHT, 0.0), stax.Relu(), stax.Dense(1, WEIGHT, 0.0))[2]
-    own = analytic.kernels(kernel_fn, inputs)
+    found = analytic.kernels(kernel_fn, inputs)
     ours = analytic.kernels(analytic.fully_connected(1), inputs)
-    np.testing.assert_allclose(own.ntk, ours.ntk, rtol=1e-6)
+    np.testing.assert_allclose(found.ntk, ours.ntk, rtol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [-1, -7])
@@ -93,11 +93,11 @@ def _itself(both):
 
 def _agrees(code, inputs):
     """Whether neural-tangents and the closed recursion agree on a cell of rows."""
-    own = wiring.from_code(code)
+    edges = wiring.from_code(code)
     rows = inputs / np.linalg.norm(inputs, axis=1, keepdims=True)
-    exact = recursion.over_wirings(_itself, own[None], rows @ rows.T, order="pre")
+    exact = recursion.over_wirings(_itself, edges[None], rows @ rows.T, order="pre")
     with jax.enable_x64(True):
-        found = analytic.fully_connected_cell(own, rows)
+        found = analytic.fully_connected_cell(edges, rows)
         np.testing.assert_allclose(found.nngp, exact.nngp[0], rtol=1e-6)
         np.testing.assert_allclose(found.ntk, exact.ntk[0], rtol=1e-6)
 
@@ -127,8 +127,8 @@ def test_neural_tangents_takes_two_identities_for_independent(inputs):
         )
     once = stax.Dense(1)[2](inputs, None, "nngp")
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
-    own = analytic.fully_connected_cell(wiring.from_code("1_11"), inputs)
-    np.testing.assert_allclose(own.nngp, 4 * inputs @ inputs.T, rtol=1e-5, atol=1e-5)
+    edges = analytic.fully_connected_cell(wiring.from_code("1_11"), inputs)
+    np.testing.assert_allclose(edges.nngp, 4 * inputs @ inputs.T, rtol=1e-5, atol=1e-5)
     relus = stax.parallel(
         stax.serial(stax.Dense(1), stax.Relu()), stax.serial(stax.Dense(1), stax.Relu())
     )
@@ -147,7 +147,7 @@ def images():
 def test_a_cell_of_1x1_convolutions_is_that_of_each_pixel(images):
     """A flattening read-out averages over pixels the cell's kernels of the stem's pixels."""
     arch = [2, 0, 1, 0, 0, 2]  # two 1x1 convolutions in a row
-    own = analytic.convolutional_cell(arch, images, operations=analytic.NASBENCH201_OPERATIONS)
+    found = analytic.convolutional_cell(arch, images, operations=analytic.NASBENCH201_OPERATIONS)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = np.stack(
         [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)], axis=-1
@@ -156,14 +156,14 @@ def test_a_cell_of_1x1_convolutions_is_that_of_each_pixel(images):
         recursion.over_wirings(_itself, [[2, 0, 1, 0, 0, 2]], rows @ rows.T / 18, order="pre")
         for rows in patches.transpose(1, 2, 0, 3).reshape(16, 3, 18).astype(float)
     ]
-    np.testing.assert_allclose(own.nngp, np.mean([e.nngp[0] for e in expected], 0), rtol=1e-4)
-    np.testing.assert_allclose(own.ntk, np.mean([e.ntk[0] for e in expected], 0), rtol=1e-4)
+    np.testing.assert_allclose(found.nngp, np.mean([e.nngp[0] for e in expected], 0), rtol=1e-4)
+    np.testing.assert_allclose(found.ntk, np.mean([e.ntk[0] for e in expected], 0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("readout", ["flatten", "pool"])
 def test_convolutional_cells_are_what_wide_networks_do(images, readout):
     """The NNGP of 3x3 convolutions by drawing networks: 100 channels, 80 draws."""
-    own = analytic.convolutional_cell(wiring.from_code("2_11"), images, readout=readout)
+    edges = analytic.convolutional_cell(wiring.from_code("2_11"), images, readout=readout)
     rng = np.random.default_rng(0)
 
     def patches(x):
@@ -181,7 +181,7 @@ def test_convolutional_cells_are_what_wide_networks_do(images, readout):
         out = stem + layer
         flat = out.mean((1, 2)) if readout == "pool" else out.reshape(3, -1)
         drawn.append(flat @ flat.T / flat.shape[1])
-    np.testing.assert_allclose(np.mean(drawn, 0), own.nngp, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(np.mean(drawn, 0), edges.nngp, rtol=0.05, atol=0.02)
 
 
 def test_poolings_of_a_chain_and_of_independent_branches(images):

@@ -58,9 +58,9 @@ def test_gram_matrices_are_products_of_per_example_gradients(batch, of, max_byte
 
         grams = empirical.gradient_grams(_network, params, batch, **options)
         assert grams.keys() == params.keys()
-        for name, own in per_example.items():
+        for name, found in per_example.items():
             np.testing.assert_allclose(
-                grams[name], _rows(own) @ _rows(own).T, rtol=1e-12, atol=1e-13
+                grams[name], _rows(found) @ _rows(found).T, rtol=1e-12, atol=1e-13
             )
 
         whole = empirical.gradient_gram(_network, params, batch, **options)
@@ -102,7 +102,7 @@ def test_a_space_reads_what_one_example_after_the_other_gives(small_space, draw_
             pullback(cotangent * (jnp.arange(batch.labels.size) == i)[:, None], only)[0]
             for i in range(batch.labels.size)
         ]
-        per_example = jax.tree.leaves(jax.tree.map(lambda *own: np.stack(own), *alone))
+        per_example = jax.tree.leaves(jax.tree.map(lambda *rows: np.stack(rows), *alone))
         expected = [_rows(each) @ _rows(each).T for each in per_example]
         np.testing.assert_allclose(tensors.gram, expected, rtol=1e-10, atol=1e-12)
 
@@ -122,8 +122,8 @@ def test_the_ntk_is_a_product_of_jacobians(batch):
         jacobian = jax.jit(functools.partial(gradients.jacobian, _network))(params, batch.inputs)
         rows = _rows(jax.tree.map(lambda leaf: leaf.reshape(COUNT * CLASSES, -1), jacobian))
         expected = (rows @ rows.T).reshape(COUNT, CLASSES, COUNT, CLASSES)
-        own = empirical.ntk(_network, params, batch.inputs)
-        np.testing.assert_allclose(own, np.einsum("ikjk->ij", expected) / CLASSES, rtol=1e-12)
+        found = empirical.ntk(_network, params, batch.inputs)
+        np.testing.assert_allclose(found, np.einsum("ikjk->ij", expected) / CLASSES, rtol=1e-12)
 
 
 def test_kernels_by_hand():
@@ -153,8 +153,8 @@ def test_kernels_of_a_wide_network_are_near_their_limit(analytic, draw_batch):
 
     limit = analytic.kernels(analytic.fully_connected(1), inputs)
     scale = float(jnp.diagonal(limit.ntk).mean())
-    own = empirical.ntk(network, params, inputs)
-    np.testing.assert_allclose(own, limit.ntk, atol=0.1 * scale)
+    found = empirical.ntk(network, params, inputs)
+    np.testing.assert_allclose(found, limit.ntk, atol=0.1 * scale)
     # The network's kernel is that of its features times the variance of the read-out, 2.
     features = 2 * empirical.nngp(network, params, inputs)
     np.testing.assert_allclose(features, limit.nngp, atol=0.1 * scale)

@@ -415,15 +415,15 @@ def test_the_layers_give_the_gradients_of_the_whole(case, monkeypatch):
             return module.apply({"params": params, **variables}, inputs, **call_kwargs)
 
         network = LinenNetwork(module, variables, call_kwargs)
-        own, general, looped = jax.jit(
+        found, general, looped = jax.jit(
             lambda params: (
                 _pull(network, params, inputs),
                 _pull(whole, params, inputs),
                 _one_after_the_other(whole, params, inputs),
             )
         )(params)
-    _assert_trees_close(own, general)
-    _assert_trees_close(own[1], looped)
+    _assert_trees_close(found, general)
+    _assert_trees_close(found[1], looped)
     names = [path[0].key for path, _ in jax.tree.leaves_with_path({**variables, "params": params})]
     paths = [path[1].key for path, _ in jax.tree.leaves_with_path({**variables, "params": params})]
     assert {paths[position] for position in positions} == from_the_whole
@@ -435,9 +435,9 @@ def test_it_brings_its_own_backward_pass_and_the_outputs_of_the_module():
     params, _ = _variables(module, inputs, {})
     network = LinenNetwork(module)
     assert isinstance(network, PerExampleDifferentiable)
-    own, whole = network(params, inputs), module.apply({"params": params}, inputs)
-    np.testing.assert_array_equal(own.logits, whole.logits)
-    np.testing.assert_array_equal(own.features, whole.features)
+    encoder, whole = network(params, inputs), module.apply({"params": params}, inputs)
+    np.testing.assert_array_equal(encoder.logits, whole.logits)
+    np.testing.assert_array_equal(encoder.features, whole.features)
 
 
 @pytest.mark.parametrize("max_bytes", [1, COUNT * 8 * 20, gradients.MAX_BYTES])
@@ -704,10 +704,10 @@ def test_it_is_scored_as_any_network():
     module, inputs = _Text(), _inputs(WORDS)
     params, _ = _variables(module, inputs, {})
     names, batch = ["mgm", "gradient_diversity", "snip"], (inputs, np.array([0, 1, 1]))
-    own = jaxnas.score(LinenNetwork(module), params, batch, names)
+    found = jaxnas.score(LinenNetwork(module), params, batch, names)
     whole = jaxnas.score(lambda p, x: module.apply({"params": p}, x), params, batch, names)
-    assert set(own) == set(names)
-    assert own == pytest.approx(whole, rel=1e-4)
+    assert set(found) == set(names)
+    assert found == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.parametrize(

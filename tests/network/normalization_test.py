@@ -91,8 +91,8 @@ def test_backward_is_the_vjp_of_forward(mode):
     normalized = normalization.normalize(images, mode, statistics)
     np.testing.assert_allclose(normalization.affine(normalized, scale, bias), made, rtol=1e-12)
     found = normalization.affine_backward(normalized, scale, cotangent, mode)
-    for own, expected in zip(found, vjp(cotangent), strict=True):
-        np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-12)
+    for result, expected in zip(found, vjp(cotangent), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["batch", "instance"])

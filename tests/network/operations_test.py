@@ -211,9 +211,9 @@ def test_statistics_are_those_of_a_loop_over_examples(name):
 @pytest.mark.parametrize("name", ["3x3 instance", "pooled instance", "shortcut", "linear"])
 def test_a_statistic_sees_the_tensor_and_the_gradients_of_each_example(name):
     tensors = _run(name)[0]
-    for tensor, (own, squared, product) in _backward(name, KEEP, SQUARES, PRODUCT)[1].items():
-        _assert_close(squared, squares(None, own))
-        _assert_close(product, tensors[tensor] * own.sum(0))
+    for tensor, (found, squared, product) in _backward(name, KEEP, SQUARES, PRODUCT)[1].items():
+        _assert_close(squared, squares(None, found))
+        _assert_close(product, tensors[tensor] * found.sum(0))
 
 
 def _apply(operation, image, **tensors):

@@ -30,33 +30,33 @@ def edit_weights(folder, change):
 
 
 def test_bert():
-    own = pretrained.load(GOLDEN / "tiny_bert")
-    assert own.config == pretrained.EncoderConfig(
+    found = pretrained.load(GOLDEN / "tiny_bert")
+    assert found.config == pretrained.EncoderConfig(
         "bert", 24, 8, 3, 2, 12, positions=12, segments=2, initializer_range=0.3
     )
-    assert {name: array.shape for name, array in own.weights.items()} == {
-        tensor.name: tensor.shape for tensor in pretrained.tensors(own.config)
+    assert {name: array.shape for name, array in found.weights.items()} == {
+        tensor.name: tensor.shape for tensor in pretrained.tensors(found.config)
     }
-    assert {array.dtype for array in own.weights.values()} == {np.dtype("float32")}
+    assert {array.dtype for array in found.weights.values()} == {np.dtype("float32")}
     stored = numpy_files.load_file(GOLDEN / "tiny_bert" / "model.safetensors")
     # PyTorch keeps the kernel of a linear layer as [outputs, inputs].
     np.testing.assert_array_equal(
-        own.weights["layers/layer_01/widen/kernel"],
+        found.weights["layers/layer_01/widen/kernel"],
         stored["encoder.layer.1.intermediate.dense.weight"].T,
     )
 
 
 def test_roberta_counts_positions_from_two_and_may_lack_a_pooler():
-    own = pretrained.load(GOLDEN / "tiny_roberta")
-    assert own.config.positions == 14 - 2
-    assert own.config.first_position == 2
-    assert own.config.activation == "relu"
+    found = pretrained.load(GOLDEN / "tiny_roberta")
+    assert found.config.positions == 14 - 2
+    assert found.config.first_position == 2
+    assert found.config.activation == "relu"
     stored = numpy_files.load_file(GOLDEN / "tiny_roberta" / "model.safetensors")
     np.testing.assert_array_equal(
-        own.weights["embeddings/positions/embedding"],
+        found.weights["embeddings/positions/embedding"],
         stored["embeddings.position_embeddings.weight"][2:],
     )
-    assert "head/pooler/kernel" not in own.weights
+    assert "head/pooler/kernel" not in found.weights
 
 
 def test_a_prefix_old_names_and_narrow_numbers_are_read(folder):

@@ -142,11 +142,11 @@ def test_ranks_agree_with_scipy_and_ignore_scales():
 
 def test_regularized_swap_by_hand():
     swap, sizes = [4.0, 2.0, -np.inf], [10.0, 14.0, 12.0]
-    own = aggregate.regularized_swap([swap, sizes], mu=12, sigma=8)
-    np.testing.assert_allclose(own, [4 * np.exp(-0.5), 2 * np.exp(-0.5), -np.inf])
+    found = aggregate.regularized_swap([swap, sizes], mu=12, sigma=8)
+    np.testing.assert_allclose(found, [4 * np.exp(-0.5), 2 * np.exp(-0.5), -np.inf])
     # By itself it aims at 14, the variance is 8 / 3.
-    own = aggregate.regularized_swap([swap, sizes])
-    np.testing.assert_allclose(own, [4 * np.exp(-6), 2, -np.inf])
+    found = aggregate.regularized_swap([swap, sizes])
+    np.testing.assert_allclose(found, [4 * np.exp(-6), 2, -np.inf])
     np.testing.assert_array_equal(aggregate.regularized_swap([[3.0], [7.0]]), [3])
 
 
@@ -193,10 +193,10 @@ def test_the_status_of_an_aggregate_is_that_of_its_parts():
 
 
 def test_a_proxy_of_ones_own_expands_to_itself():
-    own = proxies.BY_NAME["mgm"]._replace(name="layer_balance")
-    assert proxies.expand([own]).proxies == (own,)
+    found = proxies.BY_NAME["mgm"]._replace(name="layer_balance")
+    assert proxies.expand([found]).proxies == (found,)
     # It stands for the part that it is named as.
-    assert own in proxies.expand([own, "pair"]).proxies
+    assert found in proxies.expand([found, "pair"]).proxies
 
 
 def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():

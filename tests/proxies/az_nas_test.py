@@ -99,8 +99,8 @@ def test_entropies_by_hand():
     ],
 )
 def test_reduced_by_hand(name, entropies, expected):
-    own = proxies.BY_NAME[name].reduce(jnp.array(entropies, float))
-    np.testing.assert_allclose(own, expected, rtol=1e-6)
+    found = proxies.BY_NAME[name].reduce(jnp.array(entropies, float))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["expressivity", "progressivity", "trainability"])

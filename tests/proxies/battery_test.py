@@ -275,25 +275,25 @@ def of_random_cells(scored, space):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_connected_cells_have_finite_scores(of_random_cells, name):
-    own = [scores[name] for scores in of_random_cells]
-    assert len(own) > 10
-    assert np.isfinite(own).all()
-    assert (np.ptp(own) > 0) == (name not in SATURATED)
+    found = [scores[name] for scores in of_random_cells]
+    assert len(found) > 10
+    assert np.isfinite(found).all()
+    assert (np.ptp(found) > 0) == (name not in SATURATED)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_trace_is_a_walk(traced, eager, name):
-    for own, other in zip(eager, traced, strict=True):
-        np.testing.assert_allclose(other[name], own[name], rtol=_tolerance(name))
+    for found, other in zip(eager, traced, strict=True):
+        np.testing.assert_allclose(other[name], found[name], rtol=_tolerance(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_examples_matters_to_few(traced, turned, name):
-    own, other = ([scores[name] for scores in each] for each in (traced, turned))
+    found, other = ([scores[name] for scores in each] for each in (traced, turned))
     if name in ORDER_MATTERS:
-        assert not np.isclose(own, other, rtol=1e-3, atol=0).any()
+        assert not np.isclose(found, other, rtol=1e-3, atol=0).any()
     else:
-        np.testing.assert_allclose(other, own, rtol=_tolerance(name))
+        np.testing.assert_allclose(other, found, rtol=_tolerance(name))
 
 
 def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced, eager):

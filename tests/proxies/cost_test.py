@@ -15,8 +15,8 @@ def test_flops_of_a_plain_network_are_half_of_what_xla_counts():
     # 7 x 5 + 5 x 3 multiply-accumulates, of one example, whatever the batch.
     params = {"first": jnp.ones((7, 5)), "second": jnp.ones((5, 3))}
     batch = Batch(jnp.ones((6, 7)), jnp.zeros(6, int))
-    own = FLOPS(lambda params, x: x @ params["first"] @ params["second"], params, batch)
-    assert own == 7 * 5 + 5 * 3
+    found = FLOPS(lambda params, x: x @ params["first"] @ params["second"], params, batch)
+    assert found == 7 * 5 + 5 * 3
 
 
 def test_latency_is_that_of_the_fastest_block(monkeypatch):

@@ -71,8 +71,8 @@ def test_float32_keeps_a_small_eigenvalue(small):
     assert eigenvalues[0] < 10 * small**2
     expected = -(np.log(eigenvalues + K) + 1 / (eigenvalues + K)).sum()
     batch = Batch(jnp.array(rows), jnp.arange(6) % 2)
-    (own,) = jaxnas.score(_squares, {"w": jnp.float32(1)}, batch, ["jacob_cov"]).values()
-    assert own == pytest.approx(expected, rel=1e-5)
+    (found,) = jaxnas.score(_squares, {"w": jnp.float32(1)}, batch, ["jacob_cov"]).values()
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["jacob_cov", "epe_nas"])

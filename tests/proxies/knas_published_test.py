@@ -97,13 +97,13 @@ def test_by_hand():
 
 def test_eleven_tensors_are_read():
     # Of tensors of ones that alternate between the examples, each adds 50 x 2 x 2 (1/2)^2 / 16.
-    own = jnp.broadcast_to(jnp.array([0.0, 1, 0, 1])[None, :, None], (14, 4, 50))
-    np.testing.assert_allclose(PUBLISHED.reduce(own), 11 * 50 * 0.5 / 16, rtol=1e-6)
+    found = jnp.broadcast_to(jnp.array([0.0, 1, 0, 1])[None, :, None], (14, 4, 50))
+    np.testing.assert_allclose(PUBLISHED.reduce(found), 11 * 50 * 0.5 / 16, rtol=1e-6)
     # A tensor that no gradient reaches is none of them.
-    own = own.at[:2].set(0)
-    np.testing.assert_allclose(PUBLISHED.reduce(own), 11 * 50 * 0.5 / 16, rtol=1e-6)
-    own = own.at[:6].set(0)
-    np.testing.assert_allclose(PUBLISHED.reduce(own), 8 * 50 * 0.5 / 16, rtol=1e-6)
+    found = found.at[:2].set(0)
+    np.testing.assert_allclose(PUBLISHED.reduce(found), 11 * 50 * 0.5 / 16, rtol=1e-6)
+    found = found.at[:6].set(0)
+    np.testing.assert_allclose(PUBLISHED.reduce(found), 8 * 50 * 0.5 / 16, rtol=1e-6)
 
 
 def test_the_mean_which_mgm_measures_is_taken_out():

@@ -76,8 +76,8 @@ def test_by_hand(proxy, expected):
 def test_mgm_by_hand(aggregate, expected):
     with jax.enable_x64(True):
         squares = jnp.array([9.0, 16, 0])
-        own = knas.mgm(aggregate=aggregate).reduce(squares)
-        np.testing.assert_allclose(own, expected, rtol=1e-12)
+        found = knas.mgm(aggregate=aggregate).reduce(squares)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_three_examples_by_hand():
@@ -94,8 +94,8 @@ def test_pearson_of_the_whole_gradient_by_hand():
     # [[6.8, -7], [-7, 10]].
     proxy = knas.gradient_correlation(similarity="pearson", per_tensor=False)
     with jax.enable_x64(True):
-        own = proxy.reduce(_grams(FIRST, SECOND))
-        np.testing.assert_allclose(own, (1 - 7 / 68**0.5) / 2, rtol=1e-12)
+        found = proxy.reduce(_grams(FIRST, SECOND))
+        np.testing.assert_allclose(found, (1 - 7 / 68**0.5) / 2, rtol=1e-12)
 
 
 def test_pearson_of_the_whole_gradient_leaves_dead_tensors_out():
@@ -143,8 +143,8 @@ def test_evenness_is_balance_without_the_number_of_layers():
 def test_even_layers_are_balanced():
     # The effective number of layers is their number.
     with jax.enable_x64(True):
-        own = knas.layer_balance().reduce(_grams(*[FIRST] * 5))
-        np.testing.assert_allclose(jnp.exp(own), 5, rtol=1e-12)
+        found = knas.layer_balance().reduce(_grams(*[FIRST] * 5))
+        np.testing.assert_allclose(jnp.exp(found), 5, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", OF_GRAMS)
@@ -161,8 +161,8 @@ def test_gradients_of_rounding_are_none():
     # Zero by structure, such as a bias in front of a normalisation: 1e-9 of the others' norm.
     rounding = np.array(FIRST) * 1e-9
     with jax.enable_x64(True):
-        own = knas.gradient_values(aggregate="mean").reduce(_grams(FIRST, rounding))
-        np.testing.assert_allclose(own, 12.5, rtol=1e-12)
+        found = knas.gradient_values(aggregate="mean").reduce(_grams(FIRST, rounding))
+        np.testing.assert_allclose(found, 12.5, rtol=1e-12)
         small = knas.gradient_values(aggregate="mean").reduce(_grams(FIRST, np.array(FIRST) * 1e-5))
         np.testing.assert_allclose(small, 12.5 / 2, rtol=1e-8)
 
@@ -194,8 +194,8 @@ def test_an_overflow_is_not_the_absence_of_a_gradient(name):
 def test_an_overflow_of_one_tensor_is_not_finite(name):
     spoilt = np.array(GOLDEN.gram)
     spoilt[0] = np.inf
-    own = proxies.BY_NAME[name].reduce(GOLDEN._replace(gram=spoilt))
-    assert own == jnp.inf or jnp.isnan(own)
+    found = proxies.BY_NAME[name].reduce(GOLDEN._replace(gram=spoilt))
+    assert found == jnp.inf or jnp.isnan(found)
 
 
 @pytest.mark.parametrize("name", OF_GRAMS)
@@ -216,16 +216,16 @@ def test_tensors_can_come_in_any_order(name):
     tensors = [rng.normal(size=(4, size)) for size in (3, 5, 2)]
     reduce = proxies.BY_NAME[name].reduce
     with jax.enable_x64(True):
-        own, turned = reduce(_grams(*tensors)), reduce(_grams(*tensors[::-1]))
-        np.testing.assert_allclose(turned, own, rtol=1e-12)
+        found, turned = reduce(_grams(*tensors)), reduce(_grams(*tensors[::-1]))
+        np.testing.assert_allclose(turned, found, rtol=1e-12)
 
 
 def test_the_scale_law_of_mgm():
     squares = jnp.array([2.0, 5, 1])
-    own = {name: proxies.BY_NAME[name].reduce for name in OF_SQUARES}
-    np.testing.assert_allclose(own["mgm"](9 * squares), 9 * own["mgm"](squares), rtol=1e-6)
-    np.testing.assert_allclose(own["mgm_mean"](9 * squares), 9 * own["mgm_mean"](squares))
-    more = own["mgm_log_sum"](9 * squares) - own["mgm_log_sum"](squares)
+    found = {name: proxies.BY_NAME[name].reduce for name in OF_SQUARES}
+    np.testing.assert_allclose(found["mgm"](9 * squares), 9 * found["mgm"](squares), rtol=1e-6)
+    np.testing.assert_allclose(found["mgm_mean"](9 * squares), 9 * found["mgm_mean"](squares))
+    more = found["mgm_log_sum"](9 * squares) - found["mgm_log_sum"](squares)
     np.testing.assert_allclose(more, 3 * np.log(9), rtol=1e-6)
 
 

@@ -93,8 +93,8 @@ def test_beside_pixels_what_has_none_does_not_count():
         return jnp.tanh(jnp.maximum(inputs, 0).mean((1, 2)))
 
     images = _rows((9, 4, 4, 3))
-    own = OURS(network, {}, Batch(images, jnp.zeros(9, int)))
-    np.testing.assert_allclose(own, _least(images[0].reshape(-1, 3)), rtol=1e-4)
+    found = OURS(network, {}, Batch(images, jnp.zeros(9, int)))
+    np.testing.assert_allclose(found, _least(images[0].reshape(-1, 3)), rtol=1e-4)
 
 
 def _nothing(params, inputs):
@@ -136,15 +136,15 @@ def test_maps_of_a_network_are_those_of_its_live_layers(plan, draw_batch):
         params = jax.tree.map(lambda tensor: tensor.astype(jnp.float64), params)
         arch = np.array([0, 0, 0, 3, 0, 0])
         if plan == "eager":
-            network, own = space.bind(arch, params)
-            live = [shown.value for shown in network.maps(own, batch.inputs[:1])]
-            score = proxies.BY_NAME["meco"](network, own, batch)
+            network, read = space.bind(arch, params)
+            live = [shown.value for shown in network.maps(read, batch.inputs[:1])]
+            score = proxies.BY_NAME["meco"](network, read, batch)
         else:
 
             def run(arch, params, batch):
-                network, own = space.bind(arch, params)
-                maps = network.maps(own, batch.inputs[:1])
-                score = proxies.BY_NAME["meco"](network, own, batch)
+                network, read = space.bind(arch, params)
+                maps = network.maps(read, batch.inputs[:1])
+                score = proxies.BY_NAME["meco"](network, read, batch)
                 return [shown.value for shown in maps], [shown.alive for shown in maps], score
 
             values, alive, score = jax.jit(run)(arch, params, batch)

@@ -43,8 +43,8 @@ def test_trace_and_mean_by_hand():
 def test_condition_by_hand():
     # Eigenvalues 5 -+ 3: kappa is 4.
     with jax.enable_x64(True):
-        own = ntk.ntk_condition().reduce(_kernel([[5, 3], [3, 5]]))
-        np.testing.assert_allclose(own, -4, rtol=1e-12)
+        found = ntk.ntk_condition().reduce(_kernel([[5, 3], [3, 5]]))
+        np.testing.assert_allclose(found, -4, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_condition_by_hand():
 )
 def test_alignment_by_hand(product, expected):
     with jax.enable_x64(True):
-        own = ntk.kernel_alignment().reduce(_kernel(product))
-        np.testing.assert_allclose(own, expected, rtol=1e-12)
+        found = ntk.kernel_alignment().reduce(_kernel(product))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_alignment_is_the_correlation_of_the_entries():
@@ -69,9 +69,9 @@ def test_alignment_is_the_correlation_of_the_entries():
     labels = np.array([0, 2, 0, 1, 2])
     signs = np.where(labels[:, None] == labels[None, :], 1, -1)
     with jax.enable_x64(True):
-        own = ntk.kernel_alignment().reduce(_kernel(rows @ rows.T, labels))
+        found = ntk.kernel_alignment().reduce(_kernel(rows @ rows.T, labels))
         expected = np.corrcoef((rows @ rows.T).ravel(), signs.ravel())[0, 1]
-        np.testing.assert_allclose(own, expected, rtol=1e-12)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,8 +103,8 @@ def test_nan_says_that_the_network_is_not_finite(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_overflow_is_not_finite(name):
     overflown = jax.tree.map(jnp.asarray, _kernel([[np.inf, 1], [1, 2]]))
-    own = proxies.BY_NAME[name].reduce(overflown)
-    assert own == jnp.inf or jnp.isnan(own)
+    found = proxies.BY_NAME[name].reduce(overflown)
+    assert found == jnp.inf or jnp.isnan(found)
 
 
 def test_the_precision_of_the_measurement_decides_what_is_singular():
@@ -196,8 +196,8 @@ def _of_plain(seed):
 def _by_jacobian(apply_fn, params, batch, of):
     """`J J^T` of the coupled batch, `[B, B]`."""
 
-    def scalars(own):
-        logits = gradients.outputs(apply_fn, own, batch.inputs).logits
+    def scalars(found):
+        logits = gradients.outputs(apply_fn, found, batch.inputs).logits
         return (logits * of(logits, batch.labels)).sum(1)
 
     rows = [
@@ -219,10 +219,10 @@ def test_exact_rows_of_a_plain_network_are_those_of_the_whole_batch(draw_batch, 
     with jax.enable_x64(True):
         params, batch = _of_plain(0), draw_batch(0, (5, 6), 3)
         proxy = ntk.ntk_trace(logit=logit, mode="exact")
-        own = proxy.measure(_coupled, params, batch, None)
+        found = proxy.measure(_coupled, params, batch, None)
         expected = _by_jacobian(_coupled, params, batch, LOGITS[logit])
-        np.testing.assert_allclose(own.gram, expected, rtol=1e-10, atol=1e-12)
-        assert own.eps == EPS64
+        np.testing.assert_allclose(found.gram, expected, rtol=1e-10, atol=1e-12)
+        assert found.eps == EPS64
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +258,8 @@ def test_exact_rows_are_those_of_the_coupled_batch(eager, monkeypatch):
 
 def test_without_coupling_both_modes_are_one(eager):
     with jax.enable_x64(True):
-        own = eager("instance")
-        split, exact = (ntk.ntk_trace(mode=mode).measure(*own) for mode in ("split", "exact"))
+        found = eager("instance")
+        split, exact = (ntk.ntk_trace(mode=mode).measure(*found) for mode in ("split", "exact"))
         np.testing.assert_allclose(exact.gram, split.gram, rtol=1e-9, atol=1e-12)
         # Jensen: the mean gradient is no longer than the gradients are.
         assert ntk.ntk_mean().reduce(split) ** 0.5 <= ntk.ntk_trace().reduce(split)
@@ -279,9 +279,9 @@ def test_exact_rows_of_a_linen_module(draw_batch):
         params = jax.tree.map(lambda variable: variable.astype(float), variables["params"])
         statistics = {"batch_stats": variables["batch_stats"]}
         network = LinenNetwork(module, statistics)
-        own = ntk.ntk_trace(mode="exact").measure(network, params, batch, None)
+        found = ntk.ntk_trace(mode="exact").measure(network, params, batch, None)
         expected = _by_jacobian(network, params, batch, empirical.label_cotangent)
-        np.testing.assert_allclose(own.gram, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.gram, expected, rtol=1e-9, atol=1e-9)
 
 
 class _Counted:

@@ -30,7 +30,7 @@ def _linear(params, inputs):
 # With label 0 for the second it is 2 (-1/10, 1/10): mean 0.275.
 # H is p0 p1 x^2 (1, -1)(1, -1)': 3/16 and 4 x 9/100, mean h = 0.27375. So H g is 2 h m (1, -1) of
 # g = m (1, -1), and -theta H g is -2 h m log 3.
-def _goldens(mean, **own):
+def _goldens(mean, **found):
     return {
         "grad_norm": mean * 2**0.5,
         "grad_norm_global": mean * 2**0.5,
@@ -40,7 +40,7 @@ def _goldens(mean, **own):
         "l2_norm": ((1 + LOG3) ** 2 + 1) ** 0.5,
         "grasp": 2 * 0.27375 * mean * LOG3,
         "grasp_signed": -2 * 0.27375 * mean * LOG3,
-    } | own
+    } | found
 
 
 GOLDENS = {
@@ -68,8 +68,8 @@ def test_two_weights_by_hand(name, labels):
     with jax.enable_x64(True):
         params = {"w": jnp.array([[1 + LOG3, 1.0]])}
         batch = Batch(jnp.array([[1.0], [2.0]]), jnp.array(labels))
-        own = proxies.BY_NAME[name](_linear, params, batch)
-        np.testing.assert_allclose(own, GOLDENS[labels][name], rtol=1e-12)
+        found = proxies.BY_NAME[name](_linear, params, batch)
+        np.testing.assert_allclose(found, GOLDENS[labels][name], rtol=1e-12)
 
 
 REDUCED = {
@@ -93,8 +93,8 @@ REDUCED = {
 def test_reduced_by_hand(name):
     measured, expected = REDUCED[name]
     with jax.enable_x64(True):
-        own = proxies.BY_NAME[name].reduce(jnp.array(measured, float))
-        np.testing.assert_allclose(own, expected, rtol=1e-12)
+        found = proxies.BY_NAME[name].reduce(jnp.array(measured, float))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 # A second derivation, by loops and a whole Hessian.
@@ -169,10 +169,10 @@ def test_by_loops_over_examples_and_weights(problem):
         np.testing.assert_allclose(
             proxies.BY_NAME[name](_perceptron, params, batch), value, rtol=1e-10, err_msg=name
         )
-    own = gradient_statistics.zico(parts=3)
-    assert own.name == "zico_3"
+    found = gradient_statistics.zico(parts=3)
+    assert found.name == "zico_3"
     np.testing.assert_allclose(
-        own(_perceptron, params, batch), _variation_by_loop(singles, 3), rtol=1e-10
+        found(_perceptron, params, batch), _variation_by_loop(singles, 3), rtol=1e-10
     )
     assert expected["grad_norm_global"] < expected["grad_norm"]
     assert expected["snip_total"] < expected["snip"]
@@ -215,9 +215,9 @@ def test_grasp_of_a_flax_module(problem):
 
     layered = LinenNetwork(module, rest)
     for proxy in (saliency.grasp(), saliency.grasp(sign="signed")):
-        own = proxy(bare, params, batch)
-        assert own != 0
-        np.testing.assert_allclose(proxy(layered, params, batch), own, rtol=1e-9)
+        found = proxy(bare, params, batch)
+        assert found != 0
+        np.testing.assert_allclose(proxy(layered, params, batch), found, rtol=1e-9)
 
 
 # What a normalisation by the statistics of the batch does: NAS-Bench-201.
@@ -282,8 +282,8 @@ def test_grasp_of_a_walk_by_finite_differences(normalised):
         change = jax.tree.map(lambda up, down: (up - down) / 2e-5, step(1e-5), step(-1e-5))
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(change), strict=True)
         expected = -sum((each * new).sum() for each, new in pairs if each.ndim > 1)
-        own = saliency.grasp(sign="signed")(network, params, batch)
-        np.testing.assert_allclose(own, expected, rtol=1e-6)
+        found = saliency.grasp(sign="signed")(network, params, batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # Laws, sharing, and what is nothing.
@@ -301,8 +301,8 @@ def test_scale_laws(name, factor):
             jnp.asarray(rng.normal(size=(4, 2, 3))),
         )
         statistic = proxies.BY_NAME[name].measure.statistic
-        own = examples if statistic.per_example else examples.sum(0)
-        once, thrice = (np.ravel(statistic.keep(tensor, scale * own))[0] for scale in (1, 3))
+        found = examples if statistic.per_example else examples.sum(0)
+        once, thrice = (np.ravel(statistic.keep(tensor, scale * found))[0] for scale in (1, 3))
         np.testing.assert_allclose(thrice, factor * once, rtol=1e-12)
 
 
@@ -327,8 +327,8 @@ def test_all_but_grasp_share_one_pass(problem, monkeypatch):
         return read(*args, **options)
 
     monkeypatch.setattr(gradients, "read", counted)
-    own = list(dict.fromkeys(proxies.BY_NAME[name].measure for name in OF_ONE_PASS))
-    measures.measure_all(own, _perceptron, *problem, jax.random.key(0))
+    found = list(dict.fromkeys(proxies.BY_NAME[name].measure for name in OF_ONE_PASS))
+    measures.measure_all(found, _perceptron, *problem, jax.random.key(0))
     assert len(reads) == 1
     assert gradient_statistics.zico(parts=2).measure is proxies.BY_NAME["zico"].measure
 
@@ -346,10 +346,10 @@ def test_gradients_of_rounding_are_none():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_and_nan(problem, name, factor, expected):
     params, batch = problem
-    own = proxies.BY_NAME[name](
+    found = proxies.BY_NAME[name](
         lambda params, inputs: factor * _perceptron(params, inputs), params, batch
     )
-    np.testing.assert_equal(float(own), expected)
+    np.testing.assert_equal(float(found), expected)
 
 
 @pytest.mark.parametrize("name", ["zico", "gradsign"])

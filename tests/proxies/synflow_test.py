@@ -13,8 +13,8 @@ def test_synflow_by_hand(perceptron):
     # Magnitudes: hidden (1 + 3 + 1, 2 + 4) = (5, 6), R = 5 + 30. What passes the second layer is R,
     # what passes the filters of the first is R without the 1 of the shift: 34.
     batch = Batch(jnp.full((3, 2), 7.0), jnp.zeros(3, int))
-    own = proxies.BY_NAME["synflow"](*perceptron, batch)
-    np.testing.assert_allclose(own, np.log(35 + 34), rtol=1e-6)
+    found = proxies.BY_NAME["synflow"](*perceptron, batch)
+    np.testing.assert_allclose(found, np.log(35 + 34), rtol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e9])
@@ -25,10 +25,10 @@ def test_synflow_of_a_space_is_that_of_its_bare_network(draw_batch, factor):
     space, bare = (nasbench201(channels=2, cells=1, norm=each) for each in ("batch", "none"))
     params = space.init(jax.random.key(0), batch.inputs)
     params = jax.tree.map(lambda tensor: factor * tensor if tensor.ndim > 1 else tensor, params)
-    network, own = space.bind(ARCH, params)
-    score = proxies.BY_NAME["synflow"](network, own, batch)
+    network, read = space.bind(ARCH, params)
+    score = proxies.BY_NAME["synflow"](network, read, batch)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: jnp.abs(leaf.astype(jnp.float64)), own)
+        wide = jax.tree.map(lambda leaf: jnp.abs(leaf.astype(jnp.float64)), read)
         image = jnp.ones((1, *batch.inputs.shape[1:]))
         kernels = _without_norms(wide)
         plain = bare.bind(ARCH, kernels)[0]
@@ -66,8 +66,8 @@ def test_a_deep_network_is_beyond_float32_and_finite():
     expected = np.log(flow.sum()) + np.log(len(params))
     assert expected > np.log(np.finfo(np.float32).max)
     batch = Batch(jnp.ones((2, 8), jnp.float32), jnp.zeros(2, int))
-    (own,) = score(network, params, batch, ["synflow"]).values()
-    np.testing.assert_allclose(own, expected, rtol=1e-6)
+    (found,) = score(network, params, batch, ["synflow"]).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_normalization_is_left_out_of_any_network():
@@ -85,8 +85,8 @@ def test_normalization_is_left_out_of_any_network():
         magnitudes = jax.tree.map(jnp.abs, params)
         slopes = jax.grad(lambda leaf: network(leaf, jnp.ones((1, 3)), False).sum())(magnitudes)
         expected = np.log(sum(np.abs(params[name] * slopes[name]).sum() for name in params))
-        own = proxies.BY_NAME["synflow"](network, params, batch)
-        np.testing.assert_allclose(own, expected, rtol=1e-4)
+        found = proxies.BY_NAME["synflow"](network, params, batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_float32_images_where_x64_is_the_default():

@@ -15,16 +15,16 @@ ARCH = np.array([3, 2, 1, 4, 0, 3])
 def test_nothing_and_nan(perceptron, name, factor, expected):
     apply_fn, params = perceptron
     batch = Batch(jnp.ones((3, 2)), jnp.zeros(3, int))
-    own = proxies.BY_NAME[name](
+    found = proxies.BY_NAME[name](
         lambda params, x: jax.nn.relu(factor * apply_fn(params, x)), params, batch
     )
-    np.testing.assert_equal(np.asarray(own), np.float32(expected))
+    np.testing.assert_equal(np.asarray(found), np.float32(expected))
 
 
 def test_zen_of_a_plain_network(perceptron):
     key = jax.random.key(3)
     batch = Batch(jnp.ones((5, 2)), jnp.zeros(5, int))
-    own = proxies.BY_NAME["zen"](*perceptron, batch, key=key)
+    found = proxies.BY_NAME["zen"](*perceptron, batch, key=key)
     # The same draws, by the name of the tensor.
     weights, images, change = jax.random.split(key, 3)
     name = zlib.crc32(b"['first']")
@@ -32,7 +32,7 @@ def test_zen_of_a_plain_network(perceptron):
     x, e = (jax.random.normal(each, (5, 2)) for each in (images, change))
     before, after = (np.maximum(x @ first - jnp.array([[1.0, 0]]), 0) for x in (x, x + 0.01 * e))
     expected = np.log(np.abs(before - after).sum(1).mean())
-    np.testing.assert_allclose(own, expected, rtol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_zen_takes_variances_back(small_space, draw_batch):

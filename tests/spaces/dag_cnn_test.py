@@ -24,8 +24,8 @@ def _space(**options):
 
 
 def _logits(space, params, arch, images):
-    network, own = space.bind(arch, params)
-    return network(own, images).logits
+    network, read = space.bind(arch, params)
+    return network(read, images).logits
 
 
 def _convolved(images, kernel):
@@ -76,9 +76,9 @@ def test_a_traced_wiring_is_the_concrete_one(images):
         return _logits(space, params, arch, images)
 
     for code in ("2_21_112", "2_20_210", "0_00_000"):
-        own = wiring.from_code(code)
+        edges = wiring.from_code(code)
         np.testing.assert_allclose(
-            traced(own, params), _logits(space, params, own, images), rtol=1e-4, atol=1e-5
+            traced(edges, params), _logits(space, params, edges, images), rtol=1e-4, atol=1e-5
         )
 
 
@@ -87,11 +87,11 @@ def test_wide_networks_have_the_analytic_kernels(analytic, images, readout):
     """The NTK of 16 networks of 64 channels agrees with neural-tangents to 8 %."""
     module = DagCNN(width=64, classes=1, order="pre", readout=readout)
     space = dag_cnn.dag_cnn(module, nodes=3, shape=SHAPE)
-    own = wiring.from_code("2_11")
-    network, _ = space.bind(own, space.init(jax.random.key(0), images))
+    edges = wiring.from_code("2_11")
+    network, _ = space.bind(edges, space.init(jax.random.key(0), images))
 
     def drawn(key):
-        _, params = space.bind(own, space.init(key, images))
+        _, params = space.bind(edges, space.init(key, images))
         gradients = jax.vmap(
             lambda one: jax.grad(lambda p: network(p, one[None]).logits[0, 0])(params)
         )(images)
@@ -99,7 +99,7 @@ def test_wide_networks_have_the_analytic_kernels(analytic, images, readout):
 
     keys = jax.random.split(jax.random.key(1), 16)
     found = jax.jit(lambda keys: jax.lax.map(drawn, keys).mean(0))(keys)
-    exact = analytic.convolutional_cell(own, images, readout=readout).ntk
+    exact = analytic.convolutional_cell(edges, images, readout=readout).ntk
     assert np.linalg.norm(found - exact) < 0.08 * np.linalg.norm(exact)
 
 
@@ -107,9 +107,9 @@ def test_the_facts_of_the_space(images):
     space = _space(biases=True)
     params = space.init(jax.random.key(0), images)
     for code in ("2_21_112", "2_20_010", "1_01_111"):
-        own = wiring.from_code(code)
-        read = space.bind(own, params)[1]
-        assert space.num_params(own) == sum(leaf.size for leaf in jax.tree.leaves(read))
+        edges = wiring.from_code(code)
+        read = space.bind(edges, params)[1]
+        assert space.num_params(edges) == sum(leaf.size for leaf in jax.tree.leaves(read))
     # 3x3x2x3 + 3 of the stem, 3x3x3x3 + 3 of an edge, 4x4x3x3 + 3 of the read-out
     assert space.num_params(wiring.from_code("2_20_010")) == 57 + 84 + 147
     assert (space.name, space.num_choices) == ("dag_cnn", (3,) * 6)

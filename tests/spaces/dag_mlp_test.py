@@ -26,8 +26,8 @@ def _space(**options):
 
 
 def _outputs(space, params, arch, inputs):
-    network, own = space.bind(arch, params)
-    return network(own, inputs)
+    network, read = space.bind(arch, params)
+    return network(read, inputs)
 
 
 @pytest.mark.parametrize("order", ["post", "pre"])
@@ -46,10 +46,10 @@ def test_a_cell_by_hand(inputs, order):
     one = layer("edge_000_001", zero)
     two = layer("edge_000_002", zero) + one
     three = zero + one + layer("edge_002_003", two)
-    own = _outputs(space, params, MIXED, inputs)
-    np.testing.assert_allclose(own.features, three, rtol=1e-5)
+    found = _outputs(space, params, MIXED, inputs)
+    np.testing.assert_allclose(found.features, three, rtol=1e-5)
     expected = three @ params["readout"]["kernel"] / 6**0.5
-    np.testing.assert_allclose(own.logits, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_parameterizations_are_the_same_function_at_first(inputs):
@@ -83,9 +83,12 @@ def test_a_traced_wiring_is_the_concrete_one(inputs, order, biases):
 
     # With dead edges, an edge from an unfed node, and no path at all.
     for code in ("2_21_112", "2_20_210", "0_20_222", "2_00_020", "0_00_000"):
-        own = wiring.from_code(code)
+        one_wiring = wiring.from_code(code)
         np.testing.assert_allclose(
-            traced(own, params), _outputs(space, params, own, inputs).logits, rtol=1e-4, atol=1e-5
+            traced(one_wiring, params),
+            _outputs(space, params, one_wiring, inputs).logits,
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
@@ -93,10 +96,10 @@ def test_a_concrete_wiring_reads_its_own_parameters(inputs):
     space = _space()
     params = space.init(jax.random.key(0), inputs)
     assert len(params) == 8
-    _, own = space.bind(wiring.from_code("2_20_012"), params)
-    assert set(own) == {"stem", "readout", "edge_000_001", "edge_000_002", "edge_002_003"}
-    _, own = space.bind(wiring.from_code("2_20_010"), params)  # 0 -> 2 is dead
-    assert set(own) == {"stem", "readout", "edge_000_001"}
+    _, read = space.bind(wiring.from_code("2_20_012"), params)
+    assert set(read) == {"stem", "readout", "edge_000_001", "edge_000_002", "edge_002_003"}
+    _, read = space.bind(wiring.from_code("2_20_010"), params)  # 0 -> 2 is dead
+    assert set(read) == {"stem", "readout", "edge_000_001"}
 
 
 @pytest.mark.parametrize("biases", [False, True])
@@ -104,8 +107,8 @@ def test_the_number_of_parameters(inputs, biases):
     space = _space(biases=biases)
     params = space.init(jax.random.key(0), inputs)
     for code in ("2_21_112", "2_20_010", "1_01_111"):
-        own = space.bind(wiring.from_code(code), params)[1]
-        expected = sum(leaf.size for leaf in jax.tree.leaves(own))
+        read = space.bind(wiring.from_code(code), params)[1]
+        expected = sum(leaf.size for leaf in jax.tree.leaves(read))
         assert space.num_params(wiring.from_code(code)) == expected
 
 
@@ -129,7 +132,7 @@ def test_per_example_gradients_are_those_of_a_loop(inputs, order, stem):
 
     _, read = space.bind(MIXED, params)
     pairs = zip(inputs, cotangent, strict=True)
-    expected = jax.tree.map(lambda *own: jnp.stack(own), *(looped(read, *pair) for pair in pairs))
+    expected = jax.tree.map(lambda *each: jnp.stack(each), *(looped(read, *pair) for pair in pairs))
     eager, traced = kept(MIXED), jax.jit(kept)(MIXED)
     chex.assert_trees_all_close(eager, expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close({name: traced[name] for name in eager}, eager, rtol=1e-4, atol=1e-5)
@@ -173,9 +176,9 @@ def test_wide_networks_have_the_kernels_of_the_recursion(inputs, order, stem):
     network, _ = space.bind(MIXED, space.init(jax.random.key(0), inputs))
 
     def drawn(key):
-        _, own = space.bind(MIXED, space.init(key, inputs))
+        _, read = space.bind(MIXED, space.init(key, inputs))
         gradients = jax.vmap(
-            lambda one: jax.grad(lambda p: network(p, one[None]).logits[0, 0])(own)
+            lambda one: jax.grad(lambda p: network(p, one[None]).logits[0, 0])(read)
         )(inputs)
         return sum(jnp.einsum("i...,j...->ij", leaf, leaf) for leaf in jax.tree.leaves(gradients))
 

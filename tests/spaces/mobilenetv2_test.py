@@ -143,8 +143,8 @@ def test_layouts_by_name(name):
 def test_parameters_are_those_that_are_bound(layout, norm, bypass):
     space, params = _setting(layout, norm, bypass)
     for arch in ([0] * 4, [1, 1, 1, 1], [len(layer.candidates) - 1 for layer in layers(layout)]):
-        own = space.bind(arch, params)[1]
-        count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(own))
+        read = space.bind(arch, params)[1]
+        count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(read))
         assert space.num_params(arch) == count
 
 
@@ -166,43 +166,43 @@ class _Oracle(nn.Module):
 
     @nn.compact
     def __call__(self, arch, params, x):
-        def norm(own, x):
+        def norm(found, x):
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-            scaled = own["scale"] / jnp.sqrt(var + 1e-5)
-            return (x - mean[None, None, None]) * scaled[None, None, None] + own["bias"][
+            scaled = found["scale"] / jnp.sqrt(var + 1e-5)
+            return (x - mean[None, None, None]) * scaled[None, None, None] + found["bias"][
                 None, None, None
             ]
 
-        def conv(own, x, stride=1, groups=1):
-            size = own["kernel"].shape[0]
+        def conv(found, x, stride=1, groups=1):
+            size = found["kernel"].shape[0]
             layer = nn.Conv(
-                own["kernel"].shape[3],
+                found["kernel"].shape[3],
                 (size, size),
                 (stride, stride),
                 padding=size // 2,
                 feature_group_count=groups,
                 use_bias=False,
             )
-            kernel = {"params": {"kernel": own["kernel"]}}
-            return norm(own, layer.clone(parent=None).apply(kernel, x))
+            kernel = {"params": {"kernel": found["kernel"]}}
+            return norm(found, layer.clone(parent=None).apply(kernel, x))
 
         def act(x):
             return jnp.clip(x, 0, 6)
 
-        def block(own, x, stride):
-            if "expand" in own:
-                x = act(conv(own["expand"], x))
-            if "depthwise" in own:
-                x = act(conv(own["depthwise"], x, stride, x.shape[-1]))
+        def block(found, x, stride):
+            if "expand" in found:
+                x = act(conv(found["expand"], x))
+            if "depthwise" in found:
+                x = act(conv(found["depthwise"], x, stride, x.shape[-1]))
                 stride = 1
-            return conv(own["project"], x, stride)
+            return conv(found["project"], x, stride)
 
-        own = [params[name] for name in sorted(params)]
-        x = act(conv(own[0], x, self.layout.stem_stride))
+        found = [params[name] for name in sorted(params)]
+        x = act(conv(found[0], x, self.layout.stem_stride))
         if self.layout.first:
-            x = block(own[1], x, 1)
+            x = block(found[1], x, 1)
         for decision, weights, layer in zip(
-            arch, own[-2 - len(arch) :], self.place(), strict=False
+            arch, found[-2 - len(arch) :], self.place(), strict=False
         ):
             candidate = layer.candidates[decision]
             if candidate == IDENTITY and layer.is_plain:
@@ -213,10 +213,10 @@ class _Oracle(nn.Module):
                 outputs += norm(weights["bypass"], x) if self.bypass == "norm" else x
             x = outputs
         if self.layout.head:
-            features = act(conv(own[-2], x)).mean((1, 2))
+            features = act(conv(found[-2], x)).mean((1, 2))
         else:
-            features = act(norm(own[-2], x)).reshape(len(x), -1)
-        return features @ own[-1]["kernel"] + own[-1]["bias"][None]
+            features = act(norm(found[-2], x)).reshape(len(x), -1)
+        return features @ found[-1]["kernel"] + found[-1]["bias"][None]
 
     def place(self):
         return layers(self.layout)
@@ -228,11 +228,11 @@ class _Oracle(nn.Module):
 )
 def test_network_agrees_with_flax(layout, bypass, arch):
     space, params = _setting(layout, bypass=bypass)
-    network, own = space.bind(arch, params)
+    network, read = space.bind(arch, params)
     oracle = _Oracle(layout, bypass).apply({}, arch, params, _images())
-    outputs = network(own, _images())
+    outputs = network(read, _images())
     np.testing.assert_allclose(outputs.logits, oracle, rtol=1e-3, atol=1e-4)
-    weights = [own[name] for name in sorted(own)][-1]
+    weights = [read[name] for name in sorted(read)][-1]
     np.testing.assert_allclose(
         outputs.features @ weights["kernel"] + weights["bias"][None], outputs.logits, atol=1e-5
     )
@@ -240,24 +240,24 @@ def test_network_agrees_with_flax(layout, bypass, arch):
 
 def test_its_stages_are_the_network():
     space, params = _setting()
-    network, own = space.bind(np.array(ARCHS[0]), params)
+    network, read = space.bind(np.array(ARCHS[0]), params)
     x, outputs = (_images(),), []
-    for stage in network.stages(own, _images(), ()):
+    for stage in network.stages(read, _images(), ()):
         x = stage(x).outputs
         outputs.append(x)
-    np.testing.assert_allclose(x[0], network(own, _images()).logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(x[0], network(read, _images()).logits, rtol=1e-5, atol=1e-5)
     assert len(outputs) == len(ARCHS[0]) + 4  # stem, first block, head and classifier
     x = (_images(),)
-    for stage in network.stages(own, _images(), (), normalized=False):
+    for stage in network.stages(read, _images(), (), normalized=False):
         x = stage(x).outputs
     assert not np.allclose(x[0], outputs[-1][0])
 
 
 def test_its_stages_show_what_the_activations_read():
     space, params = _setting()
-    network, own = space.bind(np.array(ARCHS[0]), params)
+    network, read = space.bind(np.array(ARCHS[0]), params)
     x, shown = (_images(),), []
-    for stage in network.stages(own, _images(), ()):
+    for stage in network.stages(read, _images(), ()):
         passed = stage(x)
         x = passed.outputs
         shown.append([each.value.shape for each in passed.shown if each.kind == "preactivation"])
@@ -280,14 +280,14 @@ SQUARE, EACH, TOTAL = Statistic(_square), Statistic(_same), Statistic(_same, per
 @pytest.mark.parametrize("norm", ["instance", "eval", "none"])
 def test_gradients_of_examples_one_by_one(norm):
     space, params = _setting(norm=norm)
-    network, own = space.bind(np.array(ARCHS[1]), params)
+    network, read = space.bind(np.array(ARCHS[1]), params)
     assert isinstance(network, PerExampleDifferentiable)
     batch = Batch(_images(), jnp.array([0, 2, 1]))
-    out, pullback = network.per_example_vjp(own, batch.inputs, (SQUARE, TOTAL))
+    out, pullback = network.per_example_vjp(read, batch.inputs, (SQUARE, TOTAL))
     cotangent = gradients.loss_cotangent(out.logits, batch.labels)
     squares, sums = pullback(cotangent, (SQUARE, TOTAL))
     # A function brings no pullback of its own.
-    alone = gradients.per_example_gradients(lambda p, x: network(p, x), own, batch)
+    alone = gradients.per_example_gradients(lambda p, x: network(p, x), read, batch)
     for one, summed, expected in zip(*map(jax.tree.leaves, (squares, sums, alone)), strict=True):
         np.testing.assert_allclose(one, jnp.square(expected).sum(), rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(summed, expected.sum(0), rtol=1e-3, atol=1e-4)
@@ -296,16 +296,16 @@ def test_gradients_of_examples_one_by_one(norm):
 def test_gradients_of_examples_that_a_batch_couples():
     """Each example's part of the gradient of the batch: its input times the error, by layer."""
     space, params = _setting(bypass="norm")
-    network, own = space.bind(np.array(ARCHS[1]), params)
+    network, read = space.bind(np.array(ARCHS[1]), params)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 10)), jnp.float32)
-    _, pullback = network.per_example_vjp(own, _images(), (EACH,))
+    _, pullback = network.per_example_vjp(read, _images(), (EACH,))
     (each,) = pullback(weights, (EACH,))
-    total = jax.grad(lambda p: (network(p, _images()).logits * weights).sum())(own)
+    total = jax.grad(lambda p: (network(p, _images()).logits * weights).sum())(read)
     for found, expected in zip(jax.tree.leaves(each), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(found.sum(0), expected, rtol=1e-3, atol=1e-3)
     # With weights for each example in its place, a kernel's gradient is its contribution.
-    (stem,) = (own["00_stem"],)
-    stages = network.stages(own, _images(), ())
+    (stem,) = (read["00_stem"],)
+    stages = network.stages(read, _images(), ())
 
     def from_stem(kernels):
         x = jnp.concatenate(
@@ -333,8 +333,8 @@ def test_modes_differ_by_example():
     found = {}
     for norm in ("batch", "instance", "eval", "none"):
         space, params = _setting(norm=norm)
-        network, own = space.bind(np.array(ARCHS[0]), params)
-        _, pullback = network.per_example_vjp(own, _images(), (SQUARE,))
+        network, read = space.bind(np.array(ARCHS[0]), params)
+        _, pullback = network.per_example_vjp(read, _images(), (SQUARE,))
         (kept,) = pullback(jnp.ones((3, 10)), (SQUARE,))
         found[norm] = float(kept["02_layer"]["k3_e2"]["project"]["kernel"])
     for first, second in itertools.combinations(found.values(), 2):
@@ -349,44 +349,44 @@ def test_traced_and_concrete_architectures_are_one_network():
     @jax.jit
     def traced(arch, params):
         def loss(params):
-            network, own = space.bind(arch, params)
-            return jnp.sum(jnp.sin(network(own, _images()).logits))
+            network, read = space.bind(arch, params)
+            return jnp.sum(jnp.sin(network(read, _images()).logits))
 
         return jax.value_and_grad(loss)(params)
 
     for arch in [(0, 1), (1, 0)]:
-        network, own = space.bind(arch, params)
+        network, read = space.bind(arch, params)
         value, gradient = traced(jnp.array(arch), params)
-        concrete = jnp.sum(jnp.sin(network(own, _images()).logits))
+        concrete = jnp.sum(jnp.sin(network(read, _images()).logits))
         np.testing.assert_allclose(value, concrete, rtol=1e-3, atol=1e-4)
         # No gradient reaches a block that is not chosen; all are reached that are.
         for name, block in gradient.items():
             for part, inner in block.items():
                 reached = any(jnp.any(tensor) for tensor in jax.tree.leaves(inner))
                 has_tensors = bool(jax.tree.leaves(block[part]))
-                assert reached == (part in own[name] and has_tensors)
+                assert reached == (part in read[name] and has_tensors)
 
 
 def test_running_statistics_stand_for_the_batch():
     space, params = _setting(bypass="norm")
-    network, own = space.bind(ARCHS[0], params)
-    trained = network(own, _images())
+    network, read = space.bind(ARCHS[0], params)
+    trained = network(read, _images())
     judge = _setting(norm="eval", bypass="norm")[0].bind(ARCHS[0], params)[0]
-    judged = judge(own, _images(), trained.statistics)
+    judged = judge(read, _images(), trained.statistics)
     np.testing.assert_allclose(judged.logits, trained.logits, rtol=1e-3, atol=1e-4)
-    untrained = judge(own, _images())
+    untrained = judge(read, _images())
     assert jnp.abs(untrained.logits - trained.logits).max() > 0.1
     bypass = trained.statistics["03_layer"]["bypass"]
     assert {name: each.shape for name, each in bypass.items()} == {"mean": (3,), "var": (3,)}
     with pytest.raises(ValueError, match="got them in mode 'batch' for a StaticArch"):
-        network(own, _images(), trained.statistics)
+        network(read, _images(), trained.statistics)
 
 
 def test_a_bound_network_knows_its_cost_at_any_size():
     space, params = _setting()
-    network, own = space.bind(ARCHS[0], params)
+    network, read = space.bind(ARCHS[0], params)
     table = _costs(TINY._replace(image_size=16))
-    assert network.num_macs(own, _images(16)) == table.num_macs(ARCHS[0])
+    assert network.num_macs(read, _images(16)) == table.num_macs(ARCHS[0])
 
 
 def test_init_is_that_of_the_tensors():
@@ -470,7 +470,7 @@ def test_the_imagenet_network_runs():
     space = mobilenetv2("spos", classes=1000, bypass="norm")
     images = jax.random.normal(KEY, (2, 224, 224, 3))
     params = space.init(KEY, images)
-    network, own = space.bind([3] * 21, params)
-    outputs = network(own, images)
+    network, read = space.bind([3] * 21, params)
+    outputs = network(read, images)
     assert outputs.logits.shape == (2, 1000)
     assert jnp.isfinite(outputs.logits).all()

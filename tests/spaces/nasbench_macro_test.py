@@ -36,12 +36,12 @@ def test_the_space_counts_what_it_binds(arch):
     space = nasbench_macro()
     decisions = space.from_string(arch)
     shapes = jax.eval_shape(space.init, KEY, jnp.zeros((1, 32, 32, 3)))
-    network, own = space.bind(decisions, shapes)
-    count = sum(tensor.size for tensor in jax.tree.leaves(own))
+    network, read = space.bind(decisions, shapes)
+    count = sum(tensor.size for tensor in jax.tree.leaves(read))
     assert count == space.num_params(decisions) == TABLE.params[TABLE.index(arch)]
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    assert network.num_macs(own, images) == TABLE.flops[TABLE.index(arch)]
-    assert jax.eval_shape(network, own, images).logits.shape == (1, 10)
+    assert network.num_macs(read, images) == TABLE.flops[TABLE.index(arch)]
+    assert jax.eval_shape(network, read, images).logits.shape == (1, 10)
 
 
 def test_what_the_layers_are():
@@ -62,9 +62,11 @@ def test_identities_in_a_stage_commute():
     for a, b in ((3, 4), (6, 7)):
         swapped[names[a]], swapped[names[b]] = params[names[b]], params[names[a]]
     assert space.to_string(space.representative(first)) == space.to_string(second)
-    network, own = space.bind(first, params)
+    network, read = space.bind(first, params)
     other, theirs = space.bind(second, swapped)
-    np.testing.assert_allclose(network(own, images).logits, other(theirs, images).logits, rtol=1e-5)
+    np.testing.assert_allclose(
+        network(read, images).logits, other(theirs, images).logits, rtol=1e-5
+    )
 
 
 def test_representatives_have_the_same_cost_and_nearly_the_same_accuracy():

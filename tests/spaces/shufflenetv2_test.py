@@ -71,10 +71,10 @@ def test_cost_by_hand():
 @pytest.mark.parametrize("arch", ARCHS)
 def test_parameters_are_those_that_are_bound(arch):
     space, params, images = _setting()
-    network, own = space.bind(arch, params)
-    count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(own))
+    network, read = space.bind(arch, params)
+    count = sum(math.prod(tensor.shape) for tensor in jax.tree.leaves(read))
     assert space.num_params(arch) == count
-    assert network.num_macs(own, images) == costs(SearchedNetwork(layout=TINY)).num_macs(arch)
+    assert network.num_macs(read, images) == costs(SearchedNetwork(layout=TINY)).num_macs(arch)
 
 
 def test_half_of_the_channels_pass():
@@ -101,13 +101,13 @@ def test_traced_and_concrete_architectures_are_one_network():
 
     @jax.jit
     def traced(arch, params):
-        network, own = space.bind(arch, params)
-        return network(own, images).logits
+        network, read = space.bind(arch, params)
+        return network(read, images).logits
 
     found = [traced(jnp.array(arch), params) for arch in ARCHS]
     for arch, logits in zip(ARCHS, found, strict=True):
-        network, own = space.bind(arch, params)
-        np.testing.assert_allclose(network(own, images).logits, logits, rtol=1e-3, atol=1e-4)
+        network, read = space.bind(arch, params)
+        np.testing.assert_allclose(network(read, images).logits, logits, rtol=1e-3, atol=1e-4)
     assert jnp.abs(found[0] - found[1]).max() > 1e-2
 
 

@@ -18,31 +18,32 @@ EACH = Statistic(lambda tensor, gradient: gradient)
 CLASSES = 3
 
 
-def _dense(own, x):
-    return x @ own["kernel"] + own["bias"]
+def _dense(found, x):
+    return x @ found["kernel"] + found["bias"]
 
 
-def _norm(own, x, epsilon):
+def _norm(found, x, epsilon):
     centered = x - x.mean(-1, keepdims=True)
     scaled = centered / jnp.sqrt(x.var(-1, keepdims=True) + epsilon)
-    return scaled * own["scale"] + own["bias"]
+    return scaled * found["scale"] + found["bias"]
 
 
-def _attention(own, x, heads, present):
+def _attention(found, x, heads, present):
     batch, length, width = x.shape
     query, key, value = (
-        _dense(own[name], x).reshape(batch, length, heads, -1) for name in ("query", "key", "value")
+        _dense(found[name], x).reshape(batch, length, heads, -1)
+        for name in ("query", "key", "value")
     )
     logits = jnp.einsum("bthc,bshc->bhts", query, key) / (width / heads) ** 0.5
     logits = jnp.where(present[:, None, None], logits, -jnp.inf)
     mixed = jnp.einsum("bhts,bshc->bthc", jax.nn.softmax(logits), value)
-    return _dense(own["mix"], mixed.reshape(x.shape))
+    return _dense(found["mix"], mixed.reshape(x.shape))
 
 
-def _feed_forward(own, x):
+def _feed_forward(found, x):
     for name in ("widen", "widen_1", "widen_2"):
-        x = jax.nn.gelu(_dense(own[name], x), approximate=False) if name in own else x
-    return _dense(own["narrow"], x)
+        x = jax.nn.gelu(_dense(found[name], x), approximate=False) if name in found else x
+    return _dense(found["narrow"], x)
 
 
 def _layers(params, x, heads, present, epsilon, pre_norm=True):
@@ -59,29 +60,29 @@ def _layers(params, x, heads, present, epsilon, pre_norm=True):
     return x
 
 
-def _patches(own, images, stride):
-    kernel = own["patches"]["kernel"].reshape(16, 16, 3, -1)
+def _patches(found, images, stride):
+    kernel = found["patches"]["kernel"].reshape(16, 16, 3, -1)
     numbers = ("NHWC", "HWIO", "NHWC")
     patches = jax.lax.conv_general_dilated(
         images, kernel, (stride, stride), "VALID", dimension_numbers=numbers
     )
-    patches = patches.reshape(len(images), -1, kernel.shape[-1]) + own["patches"]["bias"]
-    return jnp.broadcast_to(own["token"], (len(images), 1, kernel.shape[-1])), patches
+    patches = patches.reshape(len(images), -1, kernel.shape[-1]) + found["patches"]["bias"]
+    return jnp.broadcast_to(found["token"], (len(images), 1, kernel.shape[-1])), patches
 
 
-def _pool(own, x):
+def _pool(found, x):
     side = round((x.shape[1] - 1) ** 0.5)
     patches = x[:, 1:].reshape(len(x), side, side, -1)
     halved = jax.lax.conv_general_dilated(
         patches,
-        own["patches"]["kernel"],
+        found["patches"]["kernel"],
         (2, 2),
         ((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=patches.shape[-1],
     )
-    halved = (halved + own["patches"]["bias"]).reshape(len(x), -1, halved.shape[-1])
-    return jnp.concatenate([_dense(own["token"], x[:, :1]), halved], 1)
+    halved = (halved + found["patches"]["bias"]).reshape(len(x), -1, halved.shape[-1])
+    return jnp.concatenate([_dense(found["token"], x[:, :1]), halved], 1)
 
 
 def _pit(heads, params, images):
@@ -203,14 +204,14 @@ def test_gradients_of_examples_are_those_of_a_loop(case):
         (found,) = gradients.read(network, params, batch, wanted)[gradients.loss_cotangent]
         one = jax.jit(jax.grad(loss))
         expected = [one(params, *example) for example in zip(*batch, strict=True)]
-    expected = jax.tree.map(lambda *own: jnp.stack(own), *expected)
+    expected = jax.tree.map(lambda *each: jnp.stack(each), *expected)
     if "00_embeddings" in found:
         for name in ("words", "places", "segments"):  # of which nobody reads the gradient
             assert not found["00_embeddings"].pop(name).any()
             expected["00_embeddings"].pop(name)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
-    for own, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-6 * largest)
+    for each, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(each, other, rtol=1e-3, atol=1e-6 * largest)
 
 
 def _of_layer(width, hidden):
@@ -218,28 +219,28 @@ def _of_layer(width, hidden):
     return 4 * width + 4 * (width + 1) * width + forward
 
 
-def _pit_params(own, classes, side):
-    heads = list(map(int, own["heads"][0].split("/")))
-    widths = [own["base_dim"][0] * count for count in heads]
+def _pit_params(found, classes, side):
+    heads = list(map(int, found["heads"][0].split("/")))
+    widths = [found["base_dim"][0] * count for count in heads]
     total = (3 * 16**2 + 1) * widths[0] + widths[0] + side**2 * widths[0]
     for stage, width in enumerate(widths, start=1):
-        total += own[f"depth_{stage}"][0] * _of_layer(width, (width * own["mlp_ratio"][0],))
+        total += found[f"depth_{stage}"][0] * _of_layer(width, (width * found["mlp_ratio"][0],))
     for before, after in itertools.pairwise(widths):
         total += 9 * after + after + (before + 1) * after
     return total + 2 * widths[2] + (widths[2] + 1) * classes
 
 
-def _autoformer_params(own, classes, side):
-    width, depth = own["hidden_dim"][0], own["depth"][0]
+def _autoformer_params(found, classes, side):
+    width, depth = found["hidden_dim"][0], found["depth"][0]
     total = (3 * 16**2 + 1) * width + width + (side**2 + 1) * width
-    total += sum(_of_layer(width, (int(width * each),)) for each in own["mlp_ratio"][:depth])
+    total += sum(_of_layer(width, (int(width * each),)) for each in found["mlp_ratio"][:depth])
     return total + 2 * width + (width + 1) * classes
 
 
-def _bert_params(own, classes, side):
-    width, depth = own["hidden_size"][0], own["layers"][0]
+def _bert_params(found, classes, side):
+    width, depth = found["hidden_size"][0], found["layers"][0]
     total = 128 * (30522 + 512 + 2) + 2 * 128 + (129 * 256 if width == 256 else 0)
-    each = zip(own["num_feed_forward"], own["feed_forward_dimension"], strict=True)
+    each = zip(found["num_feed_forward"], found["feed_forward_dimension"], strict=True)
     for count, dimension in list(each)[:depth]:
         total += _of_layer(width, (1024, *(dimension,) * (count - 1)))
     return total + (width + 1) * width + (width + 1) * classes

@@ -33,8 +33,8 @@ def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
         ("all", "qr", "all"),
     ):
         params = parameters.draw(module, jax.random.key(2), initialization)
-        own = parameters.split(module, params, trained)
-        kinds[name] = (module, options, own.frozen, own.trained)
+        found = parameters.split(module, params, trained)
+        kinds[name] = (module, options, found.frozen, found.trained)
 
     def seconds(name, path):
         start = time.process_time()
@@ -61,13 +61,13 @@ def test_a_supernet_of_imagenet_size_takes_a_step():
     module = SearchedNetwork(layout=BY_LAYOUT["spos"], classes=1000, bypass="norm")
     recipe = recipes.BY_NAME["published"]
     params = parameters.draw(module, jax.random.key(0), recipe.initialization)
-    own = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
+    found = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
     images = np.asarray(jax.random.normal(jax.random.key(1), (2, 224, 224, 3)))
     options = recipe.options._replace(epochs=1, batch_size=2)
     path = sampling.uniform(num_choices(module.layout))
-    after = train(module, own, images, np.arange(2), options, paths=path)
+    after = train(module, found, images, np.arange(2), options, paths=path)
     assert not after.diverged
     assert np.isfinite(after.history[-1].loss)
     flat = parameters.flatten(after.params)
-    moved = [name for name in own.trained if not np.array_equal(flat[name], own.trained[name])]
+    moved = [name for name in found.trained if not np.array_equal(flat[name], found.trained[name])]
     assert len(moved) >= 20  # of each of 21 layers a scale or a bias

@@ -31,15 +31,15 @@ def _supernet(bypass="norm", norm="batch"):
     module = SearchedNetwork(norm, layout=LAYOUT, bypass=bypass)
     params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), method="declare")["params"]
     for name, block, layer in zip(indicators.layer_names(params), BLOCK, LAYER, strict=True):
-        own = params[name]
+        found = params[name]
         for candidate, value in zip(LAYOUT.candidates, block, strict=False):
             if norm != "none":
-                scale = own[candidate.name]["project"]["scale"]
+                scale = found[candidate.name]["project"]["scale"]
                 # 0.5 and 1.5 times the value, with a sign: the mean of the magnitudes is the value.
                 signs = jnp.where(jnp.arange(scale.size) % 2, 1.5, -0.5)
-                own[candidate.name]["project"]["scale"] = value * signs
-        if "scale" in own.get("bypass", {}):
-            own["bypass"]["scale"] = jnp.full_like(own["bypass"]["scale"], -layer)
+                found[candidate.name]["project"]["scale"] = value * signs
+        if "scale" in found.get("bypass", {}):
+            found["bypass"]["scale"] = jnp.full_like(found["bypass"]["scale"], -layer)
     return module, params
 
 

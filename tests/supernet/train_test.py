@@ -42,33 +42,33 @@ def drawn(initialization="qr", trained="last", **options):
     return parameters.split(MODULE, params, trained, **options)
 
 
-def run(own, images, **options):
-    return train_fn(MODULE, own, *images, OPTIONS, paths=PATHS, record_every=2, **options)
+def run(found, images, **options):
+    return train_fn(MODULE, found, *images, OPTIONS, paths=PATHS, record_every=2, **options)
 
 
 def test_roles():
-    own = drawn(classifier=False)
-    steps = {path.split("/", 1)[1].rsplit("/", 1)[0] for path in own.trained}
+    found = drawn(classifier=False)
+    steps = {path.split("/", 1)[1].rsplit("/", 1)[0] for path in found.trained}
     assert steps == {"bypass", "k3_e2/project", "k5_e2/project"}
-    assert {path.rsplit("/", 1)[1] for path in own.trained} == {"scale", "bias"}
+    assert {path.rsplit("/", 1)[1] for path in found.trained} == {"scale", "bias"}
     norms = drawn(trained="norms").trained
     assert {"00_stem/scale", "01_layer/k3_e2/expand/bias", "05_classifier/kernel"} <= set(norms)
     assert "00_stem/kernel" not in norms
     assert not drawn(trained="all").frozen
-    everything = own.trained | own.frozen
-    assert jax.tree.structure(parameters.merge(own)) == jax.tree.structure(
+    everything = found.trained | found.frozen
+    assert jax.tree.structure(parameters.merge(found)) == jax.tree.structure(
         parameters.nest(everything)
     )
 
 
 def test_frozen_parameters_stay_bit_for_bit_and_have_no_gradients(images):
-    own = drawn()
-    before = jax.tree.map(np.array, own.frozen)
-    result = run(own, images)
+    found = drawn()
+    before = jax.tree.map(np.array, found.frozen)
+    result = run(found, images)
     after = parameters.flatten(result.params)
     for path, leaf in before.items():
         np.testing.assert_array_equal(after[path], leaf)
-    assert all((after[path] != leaf).any() for path, leaf in own.trained.items())
+    assert all((after[path] != leaf).any() for path, leaf in found.trained.items())
     assert not result.diverged
     assert [record.step for record in result.history] == [2, 4, 6]
     assert result.history[-1].loss < result.history[0].loss
@@ -77,14 +77,14 @@ def test_frozen_parameters_stay_bit_for_bit_and_have_no_gradients(images):
 
 def test_a_step_is_fair_and_its_gradient_the_mean_over_paths(images):
     # One step of plain descent against autodiff through the static networks of its paths.
-    own = drawn(trained="norms")
+    found = drawn(trained="norms")
     options = OPTIONS._replace(epochs=1, batch_size=24, momentum=0.0)
-    result = train_fn(MODULE, own, *images, options, paths=PATHS)
+    result = train_fn(MODULE, found, *images, options, paths=PATHS)
     paths = np.asarray(PATHS(jax.random.key(0), 0))
     assert (np.sort(paths[:, 0]) == [0, 1, 2]).all()
 
     def loss(trained):
-        params = parameters.merge(parameters.Split(trained, own.frozen))
+        params = parameters.merge(parameters.Split(trained, found.frozen))
         total = 0.0
         for path in paths:
             network = MODULE.bound(path)
@@ -92,15 +92,15 @@ def test_a_step_is_fair_and_its_gradient_the_mean_over_paths(images):
             total -= chosen[jnp.arange(24), images[1]].mean() / len(paths)
         return total
 
-    slopes = jax.grad(loss)(own.trained)
+    slopes = jax.grad(loss)(found.trained)
     after = parameters.flatten(result.params)
     for path, slope in slopes.items():
-        np.testing.assert_allclose(after[path], own.trained[path] - 0.2 * slope, atol=2e-5)
+        np.testing.assert_allclose(after[path], found.trained[path] - 0.2 * slope, atol=2e-5)
 
 
 def test_a_killed_run_ends_the_same(images, tmp_path):
-    own = drawn()
-    whole = run(own, images)
+    result = drawn()
+    whole = run(result, images)
 
     class Killed(Exception):
         pass
@@ -110,8 +110,8 @@ def test_a_killed_run_ends_the_same(images, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        run(own, images, checkpoint_dir=tmp_path, progress=kill)
-    again = run(own, images, checkpoint_dir=tmp_path)
+        run(result, images, checkpoint_dir=tmp_path, progress=kill)
+    again = run(result, images, checkpoint_dir=tmp_path)
     assert again.history == whole.history
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     found, expected = (indicators.read(MODULE, each.params) for each in (again, whole))
@@ -165,13 +165,13 @@ def test_a_draw_does_not_depend_on_the_others():
 
 def test_a_hopeless_run_ends_early(images):
     inputs = images[0].at[0, 0, 0, 0].set(np.nan)
-    own = drawn()
-    result = run(own, (inputs, images[1]))
+    found = drawn()
+    result = run(found, (inputs, images[1]))
     assert result.diverged
     assert [record.step for record in result.history] == [2]
     assert np.isnan(result.history[0].loss)
     # What was there before stays.
-    jax.tree.map(np.testing.assert_array_equal, result.params, parameters.merge(own))
+    jax.tree.map(np.testing.assert_array_equal, result.params, parameters.merge(found))
     wild = OPTIONS._replace(learning_rate=1e4, epochs=20)
     result = train_fn(MODULE, drawn(trained="all"), *images, wild, paths=PATHS, record_every=1)
     assert result.diverged

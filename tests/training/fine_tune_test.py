@@ -127,8 +127,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(dev, tmp_path):
     )
     assert [each.epoch for each in seen] == [3]
     assert tuned.history == whole.history
-    for own, other in zip(*map(jax.tree.leaves, (tuned.params, whole.params)), strict=True):
-        np.testing.assert_array_equal(own, other)
+    for found, other in zip(*map(jax.tree.leaves, (tuned.params, whole.params)), strict=True):
+        np.testing.assert_array_equal(found, other)
     for other in ({"options": FAST._replace(seed=1)}, {"context": 2 * SCALE}):
         arguments = {"context": SCALE, "options": FAST} | other
         with pytest.raises(ValueError, match="holds another run"):

@@ -69,8 +69,8 @@ def test_positions_and_spaces_do_not_matter():
 
 def test_every_operation_and_every_pair_of_states_is_reachable():
     found = [cell.genotype(tuple(arch)) for arch in _random(2000).tolist()]
-    for own, node in itertools.product(("normal", "reduce"), range(4)):
-        pairs = [getattr(each, own)[node] for each in found]
+    for result, node in itertools.product(("normal", "reduce"), range(4)):
+        pairs = [getattr(each, result)[node] for each in found]
         assert {edge.operation for pair in pairs for edge in pair} == set(OPS)
         states = {(first.state, second.state) for first, second in pairs}
         assert states == set(itertools.permutations(range(2 + node), 2))

@@ -147,8 +147,8 @@ class Cell(nn.Module):
         if operation.startswith("dil"):
             x = depthwise(stride=stride, dilation=2, name=f"{name}.depthwise")(x)
             return pointwise(name=f"{name}.pointwise")(x)
-        for step, own in ((1, stride), (2, 1)):
-            x = depthwise(stride=own, name=f"{name}.depthwise_{step}")(x)
+        for step, found in ((1, stride), (2, 1)):
+            x = depthwise(stride=found, name=f"{name}.depthwise_{step}")(x)
             x = pointwise(name=f"{name}.pointwise_{step}")(x)
         return x
 
@@ -170,8 +170,8 @@ class Reference(nn.Module):
             width *= 2 if reduction else 1
             edges = self.reduce if reduction else self.normal
             name = f"{position + 1:02d}_cell"
-            own = Cell(edges, width, reduction, after_reduction, self.mode, name=name)
-            before, last = last, own(before, last)
+            found = Cell(edges, width, reduction, after_reduction, self.mode, name=name)
+            before, last = last, found(before, last)
             after_reduction = reduction
         features = last.mean((1, 2))
         return nn.Dense(self.classes, name=f"{self.layers + 2:02d}_classifier")(features), features
@@ -180,18 +180,18 @@ class Reference(nn.Module):
 def _to_flax(tree, prefix=()):
     """Return parameters as the reference names them; those of the classifier stay."""
     found = {}
-    for name, own in tree.items():
-        kernels = {part for part in own if part.startswith("kernel")}
+    for name, result in tree.items():
+        kernels = {part for part in result if part.startswith("kernel")}
         if kernels and not name.endswith("classifier"):
-            layer = {part.replace("kernel", "conv"): {"kernel": own[part]} for part in kernels}
-            norm = {part: own[part] for part in own if part not in kernels}
+            layer = {part.replace("kernel", "conv"): {"kernel": result[part]} for part in kernels}
+            norm = {part: result[part] for part in result if part not in kernels}
             found[".".join((*prefix, name))] = layer | ({"norm": norm} if norm else {})
         elif name.endswith("cell"):
-            found[name] = _to_flax(own)
+            found[name] = _to_flax(result)
         elif kernels:
-            found[name] = own
+            found[name] = result
         else:
-            found |= _to_flax(own, (*prefix, name))
+            found |= _to_flax(result, (*prefix, name))
     return found
 
 
@@ -248,8 +248,8 @@ class OneCell(Network):
 
     def forward(self, net, x, arch):
         before, last = (net.stage(name, part(**each), x) for name, each in self.parts().items())
-        own = functools.partial(write_cell, arch, self.layer)
-        return net.stage("end", flattened(), *net.stage("cell", own, before, last))
+        found = functools.partial(write_cell, arch, self.layer)
+        return net.stage("end", flattened(), *net.stage("cell", found, before, last))
 
     def parts(self):
         widths, stride = self.layer.inputs, 1 + self.layer.after_reduction
@@ -318,7 +318,7 @@ def test_a_cell_and_its_gradients(name, mode):
     bound = one.bound(cell.from_string(_string(NORMAL, REDUCE)))
     shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
     weights = module.pick(whole, bound.graph(shape).tensors)
-    outputs, pullback = jax.vjp(lambda *own: bound(*own).logits, weights, inputs)
+    outputs, pullback = jax.vjp(lambda *each: bound(*each).logits, weights, inputs)
     cotangent = _normal(3, outputs.shape)
 
     @jax.jit
@@ -449,15 +449,15 @@ def _bound(normal, reduce, mode="batch"):
 
 def test_outputs_and_gradients_of_the_static_network():
     space, arch, params, images = _bound(LIGHT, LIGHT)
-    network, own = space.bind(arch, params)
+    network, read = space.bind(arch, params)
     weights = _normal(2, (2, CLASSES))
 
     def differentiate(forward):
-        def loss(own, images):
-            logits, features = forward(own, images)
+        def loss(read, images):
+            logits, features = forward(read, images)
             return (jnp.tanh(logits) * weights).sum() + (features**2).sum(), (logits, features)
 
-        (_, outputs), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(own, images)
+        (_, outputs), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(read, images)
         return outputs, gradients
 
     module = Reference(tuple(LIGHT), tuple(LIGHT), "batch")
@@ -503,15 +503,15 @@ def test_the_compiled_plan_of_a_network_is_the_eager_one():
 
     @jax.jit
     def program(arch, params, images):
-        network, own = space.bind(arch, params)
-        return network(own, images)[:2], network.num_macs(own, images)
+        network, read = space.bind(arch, params)
+        return network(read, images)[:2], network.num_macs(read, images)
 
     for cells in ((LIGHT, LIGHT), (NORMAL, REDUCE)):
         arch = cell.from_string(_string(*cells))
-        network, own = space.bind(arch, params)
+        network, read = space.bind(arch, params)
         outputs, macs = program(jnp.asarray(arch), params, images)
-        _assert_close(outputs, network(own, images)[:2])
-        assert macs == network.num_macs(own, images)
+        _assert_close(outputs, network(read, images)[:2])
+        assert macs == network.num_macs(read, images)
 
 
 def test_proxies_read_it():
@@ -527,12 +527,12 @@ def test_proxies_read_it():
 def test_running_statistics():
     """Those of a batch give what the batch gives."""
     space, arch, params, images = _bound(LIGHT, LIGHT)
-    network, own = space.bind(arch, params)
-    outputs = network(own, images)
+    network, read = space.bind(arch, params)
+    outputs = network(read, images)
     evaluated, _ = darts(channels=WIDTH, layers=3, classes=CLASSES, norm="eval").bind(arch, params)
-    found = evaluated(own, images, outputs.statistics)
+    found = evaluated(read, images, outputs.statistics)
     _assert_close(found.logits, outputs.logits)
-    assert float(jnp.abs(found.logits - evaluated(own, images).logits).max()) > 1e-3
+    assert float(jnp.abs(found.logits - evaluated(read, images).logits).max()) > 1e-3
 
 
 def _shapes(space, image_size=32):
@@ -548,8 +548,8 @@ def test_parameters_are_those_of_the_static_network(mode, normal, reduce):
     module = Reference(tuple(normal), tuple(reduce), mode, channels=4, layers=5, classes=10)
     expected = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
     arch = cell.from_string(_string(normal, reduce))
-    own = space.bind(arch, shapes)[1]
-    named = jax.tree.map(lambda leaf: leaf.shape, _to_flax(own))
+    read = space.bind(arch, shapes)[1]
+    named = jax.tree.map(lambda leaf: leaf.shape, _to_flax(read))
     # An identity has no parameters, and Flax makes none for a state that nothing reads.
     assert named == jax.tree.map(lambda leaf: leaf.shape, expected)
     count = sum(leaf.size for leaf in jax.tree.leaves(expected))
@@ -561,20 +561,20 @@ def test_parameters_and_multiply_adds_of_the_published_network():
     arch = space.from_string(DARTS_V2)
     assert space.num_params(arch) == 3_349_342  # the paper: 3.3 M
     shapes, images = _shapes(space)
-    network, own = space.bind(arch, shapes)
-    assert sum(leaf.size for leaf in jax.tree.leaves(own)) == 3_349_342
-    assert network.num_macs(own, images) == 528_359_050
+    network, read = space.bind(arch, shapes)
+    assert sum(leaf.size for leaf in jax.tree.leaves(read)) == 3_349_342
+    assert network.num_macs(read, images) == 528_359_050
 
 
 def test_multiply_adds_by_hand():
     space, arch, params, images = _bound(LIGHT, LIGHT, mode="none")
-    network, own = space.bind(arch, params)
+    network, read = space.bind(arch, params)
     stem = 27 * 6 * 96
     # Preprocessing of widths (6, 6), (6, 8) and, after a reduction, (8, 16).
     first = (6 * 2 + 6 * 2) * 96
     second = (6 * 4 + 8 * 4) * 96 + 4 * 4 * 4 * 24  # four factorized reductions
     third = (8 * 8 + 16 * 8) * 24 + 4 * 8 * 8 * 6
-    assert network.num_macs(own, images) == stem + first + second + third + 32 * 3 + 3
+    assert network.num_macs(read, images) == stem + first + second + third + 32 * 3 + 3
 
 
 # Bad input.
@@ -606,8 +606,8 @@ def test_bad_options(options, message):
 )
 def test_bad_images(images, message):
     space, arch, params, _ = _bound(LIGHT, LIGHT, mode="none")
-    network, own = space.bind(arch, params)
+    network, read = space.bind(arch, params)
     with pytest.raises(ValueError, match=message):
         space.init(jax.random.key(0), images)
     with pytest.raises(ValueError, match=message):
-        network(own, images)
+        network(read, images)

@@ -46,13 +46,13 @@ def test_hidden_states_are_those_of_transformers(family):
     with np.load(GOLDEN / f"tiny_{family}" / "states.npz") as golden:
         tokens, expected = golden["tokens"], golden["states"]
         pooled = golden["pooled"] if family == "bert" else None
-    own = EncoderNetwork(source.config, Options())
-    weights = own.init(jax.random.key(0), source.weights)
-    states = np.stack(own.hidden_states(PRETRAINED, weights, jnp.asarray(tokens)))
+    found = EncoderNetwork(source.config, Options())
+    weights = found.init(jax.random.key(0), source.weights)
+    states = np.stack(found.hidden_states(PRETRAINED, weights, jnp.asarray(tokens)))
     present = np.broadcast_to(tokens[None, :, 1] >= 0, states.shape[:-1])
     np.testing.assert_allclose(states[present], expected[present], atol=2e-6)
     if pooled is not None:
-        features = own(PRETRAINED, weights, jnp.asarray(tokens)).features
+        features = found(PRETRAINED, weights, jnp.asarray(tokens)).features
         np.testing.assert_allclose(features, pooled, atol=2e-6)
 
 
@@ -77,15 +77,15 @@ def plain(params, batch):
 
 @pytest.mark.parametrize("join", layers.JOINS)
 def test_a_skip_enters_its_layer_and_nothing_else(join, params, batch, plain):
-    own = network(join=join, gate=0.5)
+    encoder = network(join=join, gate=0.5)
     if join == "gate":
         gated = {**params["layers"], "join_02": {"gate": jnp.full(1, 0.5)}}
         params = {**params, "layers": gated}
-    zeros = own.hidden_states(PRETRAINED, params, batch.inputs)
-    states = own.hidden_states(SKIP, params, batch.inputs)
+    zeros = encoder.hidden_states(PRETRAINED, params, batch.inputs)
+    states = encoder.hidden_states(SKIP, params, batch.inputs)
     np.testing.assert_array_equal(zeros, plain)
     np.testing.assert_array_equal(states[:3], plain[:3])
-    layer = layers.Layer(CONFIG, own.options)
+    layer = layers.Layer(CONFIG, encoder.options)
     weights = {"params": params["layers"]["layer_02"]}
     present, own_activation = batch.inputs[:, 1] >= 0, jnp.zeros(4, jnp.int32)
     joined = JOINED[join](plain[2], plain[1])
@@ -95,11 +95,11 @@ def test_a_skip_enters_its_layer_and_nothing_else(join, params, batch, plain):
 
 
 def test_a_gate_of_zero_changes_nothing(params, batch, plain):
-    own = network(join="gate")
-    drawn = own.init(jax.random.key(0), {})
+    encoder = network(join="gate")
+    drawn = encoder.init(jax.random.key(0), {})
     np.testing.assert_array_equal(drawn["layers"]["join_02"]["gate"], [0.0])
     gated = {**params["layers"], "join_02": {"gate": jnp.zeros(1)}}
-    states = own.hidden_states(SKIP, {**params, "layers": gated}, batch.inputs)
+    states = encoder.hidden_states(SKIP, {**params, "layers": gated}, batch.inputs)
     np.testing.assert_array_equal(states, plain)
 
 
@@ -112,31 +112,31 @@ def test_a_dropped_layer_passes_its_input_on(params, batch):
 
 def test_an_activation_is_that_of_a_network_that_has_it(params, batch):
     choices = ("tanh", "gelu_new")
-    own = network(activations=choices)
+    encoder = network(activations=choices)
     for number, name in enumerate(choices, start=1):
         other = EncoderNetwork(CONFIG._replace(activation=name), Options(3, activations=()))
         expected = other(PRETRAINED, params, batch.inputs).logits
-        logits = own(np.array([0, 0, 0, 0, number]), params, batch.inputs).logits
+        logits = encoder(np.array([0, 0, 0, 0, number]), params, batch.inputs).logits
         np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
 def test_mean_pooling_ignores_padding(params, batch):
-    own = network(pooling="mean")
-    last = own.hidden_states(PRETRAINED, params, batch.inputs)[-1]
+    encoder = network(pooling="mean")
+    last = encoder.hidden_states(PRETRAINED, params, batch.inputs)[-1]
     pooler = params["head"]["pooler"]
     expected = jnp.tanh(last[1, :5].mean(0) @ pooler["kernel"] + pooler["bias"])
-    features = own(PRETRAINED, params, batch.inputs).features
+    features = encoder(PRETRAINED, params, batch.inputs).features
     np.testing.assert_allclose(features[1], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", layers.POOLINGS)
 def test_padding_never_changes_a_result(pooling, params, batch):
-    own = network(pooling=pooling)
-    together = own(SKIP, params, batch.inputs).logits
-    alone = own(SKIP, params, batch.inputs[1:2, :, :5]).logits
+    encoder = network(pooling=pooling)
+    together = encoder(SKIP, params, batch.inputs).logits
+    alone = encoder(SKIP, params, batch.inputs[1:2, :, :5]).logits
     np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
     # What stands under the padding does not matter either.
-    np.testing.assert_array_equal(together, own(SKIP, params, _other_padding(batch)).logits)
+    np.testing.assert_array_equal(together, encoder(SKIP, params, _other_padding(batch)).logits)
 
 
 def _other_padding(batch):
@@ -145,10 +145,10 @@ def _other_padding(batch):
 
 
 def test_dropout_needs_a_key(params, batch):
-    own = network(dropout=0.5)
-    plain = own(PRETRAINED, params, batch.inputs).logits
+    encoder = network(dropout=0.5)
+    plain = encoder(PRETRAINED, params, batch.inputs).logits
     first, second, again = (
-        own(PRETRAINED, params, batch.inputs, jax.random.key(seed)).logits for seed in (0, 1, 0)
+        encoder(PRETRAINED, params, batch.inputs, jax.random.key(seed)).logits for seed in (0, 1, 0)
     )
     assert (first != plain).any()
     assert (first != second).any()
@@ -167,26 +167,26 @@ def test_one_program_runs_all_wirings_concrete_or_traced(space, batch):
     @jax.jit
     def traced(arch, params, inputs):
         traces.append(arch)
-        bound, own = space.bind(arch, params)
-        return bound(own, inputs).logits
+        bound, read = space.bind(arch, params)
+        return bound(read, inputs).logits
 
     for notation in ("pretrained", "1>3 tanh", "-2", "1>3 -1 -3 relu"):
         arch = space.from_string(notation)
         assert space.to_string(arch) == notation
-        bound, own = space.bind(arch, params)
-        expected = bound(own, batch.inputs).logits
+        bound, read = space.bind(arch, params)
+        expected = bound(read, batch.inputs).logits
         np.testing.assert_allclose(traced(arch, params, batch.inputs), expected, atol=1e-6)
     assert len(traces) == 1
 
 
 def test_gradients_of_examples_are_those_of_each_alone(space, batch):
     params = space.init(jax.random.key(0), batch.inputs)
-    bound, own = space.bind(space.from_string("1>3 -2 tanh"), params)
+    bound, found = space.bind(space.from_string("1>3 -2 tanh"), params)
     of = gradients.loss_cotangent
-    read = gradients.read(bound, own, batch, {of: (empirical.GRAM, gradients.GRADIENT)})
+    read = gradients.read(bound, found, batch, {of: (empirical.GRAM, gradients.GRADIENT)})
     grams, sums = read[of]
-    each = gradients.per_example_gradients(lambda p, x: bound(p, x), own, batch)
-    assert jax.tree.structure(own) == jax.tree.structure(sums)
+    each = gradients.per_example_gradients(lambda p, x: bound(p, x), found, batch)
+    assert jax.tree.structure(found) == jax.tree.structure(sums)
     jax.tree.map(
         lambda total, rows: np.testing.assert_allclose(total, rows.sum(0), atol=1e-5),
         *(sums, each),

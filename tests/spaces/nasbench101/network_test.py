@@ -125,7 +125,7 @@ class Reference(nn.Module):
         return nn.Dense(CLASSES, name="07_classifier")(features), features
 
 
-def _to_flax(own):
+def _to_flax(result):
     """Return the parameters of one cell's network as the reference names them."""
 
     def convolution(weights):
@@ -134,7 +134,7 @@ def _to_flax(own):
         }
 
     found = {}
-    for name, block in own.items():
+    for name, block in result.items():
         if name.endswith("cell"):
             found[name] = {
                 f"{vertex}.{part}": convolution(weights)
@@ -173,22 +173,22 @@ def _draw(shapes):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def _differentiate(forward, own, images):
+def _differentiate(forward, found, images):
     """Return logits and features, and the gradients of a function of both."""
     weights = _normal(2, (len(images), CLASSES))
 
-    def loss(own, images):
-        logits, features = forward(own, images)
+    def loss(found, images):
+        logits, features = forward(found, images)
         return (jnp.tanh(logits) * weights).sum() + (features**2).sum(), (logits, features)
 
-    (_, outputs), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(own, images)
+    (_, outputs), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(found, images)
     return outputs, gradients
 
 
 def _bound(mode, name):
     params, images = _drawn(mode)
-    network, own = SPACES[mode].bind(cell.from_string(CELLS[name]), params)
-    return network, own, images
+    network, read = SPACES[mode].bind(cell.from_string(CELLS[name]), params)
+    return network, read, images
 
 
 def _assert_close(found, expected, tolerance=1e-9):
@@ -238,7 +238,7 @@ def test_a_cell_and_its_gradients(name, mode):
 
     expected, (of_weights, of_inputs) = differentiate(weights, inputs)
     bound = OneCell(mode).bound(arch)
-    outputs, pullback = jax.vjp(lambda *own: bound(*own).logits, weights, inputs)
+    outputs, pullback = jax.vjp(lambda *rows: bound(*rows).logits, weights, inputs)
     _assert_close(outputs, expected)
     found = pullback(cotangent)
     _assert_close(found, ({"00_cell": of_weights}, of_inputs))
@@ -279,9 +279,9 @@ def test_the_compiled_plan_of_a_cell_is_the_eager_one(mode):
     program = jax.jit(functools.partial(_kept, mode=mode))
     for string in CELLS.values():
         arch = cell.from_string(string)
-        own = SPACES[mode].bind(arch, whole)[1]["03_cell"]
+        result = SPACES[mode].bind(arch, whole)[1]["03_cell"]
         inputs, cotangent = _inputs()
-        expected, sums = _kept(arch, mode, own, inputs, cotangent)
+        expected, sums = _kept(arch, mode, result, inputs, cotangent)
         outputs, found = program(
             jnp.asarray(arch), weights=whole["03_cell"], inputs=inputs, cotangent=cotangent
         )
@@ -297,30 +297,30 @@ def test_the_compiled_plan_of_a_cell_is_the_eager_one(mode):
 
 
 def test_outputs_and_gradients_of_the_static_network():
-    network, own, images = _bound("batch", "two vertices")
+    network, read, images = _bound("batch", "two vertices")
     reference = Reference(CELLS["two vertices"], "batch")
     expected = _differentiate(
-        jax.jit(lambda leaf, x: reference.apply({"params": _to_flax(leaf)}, x)), own, images
+        jax.jit(lambda leaf, x: reference.apply({"params": _to_flax(leaf)}, x)), read, images
     )
-    found = _differentiate(lambda leaf, x: network(leaf, x)[:2], own, images)
+    found = _differentiate(lambda leaf, x: network(leaf, x)[:2], read, images)
     _assert_close(found, expected)
     assert float(jnp.abs(found[1][1]).max()) > 1e-3
 
 
 def test_gradients_of_examples_are_those_of_a_loop():
-    network, own, images = _bound("instance", "two vertices")
+    network, read, images = _bound("instance", "two vertices")
     assert isinstance(network, PerExampleDifferentiable)
     cotangent = _normal(3, (len(images), CLASSES))
-    outputs, pullback = network.per_example_vjp(own, images, (KEEP,))
+    outputs, pullback = network.per_example_vjp(read, images, (KEEP,))
     found = pullback(cotangent, (KEEP,))[0]
 
-    def loss(own, image, direction):
-        return (network(own, image[None]).logits[0] * direction).sum()
+    def loss(read, image, direction):
+        return (network(read, image[None]).logits[0] * direction).sum()
 
     for i in range(len(images)):
-        expected = jax.grad(loss)(own, images[i], cotangent[i])
+        expected = jax.grad(loss)(read, images[i], cotangent[i])
         _assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], found), expected)
-    _assert_close(outputs.logits, network(own, images).logits)
+    _assert_close(outputs.logits, network(read, images).logits)
 
 
 def test_the_modes_differ():
@@ -330,9 +330,9 @@ def test_the_modes_differ():
 
     def squares(mode):
         space = nasbench101(channels=CHANNELS, cells=1, classes=CLASSES, norm=mode)
-        network, own = space.bind(arch, params)
+        network, read = space.bind(arch, params)
         cotangent = _normal(3, (len(images), CLASSES))
-        kept = network.per_example_vjp(own, images, (KEEP,))[1](cotangent, (KEEP,))[0]
+        kept = network.per_example_vjp(read, images, (KEEP,))[1](cotangent, (KEEP,))[0]
         return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
 
     assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
@@ -347,18 +347,18 @@ def test_the_compiled_plan_of_a_network_is_the_eager_one():
     @jax.jit
     def program(archs, params, images):
         def one(arch):
-            network, own = space.bind(arch, params)
-            return network(own, images)[:2], network.num_macs(own, images)
+            network, read = space.bind(arch, params)
+            return network(read, images)[:2], network.num_macs(read, images)
 
         return jax.vmap(one)(archs)
 
     archs = np.stack([cell.from_string(string) for string in CELLS.values()])
     outputs, macs = program(archs, params, images)
     for position, arch in enumerate(archs):
-        network, own = space.bind(arch, params)
-        expected = network(own, images)
+        network, read = space.bind(arch, params)
+        expected = network(read, images)
         _assert_close(jax.tree.map(lambda leaf, at=position: leaf[at], outputs), expected[:2])
-        assert macs[position] == network.num_macs(own, images)
+        assert macs[position] == network.num_macs(read, images)
 
 
 def test_a_flax_module():
@@ -366,39 +366,39 @@ def test_a_flax_module():
     params, images = _drawn("batch")
     arch = cell.one(cell.from_string(CELLS["two vertices"]))
     module = NASBench101(channels=CHANNELS, cells=1, classes=CLASSES)
-    network, own, _ = _bound("batch", "two vertices")
+    network, read, _ = _bound("batch", "two vertices")
     found, state = module.apply({"params": params}, images, arch, mutable=["batch_stats"])
-    _assert_close(found.logits, network(own, images).logits)
+    _assert_close(found.logits, network(read, images).logits)
     assert set(state["batch_stats"]) == {"00_stem", "01_cell", "03_cell", "05_cell"}
     alone = Architecture(module, StaticArch(arch))
     drawn = jax.eval_shape(alone.init, jax.random.key(0), images)["params"]
-    shapes = jax.tree.map(lambda leaf: leaf.shape, own)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, read)
     assert jax.tree.map(lambda leaf: leaf.shape, drawn) == shapes
 
 
 def test_a_cell_without_a_path_gives_the_bias():
     arch = cell.from_string("000/001/000:input,conv3x3-bn-relu,output")
     params, images = _drawn("none")
-    network, own = SPACES["none"].bind(arch, params)
+    network, read = SPACES["none"].bind(arch, params)
     assert not SPACES["none"].is_connected(arch)
     (logits, _), (gradients, of_images) = _differentiate(
-        lambda leaf, x: network(leaf, x)[:2], own, images
+        lambda leaf, x: network(leaf, x)[:2], read, images
     )
-    _assert_close(logits, jnp.broadcast_to(own["07_classifier"]["bias"], logits.shape))
+    _assert_close(logits, jnp.broadcast_to(read["07_classifier"]["bias"], logits.shape))
     assert not of_images.any()
-    assert set(own) == {"00_stem", "07_classifier"}
+    assert set(read) == {"00_stem", "07_classifier"}
     assert not gradients["00_stem"]["kernel"].any()
 
 
 def test_running_statistics():
     """Those of a batch give what the batch gives."""
-    network, own, images = _bound("batch", "two vertices")
-    outputs = network(own, images)
+    network, read, images = _bound("batch", "two vertices")
+    outputs = network(read, images)
     space = nasbench101(channels=CHANNELS, cells=1, classes=CLASSES, norm="eval")
     evaluated, _ = space.bind(cell.from_string(CELLS["two vertices"]), _drawn("batch")[0])
-    found = evaluated(own, images, outputs.statistics)
+    found = evaluated(read, images, outputs.statistics)
     _assert_close(found.logits, outputs.logits)
-    assert float(jnp.abs(found.logits - evaluated(own, images).logits).max()) > 1e-3
+    assert float(jnp.abs(found.logits - evaluated(read, images).logits).max()) > 1e-3
 
 
 # Parameters.
@@ -406,13 +406,13 @@ def test_running_statistics():
 
 def test_one_draw_serves_all_cells_at_their_own_fan_in():
     params, _ = _drawn("batch")
-    own = SPACES["batch"].bind(cell.from_string(CELLS["shared"]), params)[1]
+    read = SPACES["batch"].bind(cell.from_string(CELLS["shared"]), params)[1]
     # Vertices 1, 3 and 4 share the 20 channels of the last cell as 7, 7 and 6.
     whole = params["05_cell"]["vertex_4"]["conv1x1-bn-relu"]["kernel"]
-    found = own["05_cell"]["vertex_4"]["conv1x1-bn-relu"]
+    found = read["05_cell"]["vertex_4"]["conv1x1-bn-relu"]
     assert found["kernel"].shape == (1, 1, 6, 6)
     _assert_close(found["kernel"], whole[:, :, :6, :6] * (20 / 6) ** 0.5)
-    projection = own["05_cell"]["vertex_1"]["projection"]["kernel"]
+    projection = read["05_cell"]["vertex_1"]["projection"]["kernel"]
     _assert_close(projection, params["05_cell"]["vertex_1"]["projection"]["kernel"][..., :7])
 
 
@@ -422,18 +422,18 @@ def test_a_cell_reads_exactly_its_own_parameters(channels):
     images = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(space.init, jax.random.key(0), images)
     for arch in table().archs[::500]:
-        own = jax.eval_shape(lambda params, arch=arch: space.bind(arch, params)[1], shapes)
-        assert sum(leaf.size for leaf in jax.tree.leaves(own)) == space.num_params(arch)
+        read = jax.eval_shape(lambda params, arch=arch: space.bind(arch, params)[1], shapes)
+        assert sum(leaf.size for leaf in jax.tree.leaves(read)) == space.num_params(arch)
 
 
 def test_multiply_adds_by_hand():
     """Input to a 3x3 convolution to the output, of 5, 10 and 20 channels at 96, 24 and 6 pixels."""
     space = SPACES["none"]
     arch = cell.from_string("010/001/000:input,conv3x3-bn-relu,output")
-    network, own = space.bind(arch, _drawn("none")[0])
+    network, read = space.bind(arch, _drawn("none")[0])
     stem, classifier = 27 * 5 * 96, 20 * 3 + 3
     cells = 96 * (5 * 5 + 9 * 25) + 24 * (5 * 10 + 9 * 100) + 6 * (10 * 20 + 9 * 400)
-    assert network.num_macs(own, jnp.zeros(SHAPE)) == stem + cells + classifier
+    assert network.num_macs(read, jnp.zeros(SHAPE)) == stem + cells + classifier
 
 
 def test_initial_parameters():
@@ -466,9 +466,9 @@ def test_proxies_read_it():
     assert first == {"ok"}
     assert second == {"disconnected", "ok"}
     assert found.scores["params"][0, 0] == space.num_params(archs[0])
-    network, own = space.bind(space.representative(archs[0]), params)
+    network, read = space.bind(space.representative(archs[0]), params)
     assert isinstance(network, Staged)
-    assert found.scores["flops"][0, 0] == network.num_macs(own, images)
+    assert found.scores["flops"][0, 0] == network.num_macs(read, images)
 
 
 def test_both_plans_count_the_units_that_a_cell_has():
@@ -481,8 +481,8 @@ def test_both_plans_count_the_units_that_a_cell_has():
     wanted = tuple(dict.fromkeys(proxy.measure for proxy in chosen))
 
     def measure(arch):
-        network, own = space.bind(arch, params)
-        return measures.measure_all(wanted, network, own, batch, jax.random.key(0))
+        network, read = space.bind(arch, params)
+        return measures.measure_all(wanted, network, read, batch, jax.random.key(0))
 
     compiled = jax.jit(measure)
     for name in ("shared", "dead vertices"):
@@ -537,8 +537,8 @@ def test_too_many_edges_are_refused():
     ],
 )
 def test_bad_images(images, message):
-    network, own, _ = _bound("none", "two vertices")
+    network, read, _ = _bound("none", "two vertices")
     with pytest.raises(ValueError, match=message):
         SPACES["none"].init(jax.random.key(0), images)
     with pytest.raises(ValueError, match=message):
-        network(own, images)
+        network(read, images)

@@ -106,7 +106,7 @@ def test_a_representative_computes_the_same(arch):
             name: dict.fromkeys(block, block["edge_0"]) if name.endswith("_cell") else block
             for name, block in params.items()
         }
-        network, own = space.bind(arch, params)
-        expected = network(own, images).logits
-        network, own = space.bind(equivalence.representative(arch), params)
-        np.testing.assert_allclose(network(own, images).logits, expected, rtol=1e-10)
+        network, read = space.bind(arch, params)
+        expected = network(read, images).logits
+        network, read = space.bind(equivalence.representative(arch), params)
+        np.testing.assert_allclose(network(read, images).logits, expected, rtol=1e-10)

@@ -258,8 +258,8 @@ def _differentiate(forward, params, images):
 
 def _network(norm, arch):
     def forward(params, images):
-        network, own = SPACES[norm].bind(arch, params)
-        outputs = network(own, images)
+        network, read = SPACES[norm].bind(arch, params)
+        outputs = network(read, images)
         return outputs.logits, outputs.features
 
     return forward
@@ -359,8 +359,8 @@ def test_the_eager_plan_inside_jit():
 @pytest.mark.parametrize("setting", [BATCH, INSTANCE], ids=str)
 def test_statistics_are_those_of_the_batch(setting, arch):
     params, images = _drawn(setting)
-    network, own = SPACES[setting.norm].bind(ARCHS[arch], params)
-    found = traverse_util.flatten_dict(network(own, images).statistics, sep="/")
+    network, read = SPACES[setting.norm].bind(ARCHS[arch], params)
+    found = traverse_util.flatten_dict(network(read, images).statistics, sep="/")
     found = {path: leaf for path, leaf in found.items() if leaf is not None}
     _, expected = _reference(ARCHS[arch], setting.norm, params, images)
     dead = {f"edge_{edge}" for edge in range(6)} - {
@@ -390,10 +390,10 @@ def test_running_statistics():
     own_running = traverse_util.unflatten_dict(
         {_path_in_space(path): leaf for path, leaf in running.items()}, sep="/"
     )
-    network, own = SPACES["eval"].bind(arch, params)
-    outputs = network(own, images, own_running)
+    network, read = SPACES["eval"].bind(arch, params)
+    outputs = network(read, images, own_running)
     _assert_close((outputs.logits, outputs.features), expected, 1e-10)
-    assert float(jnp.abs(outputs.logits - network(own, images).logits).max()) > 1e-3
+    assert float(jnp.abs(outputs.logits - network(read, images).logits).max()) > 1e-3
     kept = traverse_util.flatten_dict(outputs.statistics, sep="/")
     for path, leaf in running.items():
         np.testing.assert_array_equal(kept[_path_in_space(path)], leaf)
@@ -433,7 +433,7 @@ def _loop(arch):
         _summed("batch", arch, cotangent[i : i + 1])(params, images[i : i + 1])
         for i in range(len(images))
     ]
-    return jax.tree.map(lambda *own: jnp.stack(own), *alone)
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *alone)
 
 
 def _chosen(tree, names):
@@ -446,12 +446,12 @@ def _chosen(tree, names):
 @pytest.mark.parametrize("arch", ["every operation", "dead edges", "fed by a cut node"])
 def test_statistics_of_the_eager_plan_are_those_of_a_loop(arch):
     params, images = _drawn(INSTANCE)
-    network, own = SPACES["instance"].bind(ARCHS[arch], params)
+    network, read = SPACES["instance"].bind(ARCHS[arch], params)
     assert isinstance(network, PerExampleDifferentiable)
-    outputs, pullback = network.per_example_vjp(own, images, (KEEP,))
-    expected = _chosen(_loop(ARCHS[arch]), own)
+    outputs, pullback = network.per_example_vjp(read, images, (KEEP,))
+    expected = _chosen(_loop(ARCHS[arch]), read)
     _assert_close(pullback(_cotangent(images), (KEEP,))[0], expected, 1e-10)
-    _assert_close(outputs.logits, network(own, images).logits, 1e-12)
+    _assert_close(outputs.logits, network(read, images).logits, 1e-12)
 
 
 def test_statistics_of_the_compiled_plan_are_those_of_a_loop():
@@ -459,8 +459,8 @@ def test_statistics_of_the_compiled_plan_are_those_of_a_loop():
 
     @jax.jit
     def kept(arch, params, images, cotangent):
-        network, own = SPACES["instance"].bind(arch, params)
-        return network.per_example_vjp(own, images, (KEEP,))[1](cotangent, (KEEP,))[0]
+        network, read = SPACES["instance"].bind(arch, params)
+        return network.per_example_vjp(read, images, (KEEP,))[1](cotangent, (KEEP,))[0]
 
     for arch in ("every operation", "dead edges", "fed by a cut node"):
         found = kept(jnp.array(ARCHS[arch]), params, images, _cotangent(images))
@@ -471,10 +471,10 @@ def test_statistics_of_the_compiled_plan_are_those_of_a_loop():
 def test_statistics_in_batch_mode_sum_to_the_gradient_of_the_batch(arch):
     params, images = _drawn(BATCH)
     cotangent = _cotangent(images)
-    network, own = SPACES["batch"].bind(ARCHS[arch], params)
+    network, read = SPACES["batch"].bind(ARCHS[arch], params)
     statistics = (TOTAL, gradients.GRADIENT)
-    pullback = network.per_example_vjp(own, images, statistics)[1]
-    expected = _summed("batch", ARCHS[arch], cotangent)(own, images)
+    pullback = network.per_example_vjp(read, images, statistics)[1]
+    expected = _summed("batch", ARCHS[arch], cotangent)(read, images)
     for found in pullback(cotangent, statistics):
         _assert_close(found, expected, 1e-10)
 
@@ -485,8 +485,8 @@ def test_the_modes_differ():
 
     def squares(norm):
         cells = nasbench201(channels=2, cells=2, classes=CLASSES, norm=norm)
-        network, own = cells.bind(ARCHS["every operation"], params)
-        kept = network.per_example_vjp(own, images, (KEEP,))[1](_cotangent(images), (KEEP,))[0]
+        network, read = cells.bind(ARCHS["every operation"], params)
+        kept = network.per_example_vjp(read, images, (KEEP,))[1](_cotangent(images), (KEEP,))[0]
         return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
 
     found = [squares(norm) for norm in ("batch", "instance", "eval")]
@@ -497,8 +497,8 @@ def test_a_flax_module():
     """The module takes the architecture as data, also under vmap; running statistics are Flax's."""
     arch, (params, images) = ARCHS["every operation"], _drawn(BATCH)
     module = NASBench201(channels=2, cells=2, classes=CLASSES)
-    network, own = SPACES["batch"].bind(arch, params)
-    expected = network(own, images)
+    network, read = SPACES["batch"].bind(arch, params)
+    expected = network(read, images)
     found = jax.vmap(lambda arch: module.apply({"params": params}, images, arch).logits)(
         jnp.array([arch])
     )
@@ -508,9 +508,9 @@ def test_a_flax_module():
     # One architecture alone has its own parameters, and learns running statistics.
     alone = Architecture(module, StaticArch(arch))
     variables = alone.init(jax.random.key(0), images)
-    own = SPACES["batch"].bind(arch, params)[1]
-    assert jax.tree.structure(variables["params"]) == jax.tree.structure(own)
-    outputs, state = alone.apply({**variables, "params": own}, images, mutable=["batch_stats"])
+    read = SPACES["batch"].bind(arch, params)[1]
+    assert jax.tree.structure(variables["params"]) == jax.tree.structure(read)
+    outputs, state = alone.apply({**variables, "params": read}, images, mutable=["batch_stats"])
     _assert_close(outputs.logits, expected.logits, 1e-10)
     np.testing.assert_allclose(
         state["batch_stats"]["00_stem"]["mean"],
@@ -518,7 +518,7 @@ def test_a_flax_module():
         rtol=1e-10,
     )
     judged = Architecture(module.clone(norm="eval"), StaticArch(arch))
-    logits = judged.apply({"params": own, **state}, images).logits
+    logits = judged.apply({"params": read, **state}, images).logits
     assert float(jnp.abs(logits - expected.logits).max()) > 1e-3
 
 
@@ -546,9 +546,9 @@ def test_the_eager_plan_compiles_nothing_new_after_a_warm_up(caplog):
     params, images = _drawn(BATCH)
 
     def run(arch):
-        network, own = SPACES["batch"].bind(arch, params)
+        network, read = SPACES["batch"].bind(arch, params)
         both = (TOTAL, gradients.GRADIENT)
-        outputs, pullback = network.per_example_vjp(own, images, both)
+        outputs, pullback = network.per_example_vjp(read, images, both)
         for statistics in ((gradients.GRADIENT,), (TOTAL,), both):
             pullback(outputs.logits, statistics)
 
@@ -572,8 +572,8 @@ def test_the_eager_plan_compiles_nothing_new_after_a_warm_up(caplog):
 def test_a_concrete_architecture_reads_exactly_its_own_parameters():
     params, _ = _drawn(BATCH)
     for arch in [*ARCHS.values(), *_random_archs(20)]:
-        own = SPACES["batch"].bind(arch, params)[1]
-        count = sum(leaf.size for leaf in jax.tree.leaves(own))
+        read = SPACES["batch"].bind(arch, params)[1]
+        count = sum(leaf.size for leaf in jax.tree.leaves(read))
         assert count == SPACES["batch"].num_params(arch)
 
 
@@ -653,8 +653,8 @@ def test_bad_images(shape, plan):
     space, params = SPACES["batch"], _drawn(BATCH)[0]
 
     def _logits(arch):
-        network, own = space.bind(arch, params)
-        return network(own, images).logits
+        network, read = space.bind(arch, params)
+        return network(read, images).logits
 
     calls = {
         "init": lambda: space.init(jax.random.key(0), images),
@@ -671,8 +671,8 @@ def test_bad_images(shape, plan):
 
 def test_params_without_normalization():
     space, arch = SPACES["none"], ARCHS["every operation"]
-    own = space.bind(arch, _drawn(Setting("none"))[0])[1]
-    assert sum(leaf.size for leaf in jax.tree.leaves(own)) == space.num_params(arch)
+    read = space.bind(arch, _drawn(Setting("none"))[0])[1]
+    assert sum(leaf.size for leaf in jax.tree.leaves(read)) == space.num_params(arch)
 
 
 def test_parameters_of_another_network_are_refused():
@@ -691,8 +691,8 @@ def test_a_traced_architecture_of_another_length_is_refused(length):
     params, images = _drawn(Setting("none"))
 
     def shape(arch):
-        network, own = SPACES["none"].bind(arch, params)
-        return network(own, images).logits
+        network, read = SPACES["none"].bind(arch, params)
+        return network(read, images).logits
 
     with pytest.raises(ValueError, match=r"int32\[6\]: got int64\[[57]\]"):
         jax.eval_shape(shape, jnp.zeros(length, int))
@@ -700,12 +700,12 @@ def test_a_traced_architecture_of_another_length_is_refused(length):
 
 def test_running_statistics_of_a_traced_architecture_are_refused():
     params, images = _drawn(EVAL)
-    network, own = SPACES["eval"].bind(ARCHS["every operation"], params)
-    statistics = network(own, images).statistics
+    network, read = SPACES["eval"].bind(ARCHS["every operation"], params)
+    statistics = network(read, images).statistics
 
     def logits(arch):
-        network, own = SPACES["eval"].bind(arch, params)
-        return network(own, images, statistics).logits
+        network, read = SPACES["eval"].bind(arch, params)
+        return network(read, images, statistics).logits
 
     with pytest.raises(ValueError, match="statistics"):
         jax.eval_shape(logits, jnp.zeros(6, int))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import Batch, proxies
+from jaxnas import Batch, proxies, score
 from jaxnas.proxies import az_nas
 from jaxnas.types import Shown
 
@@ -122,3 +122,15 @@ def test_a_bias_is_a_parameter_of_grad_norm(problem):
         )
         expected = RELEASED["grad_norm"] + jnp.linalg.norm(of_logits.mean(0))
     np.testing.assert_allclose(own, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED.keys() - {"expressivity", "progressivity"}))
+def test_a_network_in_half_precision_has_about_the_score(problem, name):
+    # Statistics are taken in float32, whatever the network computes in.
+    with jax.enable_x64(True):
+        network, params, batch = problem
+        half = jax.tree.map(lambda own: own.astype(jnp.bfloat16), params)
+        images = batch.inputs.astype(jnp.bfloat16)
+        found = score(network, half, Batch(images, batch.labels), [name])[name]
+    expected = RELATIONS.get(name, float)(RELEASED[name])
+    np.testing.assert_allclose(found, expected, rtol=0.3)

@@ -142,8 +142,18 @@ def values(
     """Return the scores of one network, `float64[P]`."""
     measured = measure_all(_measures_of(proxies), apply_fn, params, batch, key)
     found = reduce(proxies, jax.device_get(measured))
-    # A last ReLU takes the gradient from logits that are nan: then there is not nothing to score.
+    return _not_finite(found, batch, lambda: (apply_fn, params))
+
+
+def _not_finite(
+    found: np.ndarray, batch: Batch, bind: Callable[[], tuple[ApplyFn, Params]]
+) -> np.ndarray:
+    """Return the scores of a network, with nan for `-inf` if its logits are not finite.
+
+    A last ReLU takes the gradient from logits that are nan: then there is not nothing to score.
+    """
     if np.isneginf(found).any():
+        apply_fn, params = bind()
         logits = gradients.outputs(apply_fn, params, batch.inputs).logits
         if not bool(jnp.isfinite(logits).all()):
             return np.where(np.isneginf(found), np.nan, found)
@@ -246,9 +256,13 @@ def _run(draw: Draw, archs: np.ndarray, proxies: tuple[Proxy, ...]) -> list[np.n
     bucketed, devices = draw.space.pattern is not None, tuple(jax.local_devices())
     program = _program(draw.space.bind, bucketed, _measures_of(proxies), devices)
     measured = jax.device_get(program(archs, keys, draw.params, draw.batch))
-    return [
+    found = [
         reduce(proxies, jax.tree.map(lambda leaf, place=place: leaf[place], measured))
         for place in np.ndindex(archs.shape[:2])
+    ]
+    return [
+        _not_finite(own, draw.batch, functools.partial(draw.space.bind, arch, draw.params))
+        for arch, own in zip(rows, found, strict=True)
     ]
 
 

@@ -50,8 +50,8 @@ def join(
         timeout_seconds: how long to wait for the others to come.
 
     Raises:
-        ValueError: some but not all of the three, a number out of range or given twice, or
-            no address.
+        ValueError: some but not all of the three, a number out of range or given twice, no
+            address, or `auto` outside of a cluster.
         TimeoutError: another process did not come.
         OSError: the port is not to be had.
     """
@@ -59,7 +59,14 @@ def join(
     if coordinator is None and num_processes is None and process_id is None:
         return
     if coordinator == "auto":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:  # what JAX makes of it differs by cluster
+            raise ValueError(
+                "--coordinator=auto needs a cluster that JAX knows, such as Slurm or a TPU slice: "
+                f"got '{' '.join(str(error).split())}'; name coordinator, num_processes and "
+                "process_id."
+            ) from error
         return
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(

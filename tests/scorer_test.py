@@ -258,6 +258,31 @@ def test_one_network_that_is_not_finite(toy_batch):
     assert score(*idle, toy_batch, ["mgm"]) == {"mgm": -np.inf}
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("grad_norm", "not finite"),
+        ("mgm", "not finite"),
+        ("naswot", "not finite"),
+        ("synflow", "not finite"),
+        ("zen", "ok"),  # it draws the weights anew
+    ],
+)
+def test_weights_of_nan_behind_a_relu(toy_batch, plan, name, status):
+    """A last ReLU has no gradient at nan, so that there seems to be nothing to score."""
+
+    def network(arch, params, inputs):
+        return jax.nn.relu(_toy_network(arch, params, inputs))
+
+    space = TOY._replace(
+        init=lambda key, inputs: jax.tree.map(lambda own: jnp.nan * own, _toy_init(key, inputs)),
+        bind=lambda arch, params: (functools.partial(network, arch), params),
+    )
+    (found,) = _scores(space, [[FINE, 0]], toy_batch, [name], plan=plan).values()
+    assert found[1] == {name: status}
+
+
 def _fragile(error, calls):
     """A measure that fails the second time."""
 

@@ -1,5 +1,6 @@
 """Scores under the settings of JAX that users turn on: the same, and none fails."""
 
+import functools
 import json
 import os
 import subprocess
@@ -46,6 +47,18 @@ print(json.dumps([scores, status]))
 """
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(NAME=value)`: the scores under a setting; all share what is compiled."""
+    folder = tmp_path_factory.mktemp("xla")
+    cheap = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    return functools.partial(_run, **cheap)
+
+
 def _run(**setting: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     finished = subprocess.run(
         [sys.executable, "-c", CODE],
@@ -60,14 +73,14 @@ def _run(**setting: str) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return _run()
+def plain(run):
+    return run()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_scores_are_the_same_under_a_setting_of_jax(plain, name):
-    scores, status = _run(**{name: SETTINGS[name]})
+def test_scores_are_the_same_under_a_setting_of_jax(plain, run, name):
+    scores, status = run(**{name: SETTINGS[name]})
     assert set(status.values()) == {"ok"}, status
     for network, expected in plain[0].items():
         assert scores[network] == pytest.approx(expected, rel=1e-4), network

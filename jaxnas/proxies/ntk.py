@@ -176,7 +176,7 @@ class CoupledKernel:
             if self.biases or getattr(path[-1], "key", None) != "bias"
         ]
         sizes = [paths[position][1].nbytes * count for position in read]
-        total = jnp.zeros((count, count), cotangent.dtype)
+        total = jnp.zeros((count, count), jnp.promote_types(cotangent.dtype, jnp.float32))
         for group in gradients.groups(sizes, gradients.MAX_BYTES):
             total = total + _gram_of(pull, tuple(read[one] for one in group), alone)
         return _kernel(total, batch)

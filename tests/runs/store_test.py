@@ -197,11 +197,18 @@ def start_worker(path, batches):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_kill_nine_loses_and_repeats_nothing(tmp_path):
-    batches, killed, undisturbed = 150, tmp_path / "killed.sqlite", tmp_path / "other.sqlite"
+@pytest.mark.parametrize(
+    ("batches", "kills"),
+    [
+        (150, (1, 9, 20)),
+        pytest.param(1000, tuple(1 + 5 * at % 17 for at in range(20)), marks=pytest.mark.slow),
+    ],
+)
+def test_kill_nine_loses_and_repeats_nothing(tmp_path, batches, kills):
+    killed, undisturbed = tmp_path / "killed.sqlite", tmp_path / "other.sqlite"
     beside = start_worker(undisturbed, batches)
     reported = 0
-    for lines in (1, 9, 20):
+    for lines in kills:  # it writes on until the signal comes, which may be amid a batch
         with start_worker(killed, batches) as worker:
             for _ in range(lines):
                 reported += int(worker.stdout.readline())

@@ -50,12 +50,12 @@ common.reads(*common.BATCHES, *common.PROCESSES, "plan", "deduplicate")
 def main() -> None:
     """Score and correlate."""
     table_of, depths, width, accuracies = SPACES[_SPACE.value]
-    own, table = _setting(), table_of()
+    setting, table = _setting(), table_of()
     archs = table.archs[: _NUM_ARCHS.value]
     names = list(dict.fromkeys([*_PROXIES.value, "flops"]))
     proxies.expand(names)
     with common.run_folder(f"transformers_{_SPACE.value}") as (folder, meter):
-        scored = common.score(own, archs, names, folder)
+        scored = common.score(setting, archs, names, folder)
     trained = spaces.bert() if _SPACE.value == "bert" else _vision(image_size=224, classes=100)
     chosen = [transformers.chosen(_choices(), arch) for arch in archs]
     controls = {
@@ -65,7 +65,7 @@ def main() -> None:
         "random": np.random.default_rng(common.seed()).random(len(archs)),
     }
     ranked = {name: np.array([one], float) for name, one in controls.items()} | scored.scores
-    functions = np.array([own.space.representative(arch) for arch in archs])
+    functions = np.array([setting.space.representative(arch) for arch in archs])
     found = []
     for name in accuracies:
         rows = common.correlate(
@@ -77,7 +77,7 @@ def main() -> None:
     rows = pd.concat(found)
     seconds = np.nanmedian(scored.seconds) if np.isfinite(scored.seconds).any() else np.nan
     pool = (
-        f"{len(archs)} trained networks, {_SPACE.value}, {len(own.seeds)} draw(s). "
+        f"{len(archs)} trained networks, {_SPACE.value}, {len(setting.seeds)} draw(s). "
         f"{common.failures(scored)} {seconds:.2f} CPU seconds a network and draw in the median, "
         f"{scored.cpu_seconds:.0f} in all, compilation included."
     )
@@ -95,7 +95,7 @@ def main() -> None:
     }
     summary["scoring_cpu_seconds"] = scored.cpu_seconds
     title = f"Rank correlations of transformers: {_SPACE.value}"
-    common.finish(folder, meter, Report(title, f"Batches of {own.context}.", parts), summary)
+    common.finish(folder, meter, Report(title, f"Batches of {setting.context}.", parts), summary)
 
 
 def _choices() -> transformers.Choices:
@@ -116,13 +116,13 @@ def _setting() -> common.Setting:
             return spaces.bert()
         return _vision(image_size=size, classes=classes, colors=colors)
 
-    own = common.setting(space)
+    setting = common.setting(space)
     if _SPACE.value != "bert":
-        return common.with_images(own, batch_size, size)
+        return common.with_images(setting, batch_size, size)
     common.refuse("image_size", "dataset", because="the encoders read sentences")
     sentences = text.bundled_task("sst2").train
-    numbers = tokens.tokenize(tokens.HashedWords(own.space.options["vocabulary"]), sentences)
-    return own._replace(
+    numbers = tokens.tokenize(tokens.HashedWords(setting.space.options["vocabulary"]), sentences)
+    return setting._replace(
         batch=lambda seed: tokens.draw(numbers, batch_size, seed=seed, lengths=(64,)),
         context=run_context(data="sst2", words="hashed", length=64, batch_size=batch_size),
     )

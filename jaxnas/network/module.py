@@ -230,9 +230,13 @@ class BoundNetwork:
         return found
 
     def num_macs(self, params: Params, inputs: Any) -> ArrayLike:
-        """Return the multiply-accumulates for one example, of dead operations too."""
+        """Return the multiply-accumulates for one example, of dead operations too.
+
+        Those of a traced architecture are added as floats: they may exceed 32 bits.
+        """
         steps = self.graph(_shape(inputs))
-        return sum([*steps.costs(lambda described: described.macs), *steps.macs])
+        costs = [*steps.costs(lambda described: described.macs), *steps.macs]
+        return sum(cost if isinstance(cost, int) else cost.astype(float) for cost in costs)
 
     def graph(
         self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False

@@ -714,3 +714,16 @@ def test_running_statistics_of_a_traced_architecture_are_refused():
 def test_float32_images_where_float64_is_the_default():
     images = jnp.zeros((1, 8, 8, 3), jnp.float32)
     jax.eval_shape(SPACES["none"].init, jax.random.key(0), images)
+
+
+def test_multiply_accumulates_of_a_traced_cell_may_exceed_32_bits():
+    space = nasbench201()
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(space.init, jax.random.key(0), images)
+
+    def macs(arch):
+        return space.bind(arch, params)[0].num_macs(params, images)
+
+    arch = np.full(6, 3)
+    assert macs(arch) == 10_785_833_610
+    assert float(jax.jit(macs)(arch)) == pytest.approx(macs(arch), rel=1e-6)

@@ -126,7 +126,7 @@ def _pull(
     remaining = iter(of_floating)
     of_inputs = [next(remaining) if is_one else None for is_one in floats]
     kept = [
-        tuple(statistic.keep(tensor, summed) for statistic in statistics)
+        tuple(statistic(tensor, summed) for statistic in statistics)
         for tensor, summed in zip(params, of_params, strict=True)
     ]
     return of_inputs, kept

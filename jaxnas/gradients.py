@@ -71,7 +71,9 @@ def loss_gradient(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
     """Return the gradient of the mean loss of the batch, a pytree like `params`."""
     check.tree("params", params, "f")
     (total,) = read(apply_fn, params, batch, {loss_cotangent: (GRADIENT,)})[loss_cotangent]
-    return jax.tree.map(lambda leaf: leaf / batch.size, total)
+    return jax.tree.map(
+        lambda leaf, tensor: (leaf / batch.size).astype(tensor.dtype), total, params
+    )
 
 
 def per_example_gradients(apply_fn: ApplyFn, params: Params, batch: Batch) -> Params:
@@ -304,7 +306,7 @@ def _read_sums(
 
     found, pullback = jax.vjp(logits, params)
     (gradients,) = pullback(of(found, batch.labels))
-    return tuple(jax.tree.map(statistic.keep, params, gradients) for statistic in statistics)
+    return tuple(jax.tree.map(statistic, params, gradients) for statistic in statistics)
 
 
 @lifetimes.for_each_network(1, 2)
@@ -331,7 +333,7 @@ def _read_group(
     per_example = jax.vmap(gradients, axis_name=EXAMPLES)(examples, cotangents)
     return [
         tuple(
-            statistic.keep(leaves[position], each if statistic.per_example else each.sum(0))
+            statistic(leaves[position], each if statistic.per_example else each.sum(0))
             for statistic in statistics
         )
         for position, each in zip(group, per_example, strict=True)

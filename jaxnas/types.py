@@ -24,6 +24,11 @@ def is_floating(value: Any) -> bool:
     return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
 
 
+def wide(array: Array) -> Array:
+    """Return an array in float32 or more, so that sums of half precision are not rounded."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
 class Batch(NamedTuple):
     """Labelled examples.
 
@@ -75,6 +80,10 @@ class Statistic(NamedTuple):
     keep: Callable[[Array, Array], Any]
     per_example: bool = True
     additive: bool = False
+
+    def __call__(self, tensor: Array, gradients: Array) -> Any:
+        """Return what is kept, taken in float32 or more, whatever the network computes in."""
+        return self.keep(wide(tensor), wide(gradients))
 
 
 Statistics = tuple[Statistic, ...]

@@ -131,6 +131,32 @@ def test_a_network_in_bfloat16(linear):
     np.testing.assert_allclose(found["gradient_diversity"], whole["gradient_diversity"], rtol=0.1)
 
 
+class _InHalfPrecision(nn.Module):
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        options = {"dtype": self.dtype, "param_dtype": self.dtype}
+        for _ in range(2):
+            x = nn.relu(nn.Conv(8, (3, 3), **options)(x))
+        return nn.Dense(10, **options)(x.mean((1, 2)))
+
+
+def test_scores_of_activations_and_gradients_in_half_precision():
+    """Nothing is summed, and no eigenvalue taken, in the precision of the network."""
+    images, labels = jax.random.normal(jax.random.key(0), (8, 6, 6, 3)), jnp.arange(8)
+    variables = _InHalfPrecision(jnp.float32).init(jax.random.key(1), images)
+    names = ["expressivity", "progressivity", "trainability", "channel_independence", "naswot"]
+    names += ["swap", "grad_norm", "mgm", "layer_balance", "ntk_condition", "snip"]
+    found = []
+    for dtype in (jnp.bfloat16, jnp.float32):
+        drawn = jax.tree.map(lambda tensor, dtype=dtype: tensor.astype(dtype), variables)
+        network, params = jaxnas.as_network(_InHalfPrecision(dtype), drawn)
+        found.append(jaxnas.score(network, params, (images, labels), names))
+    for name in names:
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=0.1, err_msg=name)
+
+
 # Bad input.
 
 

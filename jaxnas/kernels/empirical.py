@@ -165,10 +165,8 @@ def nngp(apply_fn: ApplyFn, params: Params, inputs: Array) -> Array:
 def gram_of(tensor: Array, per_example: Array) -> TensorGram:
     """Return the Gram matrix and the coordinate sums of per-example gradients `[B, *shape]`."""
     rows = per_example.reshape(per_example.shape[0], -1)
-    wide = jnp.promote_types(rows.dtype, jnp.float32)  # of a network in half precision, too
     # GPUs and TPUs round the factors of a product unless told otherwise.
-    gram = jnp.matmul(rows, rows.T, precision="highest", preferred_element_type=wide)
-    return TensorGram(gram, rows.sum(1, dtype=wide))
+    return TensorGram(jnp.matmul(rows, rows.T, precision="highest"), rows.sum(1))
 
 
 GRAM = Statistic(gram_of, additive=True)

@@ -94,8 +94,8 @@ def _keep(statistics: Statistics, tensor: Array, gradient: TensorGradient) -> tu
     total, each = functools.cache(gradient.total), functools.cache(gradient.each)
     additive = [one for one in statistics if one.per_example and one.additive]
     if gradient.in_parts is None or not additive:
-        return tuple(one.keep(tensor, each() if one.per_example else total()) for one in statistics)
-    found = gradient.in_parts(lambda part, of_part: [one.keep(part, of_part) for one in additive])
+        return tuple(one(tensor, each() if one.per_example else total()) for one in statistics)
+    found = gradient.in_parts(lambda part, of_part: [one(part, of_part) for one in additive])
     kept = dict(zip(additive, found, strict=True))
     others = [one for one in statistics if one not in kept]
     kept |= zip(others, _keep(tuple(others), tensor, gradient), strict=True)
@@ -115,8 +115,9 @@ def slots(statistics: Statistics, tensor: Array, examples: int) -> tuple[Any, ..
 def _kept_shape(statistic: Any, tensor: Array, examples: int) -> Any:
     leading = (examples,) if statistic.per_example else ()
     gradient = jax.ShapeDtypeStruct((*leading, *tensor.shape), tensor.dtype)
+    # JAX would hold the function weakly, which a tuple does not let it.
     return jax.eval_shape(
-        statistic.keep, jax.ShapeDtypeStruct(tensor.shape, tensor.dtype), gradient
+        statistic.__call__, jax.ShapeDtypeStruct(tensor.shape, tensor.dtype), gradient
     )
 
 

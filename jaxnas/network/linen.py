@@ -237,7 +237,7 @@ def _keep(
         seen = dict(zip(statistics, of_slots.get(name, ()), strict=False))
         kept.append(
             tuple(
-                seen.get(statistic) if statistic.per_example else statistic.keep(tensor, total)
+                seen.get(statistic) if statistic.per_example else statistic(tensor, total)
                 for statistic in chosen
             )
         )
@@ -308,7 +308,7 @@ def _gather_forward(statistics: Statistics, count: int, tensors: Tensors, slots:
 
 def _gather_backward(statistics: Statistics, count: int, tensors: Tensors, gathered: Any) -> Any:
     kept = {
-        name: tuple(statistic.keep(tensor, gathered[name][0]) for statistic in statistics)
+        name: tuple(statistic(tensor, gathered[name][0]) for statistic in statistics)
         for name, tensor in tensors.items()
     }
     return jax.tree.map(jnp.zeros_like, tensors), kept

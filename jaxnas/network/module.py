@@ -345,7 +345,7 @@ def _fill(params: Params, kept: Any, nothing: Any) -> list[Any]:
 @functools.partial(jax.jit, static_argnames=("statistics", "examples"))
 def _of_nothing(tensor: Array, *, statistics: Statistics, examples: int) -> Any:
     return tuple(
-        statistic.keep(
+        statistic(
             tensor,
             jnp.zeros((examples,) * statistic.per_example + tensor.shape, tensor.dtype),
         )

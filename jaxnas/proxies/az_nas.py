@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.proxies import measures
-from jaxnas.types import Array, Passed, Proxy, is_floating
+from jaxnas.types import Array, Passed, Proxy, is_floating, wide
 
 
 def expressivity() -> Proxy:
@@ -81,7 +81,7 @@ def _keep_entropy(inputs: Any, passed: Passed, key: Array, position: int) -> _Ke
 
 @jax.jit
 def _entropy(features: Array) -> Array:
-    rows = features.reshape(-1, features.shape[-1])
+    rows = wide(features).reshape(-1, features.shape[-1])
     centred = rows - rows.mean(0, keepdims=True)
     variances = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred / rows.shape[0]), 0)
     total = variances.sum()
@@ -118,10 +118,10 @@ def _spectral_norm(probe: Array, pulled: Array) -> Array:
     rows, columns = max(pulled.shape[1] // height, 1), max(pulled.shape[2] // width, 1)
     pulled = _fitted(_fitted(pulled, 1, rows * height), 2, columns * width)
     blocks = pulled.reshape(batch, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
-    jacobian = blocks.reshape(batch * height * width, -1).T @ probe.reshape(-1, channels)
-    jacobian /= batch * height * width
+    pixels = batch * height * width
+    jacobian = wide(blocks).reshape(pixels, -1).T @ wide(probe).reshape(pixels, channels) / pixels
     squares = jnp.linalg.eigvalsh(jacobian.T @ jacobian)
-    return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(probe.dtype)])
+    return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(squares.dtype)])
 
 
 def _fitted(x: Array, axis: int, size: int) -> Array:

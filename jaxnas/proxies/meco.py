@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import entr
 
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Passed, Proxy, Shown
+from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Passed, Proxy, Shown, wide
 
 
 @runtime_checkable
@@ -117,7 +117,7 @@ def _of_rows(rows: Array, alive: Any) -> Array:
     Behind it the entropy of all eigenvalues, as shares of their sum.
     """
     # Half precision has no eigenvalues.
-    channels = rows.T.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    channels = wide(rows.T)
     size, samples = channels.shape
     present = jnp.broadcast_to(alive, (size,))
     centred = channels - channels.mean(1, keepdims=True)

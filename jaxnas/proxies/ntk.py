@@ -204,7 +204,7 @@ def _gram_of(pull: Callable[[Array], Params], positions: tuple[int, ...], alone:
         tensors = jax.lax.map(row, alone)
     else:  # the eager plan has programs of its own: to compile them as one takes longer
         tensors = [empirical.stack(list(rows)) for rows in zip(*map(row, alone), strict=True)]
-    grams = [empirical.gram_of(tensor[0], tensor).gram for tensor in tensors]
+    grams = [empirical.GRAM(tensor[0], tensor).gram for tensor in tensors]
     return sum(grams[1:], start=grams[0])
 
 

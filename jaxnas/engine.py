@@ -164,9 +164,11 @@ def reduce(proxies: tuple[Proxy, ...], measured: Any) -> np.ndarray:
     """Return the scores, `float64[P]`, given what each different measure has measured.
 
     In float64, as differences and small eigenvalues are lost in float32. Runs on the CPU, where
-    float64 is at home; the measurements are small and on the host.
+    float64 is at home; the measurements are small and on the host. Numbers of examples and the like
+    are promoted, whatever the user's setting says of arrays.
     """
-    with jax.enable_x64(True), jax.default_device(_host()):
+    standard = jax.numpy_dtype_promotion("standard")
+    with jax.enable_x64(True), jax.default_device(_host()), standard:
         wide = jax.tree.map(
             lambda leaf: (
                 leaf.astype(np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -106,7 +106,9 @@ def _keep_norm(inputs: Any, passed: Passed, key: Array, position: int) -> _Kept:
 
 @jax.jit
 def _signs(key: Array, like: Array) -> Array:
-    return jax.random.rademacher(key, like.shape, like.dtype)
+    # In float32, so that JAX draws the same signs where float64 is the default.
+    is_positive = jax.random.bernoulli(key, jnp.float32(0.5), like.shape)
+    return jnp.where(is_positive, 1, -1).astype(like.dtype)
 
 
 @jax.jit

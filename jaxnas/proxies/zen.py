@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import activations
 from jaxnas.proxies import measures
-from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, is_floating
+from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy, is_floating, wide
 
 _STEP = 0.01
 
@@ -98,6 +98,8 @@ def _last_distance(before: Array, preactivation: Array, moved: Array, alive: Any
 
 @jax.jit
 def _log_deviation(variance: Array, alive: Any) -> Array:
+    variance = wide(variance)
     present = jnp.broadcast_to(alive, variance.shape)
-    mean = jnp.where(present, variance, 0).sum() / jnp.maximum(present.sum(), 1)
+    count = present.sum(dtype=variance.dtype)
+    mean = jnp.where(present, variance, 0).sum() / jnp.maximum(count, 1)
     return jnp.where(mean > 0, jnp.log(jnp.where(mean > 0, mean, 1)) / 2, 0)

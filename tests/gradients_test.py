@@ -265,7 +265,7 @@ def test_a_network_that_cannot_be_hashed(batch):
 
 
 class _OwnPass:
-    """A network with a backward pass of its own: 7 times a cotangent everywhere, to be recognized."""
+    """A network that brings a backward pass: 7 times a cotangent, to be recognized."""
 
     def __call__(self, params, inputs):
         return _plain(params, inputs)

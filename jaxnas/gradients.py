@@ -306,7 +306,7 @@ def _read_sums(
 
     found, pullback = jax.vjp(logits, params)
     (gradients,) = pullback(of(found, batch.labels))
-    return tuple(jax.tree.map(statistic, params, gradients) for statistic in statistics)
+    return tuple(jax.tree.map(statistic.__call__, params, gradients) for statistic in statistics)
 
 
 @lifetimes.for_each_network(1, 2)

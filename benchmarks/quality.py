@@ -21,9 +21,9 @@ import jaxnas
 from jaxnas import benchmarks, datasets, spaces
 
 SPACES = {
-    "nasbench201": (spaces.nasbench201, benchmarks.nasbench201),
-    "nasbench101": (functools.partial(spaces.nasbench101, channels=12), benchmarks.nasbench101),
-    "nasbench_macro": (spaces.nasbench_macro, benchmarks.nasbench_macro),
+    "nasbench201": spaces.nasbench201,
+    "nasbench101": functools.partial(spaces.nasbench101, channels=12),
+    "nasbench_macro": spaces.nasbench_macro,
 }
 FIRST = (1, 3, 10)
 
@@ -37,13 +37,13 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=8)
     args = parser.parse_args()
-    make_space, table = SPACES[args.space]
-    space, archs = make_space(), table().archs
+    space, (archs, accuracies) = SPACES[args.space](), known(args.space)
     images = datasets.load("cifar10-sample")
     lost = []
     for draw in range(args.draws):
         rng = np.random.default_rng(draw)
-        pool = archs[rng.choice(len(archs), args.pool, replace=False)]
+        rows = rng.choice(len(archs), args.pool, replace=False)
+        pool, accuracy = archs[rows], accuracies[rows]
         scores = jaxnas.Scorer(
             space,
             lambda seed: datasets.batch(images, args.batch_size, seed=seed, image_size=16),
@@ -51,7 +51,6 @@ def main() -> None:
             seeds=(draw,),
             progress=False,
         )(pool)
-        accuracy = benchmarks.accuracy_of(space.name, pool)
         orders = {name: scores.order(name) for name in scores.scores}
         orders["#params"] = np.argsort(-np.array([space.num_params(arch) for arch in pool]))
         orders["random"] = rng.permutation(args.pool)
@@ -60,6 +59,17 @@ def main() -> None:
             lost.append((name, *(accuracy.max() - np.array(best))))
         print(f"draw {draw}: the best of the pool has {accuracy.max():.2f} %", flush=True)
     print(_summary(pd.DataFrame(lost, columns=["order by", *FIRST])).to_string())
+
+
+def known(space: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the networks of a table, `int32[A, D]`, and their accuracies in percent, `[A]`."""
+    if space == "nasbench101":
+        table = benchmarks.nasbench101()
+        return table.archs, table.columns["valid_108ep"]
+    archs = (
+        benchmarks.nasbench201 if space == "nasbench201" else benchmarks.nasbench_macro
+    )().archs
+    return archs, benchmarks.accuracy_of(space, archs)
 
 
 def _summary(lost: pd.DataFrame) -> pd.DataFrame:

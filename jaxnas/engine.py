@@ -263,8 +263,8 @@ def _run(draw: Draw, archs: np.ndarray, proxies: tuple[Proxy, ...]) -> list[np.n
         for place in np.ndindex(archs.shape[:2])
     ]
     return [
-        _not_finite(own, draw.batch, functools.partial(draw.space.bind, arch, draw.params))
-        for arch, own in zip(rows, found, strict=True)
+        _not_finite(scores, draw.batch, functools.partial(draw.space.bind, arch, draw.params))
+        for arch, scores in zip(rows, found, strict=True)
     ]
 
 

@@ -466,11 +466,6 @@ class _Layer:
         results = getattr(bound, self.method)(*args, **kwargs)
         return [leaf for leaf in jax.tree.leaves(results) if _is_inexact(leaf)]
 
-    def faster(self, leaves: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
-        """Return the same, by convolutions that are fast on every device."""
-        found: list[Array] = equations.with_fast_convolutions(self)([*leaves], [*arrays])
-        return found
-
 
 class Call(NamedTuple):
     """A call of a layer for one example, `layer(leaves, arrays)`."""
@@ -575,7 +570,9 @@ class _Rule:
         return jax.vmap(function, (None, (0, arrays), *others), axis_name=gradients.EXAMPLES)
 
     def _one(self, tensors: Tensors, x: Any) -> list[Array]:
-        return self.layer.faster([tensors[name] for name in self.names], x[1])
+        faster = equations.with_fast_convolutions(self.layer)
+        results: list[Array] = faster([tensors[name] for name in self.names], x[1])
+        return results
 
     def _of_examples(self, tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:
         def one(tensors: Tensors, x: Any, cotangent: list[Array]) -> Tensors:

@@ -35,7 +35,16 @@ import numpy as np
 from jaxnas import gradients, gram, lifetimes, tasks
 from jaxnas.kernels import empirical
 from jaxnas.proxies.measures import GradientMeasure, compared, or_nothing
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, PerExampleDifferentiable, Proxy
+from jaxnas.types import (
+    ApplyFn,
+    Array,
+    Batch,
+    Measure,
+    Params,
+    PerExampleDifferentiable,
+    Proxy,
+    wide,
+)
 
 Logit = Literal["label", "sum", "random"]
 Mode = Literal["split", "exact"]
@@ -176,7 +185,7 @@ class CoupledKernel:
             if self.biases or getattr(path[-1], "key", None) != "bias"
         ]
         sizes = [paths[position][1].nbytes * count for position in read]
-        total = jnp.zeros((count, count), jnp.promote_types(cotangent.dtype, jnp.float32))
+        total = wide(jnp.zeros((count, count), cotangent.dtype))
         for group in gradients.groups(sizes, gradients.MAX_BYTES):
             total = total + _gram_of(pull, tuple(read[one] for one in group), alone)
         return _kernel(total, batch)

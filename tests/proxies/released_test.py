@@ -129,7 +129,7 @@ def test_a_network_in_half_precision_has_about_the_score(problem, name):
     # Statistics are taken in float32, whatever the network computes in.
     with jax.enable_x64(True):
         network, params, batch = problem
-        half = jax.tree.map(lambda own: own.astype(jnp.bfloat16), params)
+        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
         images = batch.inputs.astype(jnp.bfloat16)
         found = score(network, half, Batch(images, batch.labels), [name])[name]
     expected = RELATIONS.get(name, float)(RELEASED[name])

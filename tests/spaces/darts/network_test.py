@@ -469,26 +469,24 @@ def test_outputs_and_gradients_of_the_static_network():
     assert isinstance(network, PerExampleDifferentiable)
 
 
-def test_the_modes_differ():
+def _one_operation(mode):
+    bound, inputs = OneOperation(mode, name_of="sep_conv").bound(np.zeros(0, int)), (3, 8, 12, 2)
+    return bound, _drawn(bound, _normal(0, inputs)), _normal(0, inputs)
+
+
+def _network(mode):
+    space, arch, params, images = _bound(LIGHT, LIGHT, mode)
+    return *space.bind(arch, params), images
+
+
+@pytest.mark.parametrize("bind", [_one_operation, pytest.param(_network, marks=pytest.mark.slow)])
+def test_the_modes_differ(bind):
     """Gradients of examples that the batch couples are other ones than those of examples alone."""
 
     def squares(mode):
-        bound = OneOperation(mode, name_of="sep_conv").bound(np.zeros(0, int))
-        inputs = _normal(0, (3, 8, 12, 2))
-        weights = _drawn(bound, inputs)
-        outputs, pullback = bound.per_example_vjp(weights, inputs, (KEEP,))
+        network, weights, inputs = bind(mode)
+        outputs, pullback = network.per_example_vjp(weights, inputs, (KEEP,))
         kept = pullback(_normal(1, outputs.logits.shape), (KEEP,))
-        return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
-
-    assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
-
-
-@pytest.mark.slow
-def test_the_modes_of_a_network_differ():
-    def squares(mode):
-        space, arch, params, images = _bound(LIGHT, LIGHT, mode)
-        network, read = space.bind(arch, params)
-        kept = network.per_example_vjp(read, images, (KEEP,))[1](_normal(3, (2, CLASSES)), (KEEP,))
         return sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(kept))
 
     assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3

@@ -105,24 +105,26 @@ class Found(NamedTuple):
         return frame.assign(**costs, **{"best so far": best})
 
     def validate(self, trainer: Trainer, k: int = 10) -> pd.DataFrame:
-        """Train the best `k` and return them, the best validation accuracy first.
+        """Train the best `k` and return them, first what is best on examples that were held out.
 
         Returns:
-            Columns `arch`, the first score, `validation %` and `test %`.
+            Columns `arch`, the first score, and what the trainer `decides` by, such as
+            `validation %`; and `test %`, if the trainer has a data set.
         """
         best, first = self._first(k), self.scores.first
         archs = self.scores.archs[best]
-        accuracies = trainer(archs)
+        found = trainer(archs)
         names = [self.space.to_string(arch) for arch in archs]
         frame = pd.DataFrame(
             {
                 "arch": names,
                 first: self.scores.mean(first)[best],
-                "validation %": accuracies,
-                "test %": [trainer.test_accuracy[name] for name in names],
+                trainer.decides: found,
             }
         )
-        return frame.sort_values("validation %", ascending=False, kind="stable", ignore_index=True)
+        if trainer.test_accuracy:
+            frame["test %"] = [trainer.test_accuracy[name] for name in names]
+        return frame.sort_values(trainer.decides, ascending=False, kind="stable", ignore_index=True)
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""

@@ -5,14 +5,17 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxnas import datasets, spaces
 from jaxnas.runs import track
+from jaxnas.scoring import validate_batch
+from jaxnas.tasks import Loss, Targets
 from jaxnas.training import TrainingOptions, accuracy, train
-from jaxnas.types import Array, Outputs, Params, SearchSpace
+from jaxnas.types import Array, Batch, Outputs, Params, SearchSpace
 
 SpaceFn = Callable[[str], SearchSpace]
 """`of_norm(norm)`: a search space whose normalization layers do that."""
@@ -23,98 +26,134 @@ _VALIDATION_SHARE = 5
 class Trainer:
     """Trains candidates for real, each once, and remembers how they did.
 
-    A fifth of the training images of each class is held out: their accuracy decides. The test
-    images are for reporting. A trainer is a score of searches: call it with `archs`, `int32[A, D]`,
-    for accuracies `[A]`. Each training resumes from its checkpoint.
+    A fifth of the examples is held out, of a data set a fifth of each class. Their accuracy
+    decides, or for a task with a loss of its own the negative of their mean loss. The test images
+    of a data set are for reporting. A trainer is a score of searches: call it with `archs`,
+    `int32[A, D]`, for what decides, `[A]`. Each training resumes from its checkpoint.
 
     Attributes:
-        test_accuracy: percent, of what has been trained, by the string of the architecture.
+        decides: what the numbers are, "validation %" or "-validation loss".
+        test_accuracy: percent, of what has been trained on a data set, by the string of the
+            architecture.
     """
 
     def __init__(
         self,
         space: SearchSpace | SpaceFn,
-        dataset: datasets.Dataset,
+        data: datasets.Dataset | Batch | tuple[Any, Any],
         options: TrainingOptions | None = None,
         folder: str | Path | None = None,
         *,
         image_size: int | None = None,
+        loss: str | Loss | None = None,
     ) -> None:
         """Make a trainer.
 
         Args:
             space: the search space, in any mode of normalization; or `of_norm(norm)`, for a space
                 of which `spaces.BY_NAME` has no factory.
-            dataset: the images.
-            options: of the training; 12 epochs if None.
+            data: a data set, or all examples as one batch `(inputs, labels)`, normalized.
+            options: of the training; 12 epochs if None. Mirrored and shifted images keep their
+                class; set `flip=False` and `crop_padding=0` where labels would not stay true.
             folder: of the checkpoints of all that is trained; a temporary one if None.
-            image_size: side of the images in pixels; None keeps that of the data set.
+            image_size: side of the images of a data set in pixels; None keeps it.
+            loss: of another task than one class an example; see `score`.
 
         Raises:
-            ValueError: a space that is not made by its name and options.
+            ValueError: a space that is not made by its name and options, examples that are several
+                arrays, or a data set with a loss.
         """
         of_norm = _of_norm(space) if isinstance(space, SearchSpace) else space
         self._learning, self._judging = of_norm("batch"), of_norm("eval")
         self._options = TrainingOptions(epochs=12) if options is None else options
-        size = image_size or dataset.x_train.shape[1]
+        if isinstance(data, datasets.Dataset):
+            if loss is not None:
+                raise ValueError(
+                    "A data set has class numbers: got a loss besides; pass (inputs, labels)."
+                )
+            size = image_size or data.x_train.shape[1]
+            inputs, test_images = (
+                datasets.resize(datasets.normalize(data, part), size)
+                for part in (data.x_train, data.x_test)
+            )
+            labels, test = data.y_train, (test_images, data.y_test)
+            what: list[Any] = [datasets.digest(data), size]
+        else:
+            batch = validate_batch(data, loss)
+            if not isinstance(batch.inputs, Array):
+                raise ValueError(
+                    "A trainer reads examples that are one array [N, ...]: got several; train the "
+                    "network by jaxnas.training.train."
+                )
+            inputs, labels, test = batch.inputs, batch.labels, None
+            what = [datasets.digest(batch), getattr(loss, "__qualname__", loss)]
+        self._test = test
+        self.decides = "-validation loss" if isinstance(labels, Targets) else "validation %"
+
+        # What is held out, and what is left to learn from.
+        held_out = _held_out(labels, len(inputs), self._options.seed)
+
+        def part(chosen: np.ndarray) -> tuple[Any, Any]:
+            return inputs[chosen], jax.tree.map(lambda leaf: leaf[chosen], labels)
+
+        self._train, self._valid = part(~held_out), part(held_out)
+
+        # A folder for each setting, so that no training is taken for one of another.
         sizes = {key: option for key, option in self._learning.options.items() if key != "norm"}
-        name = self._learning.name
-        what = json.dumps([name, sizes, datasets.digest(dataset), size, self._options])
+        setting = json.dumps([self._learning.name, sizes, *what, self._options])
         root = Path(tempfile.mkdtemp() if folder is None else folder)
-        self._folder = root / hashlib.sha256(what.encode()).hexdigest()[:12]
-        images, test_images = (
-            datasets.resize(datasets.normalize(dataset, part), size)
-            for part in (dataset.x_train, dataset.x_test)
-        )
-        held_out = _held_out(dataset.y_train, self._options.seed)
-        self._train = images[~held_out], dataset.y_train[~held_out]
-        self._valid = images[held_out], dataset.y_train[held_out]
-        self._test = test_images, dataset.y_test
+        self._folder = root / hashlib.sha256(setting.encode()).hexdigest()[:12]
         self.test_accuracy: dict[str, float] = {}
-        self._valid_accuracy: dict[str, float] = {}
+        self._found: dict[str, float] = {}
 
     def __call__(self, archs: np.ndarray) -> np.ndarray:
-        """Return the validation accuracy `[A]` in percent after training each of `archs`."""
+        """Return what `decides`, `[A]`, after training each of `archs`; larger is better."""
         return np.array(
             [self._of(arch) for arch in track(archs, len(archs), "training")], np.float64
         )
 
     def _of(self, arch: np.ndarray) -> float:
         name = self._learning.to_string(arch)
-        if name not in self._valid_accuracy:
-            self._fit(arch, name)
-        return self._valid_accuracy[name]
+        if name not in self._found:
+            self._found[name] = self._fit(arch, name)
+        return self._found[name]
 
-    def _fit(self, arch: np.ndarray, name: str) -> None:
+    def _fit(self, arch: np.ndarray, name: str) -> float:
         key = jax.random.key(self._options.seed)
         everything = self._learning.init(key, self._train[0][:1])
         network, params = self._learning.bind(arch, everything)
         judged = self._judging.bind(arch, everything)[0]
 
-        def evaluate(params: Params, statistics: Params, inputs: Array) -> Outputs:
+        def judge(params: Params, statistics: Params, inputs: Array) -> Outputs:
             return judged(params, inputs, statistics)
 
         result = train(
             network,
-            evaluate,
+            judge,
             params,
             *self._train,
             *self._valid,
             self._options,
             checkpoint_dir=self._folder / "".join(map(str, arch)),
         )
-        self._valid_accuracy[name] = result.history[-1].valid_accuracy
-        self.test_accuracy[name] = accuracy(
-            evaluate, result.params, result.statistics, *self._test, self._options.batch_size
-        )
+        if self._test is not None:
+            self.test_accuracy[name] = accuracy(
+                judge, result.params, result.statistics, *self._test, self._options.batch_size
+            )
+        last = result.history[-1]
+        return last.valid_accuracy if self.decides == "validation %" else -last.valid_loss
 
 
-def _held_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return which examples are held out, `bool[N]`: a random fifth of each class, one at least."""
+def _held_out(labels: Any, count: int, seed: int) -> np.ndarray:
+    """Return which examples are held out, `bool[N]`: a random fifth of each class, one at least.
+
+    Of labels that are no class numbers, a random fifth.
+    """
     rng = np.random.default_rng(seed)
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    groups = np.zeros(count, int) if isinstance(labels, Targets) else np.asarray(labels)
+    held_out = np.zeros(count, bool)
+    for group in np.unique(groups):
+        members = rng.permutation(np.flatnonzero(groups == group))
         held_out[members[: max(1, len(members) // _VALIDATION_SHARE)]] = True
     return held_out
 

@@ -31,10 +31,10 @@ def dataset():
 
 def test_a_fifth_of_each_class_is_held_out():
     labels = np.arange(50) % 10
-    held_out = _held_out(labels, seed=0)
+    held_out = _held_out(labels, 50, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [1] * 10
-    assert not np.array_equal(held_out, _held_out(labels, seed=1))
-    np.testing.assert_array_equal(held_out, _held_out(labels, seed=0))
+    assert not np.array_equal(held_out, _held_out(labels, 50, seed=1))
+    np.testing.assert_array_equal(held_out, _held_out(labels, 50, seed=0))
 
 
 def test_training_learns_and_is_done_once(dataset, tmp_path):
@@ -64,8 +64,30 @@ def test_a_space_without_a_name_needs_a_function(dataset):
         Trainer(SPACE._replace(name="mine"), dataset)
 
 
+def test_what_cannot_be_trained_is_refused(dataset):
+    with pytest.raises(ValueError, match="A data set has class numbers"):
+        Trainer(SPACE, dataset, loss="mse")
+    two = {"left": np.zeros((4, 2)), "right": np.zeros((4, 2))}
+    with pytest.raises(ValueError, match="one array"):
+        Trainer(SPACE, (two, np.zeros(4, int)))
+
+
 def test_the_table_is_the_12_epoch_validation_accuracy():
     archs = table().archs[:3]
     np.testing.assert_array_equal(
         from_table(table())(archs), table().columns["cifar10/valid_12ep"][:3]
     )
+
+
+def test_a_regression_is_trained_and_judged_by_its_loss():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(40, 8, 8, 1)).astype(np.float32)
+    brightness = np.repeat(images.mean((1, 2)), 2, axis=1)
+    space = nasbench201(channels=4, cells=1, colors=1, classes=2)
+    options = TrainingOptions(epochs=3, batch_size=8, learning_rate=0.01, flip=False)
+    trainer = Trainer(space, (images, brightness), options, loss="mse")
+    scorer = Scorer(space, (images, brightness), "params", loss="mse")
+    judged = find(scorer, "random", evaluations=2).validate(trainer, 2)
+    assert list(judged) == ["arch", "params", "-validation loss"]
+    assert judged["-validation loss"].is_monotonic_decreasing
+    assert (judged["-validation loss"] < 0).all()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnas.tasks import Targets, mse
 from jaxnas.training import (
     EpochRecord,
     TrainingOptions,
@@ -114,6 +115,22 @@ def test_a_linear_model_learns_separable_points(tmp_path):
     assert seen[-1].loss < seen[0].loss < math.log(3)
     valid = accuracy(_linear_eval, result.params, (), *sets[2:], 7)
     assert valid == seen[-1].valid_accuracy
+
+
+def test_a_regression_learns_a_plane():
+    points = np.random.default_rng(0).normal(size=(96, 2)).astype(np.float32)
+    heights = Targets(points @ np.array([[1.0, 2.0], [-1.0, 0.5]], np.float32) + 3, mse)
+    halves = [
+        (points[rows], Targets(heights.values[rows], mse)) for rows in (slice(64), slice(64, None))
+    ]
+    options = PLAIN._replace(epochs=40, weight_decay=0.0)
+    result = train(_linear, _linear_eval, _linear_params(2, 2), *halves[0], *halves[1], options)
+    last = result.history[-1]
+    assert last.valid_loss < 1e-4 < 1 < result.history[0].loss
+    assert math.isnan(last.train_accuracy)
+    assert math.isnan(last.valid_accuracy)
+    error = _linear(result.params, halves[1][0]) - halves[1][1].values
+    np.testing.assert_allclose(last.valid_loss, (error**2).mean() / 2, rtol=1e-4)
 
 
 class _ConvNet(nn.Module):

@@ -11,17 +11,19 @@ A network is two functions, because normalisation layers work differently while 
 """
 
 from jaxnas.training.epoch import augment, running_average
-from jaxnas.training.evaluation import EvalFn, accuracy
+from jaxnas.training.evaluation import EvalFn, Evaluation, accuracy, evaluate
 from jaxnas.training.loop import EpochRecord, TrainingResult, train
 from jaxnas.training.options import TrainingOptions, learning_rate_schedule
 
 __all__ = [
     "EpochRecord",
     "EvalFn",
+    "Evaluation",
     "TrainingOptions",
     "TrainingResult",
     "accuracy",
     "augment",
+    "evaluate",
     "learning_rate_schedule",
     "running_average",
     "train",

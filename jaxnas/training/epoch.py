@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnas.gradients import as_outputs
+from jaxnas.gradients import as_outputs, losses
+from jaxnas.tasks import Targets
 from jaxnas.training.options import TrainingOptions, make_optimizer, smoothed_cross_entropy
 from jaxnas.types import ApplyFn, Array, Params
 
@@ -39,8 +40,9 @@ class Epoch(NamedTuple):
 
     Attributes:
         state: after its last step.
-        loss: `float32[]`, mean over its steps, nats.
-        accuracy: `float32[]`, percent of its augmented examples, while they were learned.
+        loss: `float32[]`, mean over its steps, in nats if it is the cross-entropy.
+        accuracy: `float32[]`, percent of its augmented examples, while they were learned; nan of
+            `tasks.Targets`.
         finite: `bool[]`, whether losses, parameters and statistics all are.
     """
 
@@ -51,7 +53,7 @@ class Epoch(NamedTuple):
 
 
 def initial_state(
-    train_fn: ApplyFn, params: Params, inputs: Array, labels: Array, options: TrainingOptions
+    train_fn: ApplyFn, params: Params, inputs: Array, labels: Any, options: TrainingOptions
 ) -> State:
     """Return the state before the first step.
 
@@ -60,10 +62,10 @@ def initial_state(
     """
     # An explicit type, because a Python number would change its own after the first step.
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
-    steps, batch_size = epoch_size(options, len(labels))
+    steps, batch_size = epoch_size(options, len(inputs))
     outputs = as_outputs(jax.eval_shape(train_fn, params, inputs[:batch_size]))
     classes = outputs.logits.shape[-1]
-    if labels.min() < 0 or labels.max() >= classes:
+    if not isinstance(labels, Targets) and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
             f"Labels must be in 0..{classes - 1}, the classes of the network: got "
             f"{labels.min()}..{labels.max()}."
@@ -78,15 +80,15 @@ def learn(
     state: State,
     key: Array,
     inputs: Array,
-    labels: Array,
+    labels: Any,
 ) -> Epoch:
-    """Return what one epoch over `inputs` `[N, ...]` and `labels` `int[N]` gives.
+    """Return what one epoch over `inputs` `[N, ...]` and their labels gives.
 
     On an accelerator the epoch is one compiled call, a scan over its steps. On CPU it is one call a
     step: XLA rearranges the convolutions of a backward pass for its fast routines only outside of
     loops, and inside a scan they take about 30 times as long.
     """
-    draws = _draws(options, key, len(labels))
+    draws = _draws(options, key, len(inputs))
     step, scan = _compiled(train_fn, options)
     if {device.platform for device in inputs.devices()} == {"cpu"}:
         reports = []
@@ -116,24 +118,27 @@ def _step(
     train_fn: ApplyFn,
     options: TrainingOptions,
     inputs: Array,
-    labels: Array,
+    labels: Any,
     state: State,
     draw: tuple[Array, Array],
 ) -> tuple[State, tuple[Array, Array]]:
     """Return the state after a step over the drawn examples, their loss and share of correct."""
     key, chosen = draw
     images = augment(key, inputs[chosen], crop_padding=options.crop_padding, flip=options.flip)
-    targets = labels[chosen]
+    wanted = jax.tree.map(lambda leaf: leaf[chosen], labels)
 
     def loss_fn(params: Params) -> tuple[Array, tuple[Any, Array]]:
         outputs = as_outputs(train_fn(params, images))
-        loss = smoothed_cross_entropy(outputs.logits, targets, options.label_smoothing)
-        return loss, (outputs.statistics, (outputs.logits.argmax(-1) == targets).mean())
+        if isinstance(wanted, Targets):
+            loss = losses(outputs.logits, wanted).mean()
+        else:
+            loss = smoothed_cross_entropy(outputs.logits, wanted, options.label_smoothing)
+        return loss, (outputs.statistics, is_correct(outputs.logits, wanted).mean())
 
     (loss, (statistics, correct)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params
     )
-    optimizer = make_optimizer(options, epoch_size(options, len(labels))[0])
+    optimizer = make_optimizer(options, epoch_size(options, len(inputs))[0])
     updates, moments = optimizer.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     statistics = running_average(
@@ -146,12 +151,24 @@ def _scan(
     train_fn: ApplyFn,
     options: TrainingOptions,
     inputs: Array,
-    labels: Array,
+    labels: Any,
     state: State,
     draws: tuple[Array, Array],
 ) -> tuple[State, tuple[Array, Array]]:
     """Return the state after all steps, and loss and share of correct of each."""
     return jax.lax.scan(partial(_step, train_fn, options, inputs, labels), state, draws)
+
+
+def is_correct(logits: Array, labels: Any) -> Array:
+    """Return 1 for each example that is classified correctly and 0 for others, `[B]`.
+
+    Args:
+        logits: `[B, K]`.
+        labels: `int[B]`; of `tasks.Targets` nothing is correct or not: nan.
+    """
+    if isinstance(labels, Targets):
+        return jnp.full(len(logits), jnp.nan)
+    return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnames=("options", "count"))

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnas.tasks import Targets
 from jaxnas.training import checkpoints
 from jaxnas.training.epoch import epoch_size, initial_state, learn
-from jaxnas.training.evaluation import EvalFn, accuracy
+from jaxnas.training.evaluation import EvalFn, Evaluation, evaluate
 from jaxnas.training.options import TrainingOptions, check_options, learning_rate_schedule
 from jaxnas.types import ApplyFn, Array, Params
 
@@ -21,9 +22,11 @@ class EpochRecord(NamedTuple):
 
     Attributes:
         epoch: counted from 1.
-        loss: mean training loss of its steps, nats.
+        loss: mean training loss of its steps, in nats if it is the cross-entropy.
         train_accuracy: percent, of the augmented examples while they were learned.
-        valid_accuracy: percent, after the epoch, with the running statistics; nan if it diverged.
+        valid_accuracy: percent, after the epoch, with the running statistics; nan if it diverged,
+            or if labels are `tasks.Targets`.
+        valid_loss: the mean, of the same; nan if it diverged.
         learning_rate: of its first step.
     """
 
@@ -31,6 +34,7 @@ class EpochRecord(NamedTuple):
     loss: float
     train_accuracy: float
     valid_accuracy: float
+    valid_loss: float
     learning_rate: float
 
 
@@ -56,9 +60,9 @@ def train(
     eval_fn: EvalFn,
     params: Params,
     x_train: ArrayLike,
-    y_train: ArrayLike,
+    y_train: ArrayLike | Targets,
     x_valid: ArrayLike,
-    y_valid: ArrayLike,
+    y_valid: ArrayLike | Targets,
     options: TrainingOptions,
     *,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -76,9 +80,10 @@ def train(
         eval_fn: the network with running statistics.
         params: initial parameters, floating.
         x_train: `[N, ...]`, normalised inputs; images are `[N, H, W, C]`.
-        y_train: `int[N]`, labels in `[0, K)`.
+        y_train: `int[N]`, labels in `[0, K)`; or `tasks.Targets`, values `[N, ...]` with the loss
+            that is minimised.
         x_valid: `[M, ...]`.
-        y_valid: `int[M]`.
+        y_valid: `int[M]`, or `tasks.Targets`.
         options: see `TrainingOptions`.
         checkpoint_dir: where to save and from where to resume; None saves nothing.
         progress: called with the record of each epoch, after the epoch was saved.
@@ -94,9 +99,10 @@ def train(
     initial = initial_state(train_fn, params, *train_set, options)
     run = options._asdict() | {
         "params": checkpoints.digest(params),
-        "data": checkpoints.digest((train_set, valid_set)),
+        "data": checkpoints.digest(jax.tree.leaves((train_set, valid_set))),
+        "loss": getattr(getattr(y_train, "loss", None), "__qualname__", "cross_entropy"),
     }
-    steps, batch_size = epoch_size(options, len(train_set[1]))
+    steps, batch_size = epoch_size(options, len(train_set[0]))
     schedule = learning_rate_schedule(options, steps)
     # The seed is in the keys; without it here, all seeds share one compiled epoch.
     unseeded = options._replace(seed=0)
@@ -106,12 +112,17 @@ def train(
         for index in range(len(history), options.epochs):
             key = jax.random.fold_in(jax.random.key(options.seed), index)
             epoch = learn(train_fn, unseeded, state, key, *train_set)
-            valid, finite = math.nan, bool(epoch.finite)
+            valid, finite = Evaluation(math.nan, math.nan), bool(epoch.finite)
             if finite:
                 state = epoch.state
-                valid = accuracy(eval_fn, state.params, state.statistics, *valid_set, batch_size)
-            losses = float(epoch.loss), float(epoch.accuracy)
-            history.append(EpochRecord(index + 1, *losses, valid, float(schedule(index * steps))))
+                valid = evaluate(eval_fn, state.params, state.statistics, *valid_set, batch_size)
+            history.append(
+                EpochRecord(
+                    index + 1,
+                    *(float(epoch.loss), float(epoch.accuracy), valid.accuracy, valid.loss),
+                    float(schedule(index * steps)),
+                )
+            )
             if finite:
                 checkpoints.save(manager, state, history, run)
             if progress is not None:
@@ -121,20 +132,27 @@ def train(
     return TrainingResult(state.params, state.statistics, tuple(history), False)
 
 
-def _examples(purpose: str, inputs: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
+def _examples(purpose: str, inputs: ArrayLike, labels: Any) -> tuple[Array, Any]:
     """Return inputs and labels on the device."""
-    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
-    if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not inputs.size:
+    inputs = jnp.asarray(inputs)
+    labels = labels if isinstance(labels, Targets) else jnp.asarray(labels)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(labels)]
+    is_task = isinstance(labels, Targets)
+    is_each = all(shape[:1] == inputs.shape[:1] for shape in shapes)
+    if inputs.ndim < 2 or not inputs.size or not is_each or not (is_task or labels.ndim == 1):
         raise ValueError(
             f"The {purpose} set must hold inputs [N, ...] and labels [N], N > 0: got shapes "
-            f"{list(inputs.shape)} and {list(labels.shape)}."
+            f"{list(inputs.shape)} and {', '.join(str(list(shape)) for shape in shapes)}."
         )
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(
             f"The {purpose} inputs must be floating: got {inputs.dtype}; normalise them first."
         )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"The {purpose} labels must be integers: got {labels.dtype}.")
+    if not is_task and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"The {purpose} labels must be integers: got {labels.dtype}; labels of another kind "
+            "are jaxnas.tasks.Targets, with their loss."
+        )
     return inputs, labels
 
 

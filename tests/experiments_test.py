@@ -49,6 +49,7 @@ def test_experiment(name, tmp_path, experiment):
 
 
 TINY = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_seeds=2"]
+SLOW = ("metric_relations", "regression")
 OTHERS = {
     "hnas_nasbench201": (
         [
@@ -80,6 +81,13 @@ OTHERS = {
         ["--num_archs=20", "--batch_size=6", "--image_size=4", "--num_seeds=1"],
         ("stacked: -log condition", "convolutional: -left-out loss", "equation 12", "random"),
     ),
+    "regression": (
+        [
+            *("--channels=2", "--cells=1", "--batch_size=4", "--side=8", "--num_seeds=1"),
+            *("--num_archs=4", "--num_media=100", "--epochs=1", "--proxies=mgm", "--norm=batch"),
+        ],
+        ("mgm", "mgm on CIFAR-10", "#params", "Two trainings", "explained %, training 2"),
+    ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
         ("linearised", "The kernels by neural-tangents"),
@@ -101,10 +109,7 @@ def other(experiment, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name == "metric_relations" else ())
-        for name in OTHERS
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in OTHERS],
 )
 def test_other_experiments(name, other):
     run, folder = other(name)

@@ -130,7 +130,6 @@ def conductivities(
     noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, side, side))) * smooth).real
     threshold = rng.normal(scale=0.5, size=(count, 1, 1)) * noise.std()
     phases = np.where(noise > threshold, 1.0, -1.0)
-    a = np.where(phases > 0, 10.0, 1.0)
 
     entries = np.array([effective(medium) for medium in np.where(phases > 0, 10.0, 1.0)])
     entries[:, :2] = np.log(entries[:, :2])

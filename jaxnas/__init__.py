@@ -32,9 +32,10 @@ _MODULE_OF = {
     "score": "scoring",
 }
 _MODULES = (
-    *("activations", "benchmarks", "connectivity", "correlation", "datasets", "encoding"),
-    *("gradients", "gram", "isometry", "kernels", "network", "pretrained", "processes"),
-    *("proxies", "runs", "search", "spaces", "supernet", "training", "types", "wiring"),
+    *("activations", "benchmarks", "calibration", "connectivity", "correlation", "datasets"),
+    *("encoding", "gradients", "gram", "isometry", "kernels", "network", "pretrained"),
+    *("processes", "proxies", "runs", "search", "spaces", "supernet", "training", "types"),
+    "wiring",
 )
 
 __all__ = [

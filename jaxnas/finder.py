@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from jaxnas import check, encoding, processes, search
+from jaxnas import calibration, check, encoding, processes, search
 from jaxnas.proxies import cost, resolve
 from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
@@ -125,6 +125,30 @@ class Found(NamedTuple):
         if trainer.test_accuracy:
             frame["test %"] = [trainer.test_accuracy[name] for name in names]
         return frame.sort_values(trainer.decides, ascending=False, kind="stable", ignore_index=True)
+
+    def percentiles(self, trainer: Trainer, k: int = 10, *, seed: int = 0) -> pd.DataFrame:
+        """Train `k` of the networks, spread over the order; say where all of them should stand.
+
+        See `calibration.percentiles`.
+
+        Returns:
+            A row for each network, best first: `arch`, the first score, `percentile` (100 is the
+            most accurate of all that were scored) with its 90 % interval from `low` to `high`, and
+            what the trainer `decides` by, nan where a network was not trained.
+        """
+        first = self.scores.first
+        score, names = self.scores.mean(first), list(map(self.space.to_string, self.scores.archs))
+        few = calibration.spread(score, k, seed=seed)
+        found = np.full(len(score), np.nan)
+        found[few] = trainer(self.scores.archs[few])
+        expected = calibration.percentiles(score, few, found[few], seed=seed)
+        frame = pd.DataFrame(
+            {
+                **{"arch": names, first: score, "percentile": expected.expected},
+                **{"low": expected.low, "high": expected.high, trainer.decides: found},
+            }
+        )
+        return frame.iloc[self.scores.order()].reset_index(drop=True)
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""

@@ -1,5 +1,6 @@
 """Threads and devices share the work, and change no number."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -96,8 +97,10 @@ def _scores_on(count):
         capture_output=True,
         text=True,
         check=False,
-        env={
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={count}",
             "JAX_PLATFORMS": "cpu",
         },
     )

@@ -114,6 +114,27 @@ def test_the_best_are_different_functions(scorer):
     assert names == ["2-3-3", "1-3-3", "2-2-3", "0-3-3"]  # 2-3-2 is the function of 2-2-3
 
 
+def test_a_few_trainings_say_where_all_should_stand(scorer):
+    class Known:
+        decides = "validation %"
+
+        def __call__(self, archs):
+            self.trained = archs
+            return archs.sum(1) ** 2.0
+
+    found, known = find(scorer(), "random", evaluations=30), Known()
+    frame = found.percentiles(known, 6)
+    assert len(frame) == len(found.scores.archs)
+    assert frame["sum"].is_monotonic_decreasing
+    trained = frame[frame["validation %"].notna()]
+    assert set(trained["arch"]) == set(map(found.space.to_string, known.trained))
+    assert (trained["validation %"] == trained["sum"] ** 2).all()
+    assert (frame["low"] <= frame["percentile"]).all()
+    assert (frame["percentile"] <= frame["high"]).all()
+    # The score is as good as the training: the first is expected above the last.
+    assert frame["low"].iloc[0] > frame["high"].iloc[-1]
+
+
 def test_the_pareto_front(scorer):
     front = find(scorer(), "exhaustive").pareto("params")
     assert front["sum"].tolist() == list(range(9))

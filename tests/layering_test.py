@@ -17,7 +17,7 @@ import jaxnas
 FLOORS = {
     # Mathematics on arrays, what a traced program says, and how long it lives.
     0: (
-        *("allocator", "types", "encoding", "gram", "correlation", "wiring"),
+        *("allocator", "types", "encoding", "gram", "correlation", "calibration", "wiring"),
         *("convolution", "equations", "programs", "lifetimes", "tasks", "check"),
     ),
     1: ("gradients",),  # of a batch and of each example
@@ -42,6 +42,7 @@ NARROW = {
     "gram": ("types",),
     "tasks": ("types",),
     "correlation": ("types", "check"),
+    "calibration": ("check",),
     "wiring": ("types", "check"),
     "convolution": ("types",),
     "equations": ("types", "convolution"),

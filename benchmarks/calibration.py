@@ -49,13 +49,12 @@ def main() -> None:
                 others = np.setdiff1d(np.arange(args.pool), few)
                 head = np.setdiff1d(first, few)
                 width, error = found.high - found.low, np.abs(found.expected - truth)
-                each.append(
-                    [holds[others].mean(), holds[head].mean(), width[others].mean()]
-                    + [width[head].mean(), error[others].mean()]
-                )
+                of_others = holds[others].mean(), width[others].mean(), error[others].mean()
+                each.append([*of_others, holds[head].mean(), width[head].mean()])
             lines.append([name, count, *np.mean(each, 0).round(2)])
-    columns = ["score", "trained", "within", "within, first tenth", "width", "width, first tenth"]
-    print(pd.DataFrame(lines, columns=[*columns, "error"]).to_string(index=False))
+    of_others = ["within", "width", "error"]
+    columns = ["score", "trained", *of_others, "within, first tenth", "width, first tenth"]
+    print(pd.DataFrame(lines, columns=columns).to_string(index=False))
 
 
 if __name__ == "__main__":

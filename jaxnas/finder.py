@@ -132,23 +132,20 @@ class Found(NamedTuple):
         See `calibration.percentiles`.
 
         Returns:
-            A row for each network, best first: `arch`, the first score, `percentile` (100 is the
-            most accurate of all that were scored) with its 90 % interval from `low` to `high`, and
-            what the trainer `decides` by, nan where a network was not trained.
+            A row for each network that has a score, best first: `arch`, the first score,
+            `percentile` (100 is the most accurate of these networks) with its 90 % interval from
+            `low` to `high`, and what the trainer `decides` by, nan where it was not trained.
         """
         first = self.scores.first
-        score, names = self.scores.mean(first), list(map(self.space.to_string, self.scores.archs))
+        order = self.scores.order()
+        scored = self.scores.take(order[np.isfinite(self.scores.mean(first)[order])])
+        score, known = scored.mean(first), np.full(len(scored.archs), np.nan)
         few = calibration.spread(score, k, seed=seed)
-        found = np.full(len(score), np.nan)
-        found[few] = trainer(self.scores.archs[few])
-        expected = calibration.percentiles(score, few, found[few], seed=seed)
-        frame = pd.DataFrame(
-            {
-                **{"arch": names, first: score, "percentile": expected.expected},
-                **{"low": expected.low, "high": expected.high, trainer.decides: found},
-            }
-        )
-        return frame.iloc[self.scores.order()].reset_index(drop=True)
+        known[few] = trainer(scored.archs[few])
+        expected = calibration.percentiles(score, few, known[few], seed=seed)
+        names = list(map(self.space.to_string, scored.archs))
+        frame = pd.DataFrame({"arch": names, first: score, "percentile": expected.expected})
+        return frame.assign(low=expected.low, high=expected.high, **{trainer.decides: known})
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""

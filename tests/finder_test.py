@@ -124,7 +124,7 @@ def test_a_few_trainings_say_where_all_should_stand(scorer):
 
     found, known = find(scorer(), "random", evaluations=30), Known()
     frame = found.percentiles(known, 6)
-    assert len(frame) == len(found.scores.archs)
+    assert len(frame) == sum(found.scores.archs[:, 0] != 3)  # others are disconnected
     assert frame["sum"].is_monotonic_decreasing
     trained = frame[frame["validation %"].notna()]
     assert set(trained["arch"]) == set(map(found.space.to_string, known.trained))

@@ -34,7 +34,17 @@ _MODULE_OF = {
 _MODULES = (
     *("activations", "benchmarks", "calibration", "connectivity", "correlation", "datasets"),
     *("encoding", "gradients", "gram", "isometry", "kernels", "network", "pretrained"),
-    *("processes", "proxies", "runs", "search", "spaces", "supernet", "training", "types"),
+    *(
+        "processes",
+        "proxies",
+        "runs",
+        "script",
+        "search",
+        "spaces",
+        "supernet",
+        "training",
+        "types",
+    ),
     "wiring",
 )
 

@@ -27,7 +27,9 @@ from jaxnas import benchmarks, correlation, datasets, finder, spaces
 from jaxnas.launch import keep_programs, launch, say
 from jaxnas.proxies import BY_NAME, aggregate
 from jaxnas.runs import Part, Plot, Report, ScoreStore, Table, Text, figures, save, to_text
+from jaxnas.runs.files import write_whole
 from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.script import training_script
 from jaxnas.search import sample_distinct
 from jaxnas.types import SearchSpace
 
@@ -142,6 +144,13 @@ def search() -> None:
         parts = [_picture(found.scores, accuracy), best, _against(found, accuracy), *rest]
         report = report._replace(parts=parts)
     _finish(report._replace(subtitle=f"{_subtitle(space)} Strategy: {strategy}."), folder)
+    try:
+        text = training_script(space, found.best, _DATA.value)
+    except ValueError:  # a layout of one's own has a model, and no name that makes it again
+        return
+    path = Path(folder) / "train.py"
+    write_whole(path, text.encode())
+    say(f"To train the best: {path}")
 
 
 def report() -> None:

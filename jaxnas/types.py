@@ -228,6 +228,9 @@ class SearchSpace(NamedTuple):
         num_params_for: `num_params_for(inputs)` gives `num_params` where it depends on the shape of
             the inputs; None where it does not.
         cells: what to draw of a concrete architecture, by title; None where its notation says all.
+        module: `module(arch)`: a concrete architecture alone, as a model to train elsewhere: a Flax
+            module, `module.init(key, inputs)`, or whatever builds a family. None where a network
+            is more than that, as one that is pre-trained.
     """
 
     name: str
@@ -244,6 +247,7 @@ class SearchSpace(NamedTuple):
     is_traceable: bool = True
     num_params_for: Callable[[Any], Callable[[ArrayLike], int]] | None = None
     cells: Callable[[ArrayLike], Mapping[str, Cell]] | None = None
+    module: Callable[[ArrayLike], Any] | None = None
 
 
 Measure = Callable[[ApplyFn, Params, Batch, Array], Any]

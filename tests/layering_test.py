@@ -30,7 +30,7 @@ FLOORS = {
     4: ("supernet",),
     # Join the wings; see everything.
     5: (
-        *("engine", "finder", "scorer", "scoring", "processes", "trainer"),
+        *("engine", "finder", "scorer", "scoring", "processes", "script", "trainer"),
         *("launch", "__init__", "__main__"),
     ),
 }

@@ -57,6 +57,7 @@ def test_a_search_is_resumed_and_reported(jaxnas, tmp_path):
     assert "What training says" in first.stdout
     assert "random, mean of 1,000 draws" in first.stdout
     assert (tmp_path / "report.html").is_file()
+    compile((tmp_path / "train.py").read_text(encoding="utf-8"), "train.py", "exec")
     best = [run.stdout.split("The best\n--------\n\n")[1].split("\n")[0] for run in (first, second)]
     assert best[0] == best[1]
     shown = jaxnas("report", f"--output_dir={tmp_path}")

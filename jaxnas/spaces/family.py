@@ -135,6 +135,7 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
         options={"build": f"{getattr(build, '__module__', '')}.{name}", "choices": written},
         is_traceable=False,
         num_params_for=num_params_for,
+        module=lambda arch: model(encoding.one(arch, sizes), jax.random.key(0)),
     )
 
 

@@ -77,6 +77,7 @@ def image_space(
         "is_connected": functools.partial(always_connected, choices),
         "representative": lambda arch: np.array(encoding.one(arch, choices), np.int32),
         "num_params": num_params,
+        "module": lambda arch: module.Architecture(networks, tuple(np.asarray(one(arch)).tolist())),
     }
     return SearchSpace(
         name=name,

@@ -223,6 +223,7 @@ def wired_space(name: str, networks: Wired, shape: Sequence[int]) -> SearchSpace
         representative=pruned,
         num_params=lambda arch: module.count_params(networks, one_input)(pruned(arch)),
         cells=wirings.drawn,
+        module=lambda arch: module.Architecture(networks, tuple(pruned(arch).tolist())),
         options={
             field: getattr(networks, field)
             for field in sorted(fields - {"parent", "name", "norm", "colors"})

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxnas import check, encoding
 from jaxnas.benchmarks import transformers
 from jaxnas.benchmarks.transformers import Choices
-from jaxnas.network import Network, StaticArch, graph, tensors
+from jaxnas.network import Architecture, Network, StaticArch, graph, tensors
 from jaxnas.network.normalization import Mode
 from jaxnas.spaces.image_space import always_connected
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn, is_floating
@@ -130,6 +130,7 @@ def space_of(networks: Transformer) -> SearchSpace:
         num_params=num_params,
         options={field: getattr(networks, field) for field in sorted(fields)},
         is_traceable=False,
+        module=lambda arch: Architecture(networks, tuple(one(arch).tolist())),
     )
 
 

@@ -214,7 +214,7 @@ def test_every_experiment_says_which_shared_flags_it_reads():
         for path in (ROOT / "experiments").glob("*.py")
         if "launch(main)" in path.read_text()
     ]
-    assert len(experiments) == 16
+    assert len(experiments) == 17
     for text in experiments:
         assert text.count("\ncommon.reads(") == 1
         assert "adopt_module_key_flags(common)" not in text

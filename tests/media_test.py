@@ -1,6 +1,6 @@
 import numpy as np
 
-from experiments.regression import conductivities, effective
+from experiments.media import conductivities, effective
 
 
 def test_layers_conduct_as_resistors_in_a_row_or_side_by_side():

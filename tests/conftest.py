@@ -105,7 +105,7 @@ def experiment_command(_experiment_flags):
 
 @pytest.fixture(scope="session")
 def _forks():
-    """The process that `experiment` forks: a small one takes as long as the imports of JAX."""
+    """The process that `command` forks: a small one takes as long as the imports of JAX."""
     with subprocess.Popen(
         [sys.executable, Path(__file__).with_name("forks.py")],
         cwd=ROOT,
@@ -119,19 +119,26 @@ def _forks():
 
 
 @pytest.fixture(scope="session")
-def experiment(_experiment_flags, _forks, tmp_path_factory):
-    """`experiment(name, folder, *flags)`: run as a user does; its files lie in `folder`."""
+def command(_forks, tmp_path_factory):
+    """`command(module, *flags)`: what `python -m module` does with them."""
 
-    def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         printed = tmp_path_factory.mktemp("printed")
         paths = [str(printed / name) for name in ("output", "error")]
         optimised = not jax.config.read("jax_disable_most_optimizations")
-        module, flags = f"experiments.{name}", _experiment_flags(folder, *arguments)
-        print(json.dumps([module, flags, optimised, *paths]), file=_forks.stdin)
+        print(json.dumps([module, arguments, optimised, *paths]), file=_forks.stdin)
         status = int(_forks.stdout.readline())
-        return subprocess.CompletedProcess(flags, status, *(Path(p).read_text() for p in paths))
+        return subprocess.CompletedProcess(arguments, status, *(Path(p).read_text() for p in paths))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def experiment(_experiment_flags, command):
+    """`experiment(name, folder, *flags)`: run as a user does; its files lie in `folder`."""
+    return lambda name, folder, *arguments: command(
+        f"experiments.{name}", *_experiment_flags(folder, *arguments)
+    )
 
 
 @pytest.fixture(scope="session")

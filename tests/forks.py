@@ -12,7 +12,9 @@ import sys
 import jax
 import scipy.stats  # noqa: F401
 
-import experiments.common  # noqa: F401
+import jaxnas.correlation
+import jaxnas.finder
+import jaxnas.launch
 import jaxnas.runs.figures  # noqa: F401
 from jaxnas.spaces.nasbench201 import equivalence
 

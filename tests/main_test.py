@@ -1,8 +1,5 @@
 """The command line: rank, search and report, as a user types them."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -12,20 +9,10 @@ SMALL = ("--options=channels=2,cells=1", "--batch_size=4", "--image_size=8", "--
 
 
 @pytest.fixture(scope="module")
-def jaxnas(tmp_path_factory):
+def jaxnas(command, tmp_path_factory):
     """`jaxnas(*arguments)`: run a command; all share what is compiled."""
     cache = tmp_path_factory.mktemp("xla")
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "jaxnas", *arguments, f"--compilation_cache={cache}"],
-            cwd=cache,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+    return lambda *arguments: command("jaxnas", *arguments, f"--compilation_cache={cache}")
 
 
 def test_without_a_command_random_cells_are_ranked(jaxnas):

@@ -235,21 +235,17 @@ def _assert_close(found, expected, tolerance):
     jax.tree_util.tree_map_with_path(close, found, expected)
 
 
-# Half a minute each to compile; their compiled statistics are below.
-SLOW_TO_COMPILE = {"instance", "eval"}
-
-
 @pytest.mark.parametrize(
     ("plan", "norm", "arch"),
     [
-        # Each mode and each architecture once; the rest of their product is slow.
+        # Each mode and each architecture once, and one mode compiled (the statistics of another
+        # are below); the rest of their product is slow.
         pytest.param(
             plan,
             norm,
             arch,
             marks=()
-            if norm == "batch"
-            or (arch == "every operation" and (plan is _eager or norm not in SLOW_TO_COMPILE))
+            if norm == "batch" or (arch == "every operation" and plan is _eager)
             else pytest.mark.slow,
         )
         for plan in (_eager, _compiled)
@@ -341,7 +337,7 @@ def test_eager_statistics_are_those_of_a_loop(norm, arch):
     _assert_close(found, expected, 1e-9)
 
 
-@pytest.mark.parametrize("norm", ["instance", "eval"])
+@pytest.mark.parametrize("norm", ["instance", pytest.param("eval", marks=pytest.mark.slow)])
 def test_compiled_statistics_are_those_of_a_loop(norm):
     statistics = jax.jit(functools.partial(_statistics, norm))
     for arch in ("every operation", "dead edges"):

@@ -338,6 +338,7 @@ def test_the_modes_differ():
     assert len({round(squares(mode), 6) for mode in ("batch", "instance", "eval")}) == 3
 
 
+@pytest.mark.slow  # a minute; cells are compared above
 def test_the_compiled_plan_of_a_network_is_the_eager_one():
     """Three cells a stack, of which the equal ones are scanned; also the costs."""
     space = nasbench101(channels=CHANNELS, cells=3, classes=CLASSES, norm="batch")

@@ -306,16 +306,21 @@ def _assert_close(found, expected, tolerance):
     jax.tree_util.tree_map_with_path(close, found, expected)
 
 
-@pytest.mark.parametrize("plan", [_eager, _compiled])
 @pytest.mark.parametrize(
-    ("setting", "arch"),
+    ("setting", "arch", "plan"),
     [
-        # Each setting and each architecture once; the rest of their product is slow.
+        # Each architecture once, and each setting; compiled those that couple examples or look at
+        # each alone. The rest of their product is slow.
         pytest.param(
             setting,
             arch,
-            marks=() if setting == BATCH or arch == "every operation" else pytest.mark.slow,
+            plan,
+            marks=()
+            if setting == BATCH
+            or (arch == "every operation" and (plan is _eager or setting == INSTANCE))
+            else pytest.mark.slow,
         )
+        for plan in (_eager, _compiled)
         for setting in SETTINGS
         for arch in ARCHS
         if setting.dtype == "float64" or arch not in ILL_CONDITIONED

@@ -4,7 +4,9 @@ The dtype of the input is kept. Differences of large sums (`offdiagonal_mean`) a
 (`condition_number`) need float64: pass a float64 array inside `jax.enable_x64(True)`.
 """
 
+import jax
 import jax.numpy as jnp
+from jax import custom_batching
 from jax.scipy.special import entr
 
 from jaxnas.types import Array
@@ -78,8 +80,20 @@ def centre_coordinates(gram: Array, coordinate_sum: Array, size: Array | int) ->
 
 
 def eigenvalues(gram: Array) -> Array:
-    """Return the eigenvalues `[B]`, ascending, never negative (rounding can make them so)."""
-    return jnp.maximum(jnp.linalg.eigvalsh(gram), 0)
+    """Return the eigenvalues `[B]`, ascending, never negative (rounding can make them so).
+
+    On a CPU `jax.vmap` takes one matrix after the other: where a program has several batches of
+    eigenvalues, jaxlib's LAPACK waits for threads that wait for it, and the program never ends.
+    """
+    values = jax.lax.platform_dependent(gram, cpu=_one_after_the_other, default=_eigenvalues)
+    return jnp.maximum(values, 0)
+
+
+def _eigenvalues(gram: Array) -> Array:
+    return jnp.linalg.eigvalsh(gram)
+
+
+_one_after_the_other = custom_batching.sequential_vmap(_eigenvalues)
 
 
 def condition_number(gram: Array, *, eps: Array | float | None = None) -> Array:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +108,23 @@ def test_what_was_measured_in_float32_is_no_more_precise_as_float64():
 def test_eigenvalues_are_never_negative():
     # What rounding could give: eigenvalues -1 and 3.
     np.testing.assert_allclose(gram.eigenvalues(jnp.array([[1.0, 2], [2, 1]])), [0, 3], rtol=1e-6)
+
+
+SPECTRA = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxnas import gram
+
+grams = np.einsum("lbd,lcd->lbc", *2 * [np.random.default_rng(0).normal(size=(11, 50, 60))])
+program = jax.jit(lambda g: [jax.vmap(gram.eigenvalues)(g * (k + 1)).sum() for k in range(32)])
+for _ in range(5):
+    found = np.array(program(grams.astype(np.float32)))
+np.testing.assert_allclose(found, np.trace(grams.sum(0)) * (1 + np.arange(32)), rtol=1e-4)
+"""
+
+
+def test_many_batches_of_eigenvalues_in_a_program_end():
+    # jaxlib's own batches wait for each other on a machine of few cores.
+    subprocess.run([sys.executable, "-c", SPECTRA], check=True, timeout=100)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnas import gram
 from jaxnas.proxies import measures
 from jaxnas.types import Array, Passed, Proxy, is_floating, wide
 
@@ -83,7 +84,7 @@ def _keep_entropy(inputs: Any, passed: Passed, key: Array, position: int) -> _Ke
 def _entropy(features: Array) -> Array:
     rows = wide(features).reshape(-1, features.shape[-1])
     centred = rows - rows.mean(0, keepdims=True)
-    variances = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred / rows.shape[0]), 0)
+    variances = gram.eigenvalues(centred.T @ centred / rows.shape[0])
     total = variances.sum()
     shares = variances / jnp.where(total > 0, total, 1)
     entropy = -(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum()
@@ -122,7 +123,7 @@ def _spectral_norm(probe: Array, pulled: Array) -> Array:
     blocks = pulled.reshape(batch, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
     pixels = batch * height * width
     jacobian = wide(blocks).reshape(pixels, -1).T @ wide(probe).reshape(pixels, channels) / pixels
-    squares = jnp.linalg.eigvalsh(jacobian.T @ jacobian)
+    squares = gram.eigenvalues(jacobian.T @ jacobian)
     return jnp.stack([jnp.sqrt(squares.max()), unchanged.astype(squares.dtype)])
 
 

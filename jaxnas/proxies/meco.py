@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr
 
+from jaxnas import gram
 from jaxnas.proxies import measures
 from jaxnas.types import ApplyFn, Array, Batch, Outputs, Params, Passed, Proxy, Shown, wide
 
@@ -126,7 +127,7 @@ def _of_rows(rows: Array, alive: Any) -> Array:
     # Both products have the same eigenvalues, but for zeros.
     is_whole = size <= samples or jnp.ndim(alive) > 0
     product = scaled @ scaled.T if is_whole else scaled.T @ scaled
-    values = jnp.maximum(jnp.linalg.eigvalsh(product), 0)
+    values = gram.eigenvalues(product)
     # Channels that are not there bring the first zeros. What is centred has a rank below `samples`:
     # without more of them than channels the least is 0, or nan where something is not finite.
     is_full = is_whole & (present.sum() < samples)

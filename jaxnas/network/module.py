@@ -29,6 +29,7 @@ from jaxnas.types import (
     Shown,
     Stage,
     Statistics,
+    is_floating,
 )
 
 MOMENTUM = 0.9
@@ -78,7 +79,7 @@ class Network(nn.Module):
     def declare(self, inputs: Array) -> None:
         """Declare the parameters of all operations, for inputs of that shape."""
         self.validate(inputs)
-        _declare(self, whole(self, _shape(inputs)).tensors, inputs.dtype)
+        _declare(self, whole(self, _shape(inputs)).tensors, inputs)
 
     def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
         """Return the network of one architecture, which takes parameters and inputs."""
@@ -108,11 +109,12 @@ class Architecture(nn.Module):
         bound = BoundNetwork(network, StaticArch(self.arch))
         if self.is_initializing():
             network.validate(inputs)
-            _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)
+            _declare(self, bound.graph(_shape(inputs)).tensors, inputs)
         return _apply(self, bound, inputs)
 
 
-def _declare(module: nn.Module, spec: tensors.Tensors, dtype: Any) -> None:
+def _declare(module: nn.Module, spec: tensors.Tensors, inputs: Array) -> None:
+    dtype = inputs.dtype if is_floating(inputs) else jnp.float32
     for name, declared in spec.items():
         module.param(name, functools.partial(tensors.initialize, declared, dtype))
 
@@ -167,7 +169,8 @@ class BoundNetwork:
             inputs: images.
             statistics: running statistics (as in `Outputs.statistics`) for the mode `eval` of a
                 concrete architecture; mean 0 and variance 1 if None.
-            key: of the dropout, in training; None drops nothing.
+            key: of the dropout in training, where there are no running statistics; None drops
+                nothing.
 
         Raises:
             ValueError: `statistics` in another mode, or for a traced architecture.

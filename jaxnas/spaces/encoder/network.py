@@ -49,8 +49,8 @@ class Options(NamedTuple):
             plain `sum`; the `mean` of all; the sum with mean and deviation of the usual input,
             token by token (`norm`); or the sum weighted by a trained `gate` a connection.
         gate: initial value of the gates; 0 leaves the pre-trained function as it is.
-        activations: the others to choose from, names in `ACTIVATIONS`; of `tanh` in the place of
-            `gelu` nothing that was learned survives.
+        activations: the others to choose from, names in `transformer.layers.ACTIVATIONS`; of `tanh`
+            in the place of `gelu` nothing that was learned survives.
         dropout: share of hidden values that are dropped in training, after the embeddings, after
             both parts of a layer, and before the classifier.
     """

@@ -266,6 +266,13 @@ def test_gradients_of_examples_are_those_of_each_alone(space, batch):
     assert (each["layers"]["join_02"]["gate"] != 0).all()
 
 
+def test_it_is_a_flax_module_that_takes_the_wiring(batch):
+    module = network()
+    variables = module.init(jax.random.key(0), batch.inputs, SKIP)
+    expected = module.bound(SKIP)(variables["params"], batch.inputs).logits
+    np.testing.assert_array_equal(module.apply(variables, batch.inputs, SKIP).logits, expected)
+
+
 EACH = Statistic(lambda tensor, gradient: gradient)
 
 

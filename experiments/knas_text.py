@@ -122,7 +122,7 @@ def main() -> None:
         scored = _scores(space, archs, data, names, folder)
         scores = {name: scored.mean(name) for name in names}
         tuning = FineTuneOptions(epochs=_EPOCHS.value, learning_rate=_LEARNING_RATE.value)
-        network = EncoderNetwork(source.config, options)
+        network = EncoderNetwork(config=source.config, options=options)
         tuner = Tuner(
             *(network, source.weights, data, _TUNE_BATCH.value, _lengths()),
             *(tuning, _RANK.value, folder / "runs.json", _context(space)),

@@ -96,7 +96,7 @@ def _trained(tuner: Tuner, seed: int) -> tuple[TunedFn, Params, Params]:
     The embeddings stay as they are: their optimiser alone would take as long as a layer.
     """
     draws, factors = jax.random.split(jax.random.key(seed))
-    params = tuner.network.init(draws, tuner.weights)
+    params = tuner.network.draw(draws, tuner.weights)
     if tuner.rank is None:
         embeddings = params.pop("embeddings")
         return tuner.network.above_embeddings, embeddings, params

@@ -9,19 +9,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import dtypes, lax
 
 from jaxnas.network import architectures, layers
 from jaxnas.network.architectures import Decision
 from jaxnas.network.graph import Graph, Path, Repeat, Step, Switch, Value
-from jaxnas.network.operations import Context, Operation, Weights, describe
+from jaxnas.network.operations import IDENTITY, Context, Operation, Weights, describe
 from jaxnas.types import Array, Passed, Shown, Statistics
 
 Tree = Mapping[str, Any]
 
 
 def run(
-    graph: Graph, context: Context, params: Tree, slots: Tree | None, inputs: tuple[Array, ...]
+    graph: Graph,
+    context: Context,
+    params: Tree,
+    slots: Tree | None,
+    inputs: tuple[Array, ...],
+    key: Array | None = None,
 ) -> tuple[tuple[Array, ...], list[Shown]]:
     """Return the outputs of a network, and what its operations show.
 
@@ -31,17 +36,20 @@ def run(
         params: its tensors.
         slots: as `params`, `layers.slots` of each tensor; None if there are no statistics.
         inputs: one for each of the graph's.
+        key: of the dropout, in training; None drops nothing.
     """
     values = graph.start(inputs)
     shown: list[Shown] = []
     alive = liveness(graph) if context.watched else {}
     for position, step in enumerate(graph.live):
         xs = tuple(values[value] for value in step.inputs)
+        own_key = None if key is None else jax.random.fold_in(key, position)
         if isinstance(step.part, Repeat):
-            outputs = repeat(step.part, context, params, slots, xs)
+            outputs = repeat(step.part, context, params, slots, xs, own_key)
         else:
             own_slots = None if slots is None else at(slots, step.path)
-            weights = Weights(context, at(params, step.path), own_slots, path=step.path)
+            own_params = at(params, step.path)
+            weights = Weights(context, own_params, own_slots, path=step.path, key=own_key)
             if isinstance(step.part, Switch):
                 outputs = (switch(step.part, weights, xs),)
             else:
@@ -71,6 +79,8 @@ def differentiate(
             for cotangent, output in zip(cotangents, outputs, strict=True)
         )
         kept, of_inputs = pull(filled)
+        # Tokens have no gradient.
+        of_inputs = tuple(None if of.dtype == dtypes.float0 else of for of in of_inputs)
         return of_inputs, only(kept, context.positions(chosen))
 
     return Passed(outputs, shown, pullback)
@@ -99,7 +109,12 @@ def subtree(params: Tree, graph: Graph) -> Tree:
 
 
 def repeat(
-    part: Repeat, context: Context, params: Tree, slots: Tree | None, xs: tuple[Array, ...]
+    part: Repeat,
+    context: Context,
+    params: Tree,
+    slots: Tree | None,
+    xs: tuple[Array, ...],
+    key: Array | None,
 ) -> tuple[Array, ...]:
     """Return what comes out after all times: a scan over the weights."""
     stage = part.body.steps[0].path[0]
@@ -108,26 +123,28 @@ def repeat(
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tree[name] for name in part.names])
 
     def once(xs: tuple[Array, ...], weights: Any) -> tuple[tuple[Array, ...], None]:
-        each, each_slots = weights
+        each, each_slots, each_key = weights
         inner = None if slots is None else {stage: each_slots}
-        return run(part.body, context, {stage: each}, inner, xs)[0], None
+        return run(part.body, context, {stage: each}, inner, xs, each_key)[0], None
 
-    weights = stacked(params), None if slots is None else stacked(slots)
-    return lax.scan(once, xs, weights)[0]
+    each_slots = None if slots is None else stacked(slots)
+    keys = None if key is None else jax.random.split(key, len(part.names))
+    return lax.scan(once, xs, (stacked(params), each_slots, keys))[0]
 
 
 def switch(part: Switch, weights: Weights, xs: tuple[Array, ...]) -> Array:
     """Return what the chosen operation makes of the activations.
 
     A switch saves nothing for its backward pass but its inputs (`jax.checkpoint`): XLA would carry
-    what each of its branches saves.
+    what each of its branches saves. What may only be left out saves what it saves anyway.
     """
     operations = [operation for _, operation in part.operations]
     branches: list[_Branch] = [
         functools.partial(_branch, operation, weights, name) for name, operation in part.operations
     ]
     if not isinstance(part.decision, Decision):
-        return _switch(branches, part.decision, weights, xs)
+        is_optional = len(operations) == 2 and IDENTITY in operations
+        return _switch(branches, part.decision, weights, xs, saves=is_optional)
     # Those of a bucket take one branch together; in one of the branches, each its light operation.
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in xs)
     norm = weights.context.norm
@@ -157,7 +174,14 @@ def _branch(chosen: Operation, weights: Weights, name: str, *xs: Array) -> Any:
     return chosen(part, *xs), part.shown
 
 
-def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: Any) -> Array:
+def _switch(
+    branches: Sequence[_Branch],
+    decision: Array,
+    weights: Weights,
+    xs: Any,
+    *,
+    saves: bool = False,
+) -> Array:
     """Return the outputs of a branch; what all branches show is shown, of the others as dead."""
     shapes = [jax.eval_shape(branch, *xs)[1] for branch in branches]
     places: collections.Counter[Any] = collections.Counter()
@@ -176,9 +200,11 @@ def _switch(branches: Sequence[_Branch], decision: Array, weights: Weights, xs: 
         return outputs, everything
 
     parts = [functools.partial(alike, branch) for branch in branches]
-    outputs, shown = jax.checkpoint(lambda chosen, *xs: lax.switch(chosen, parts, *xs))(
-        decision, *xs
-    )
+
+    def choose(decision: Array, *xs: Array) -> tuple[Array, list[Shown]]:
+        return lax.switch(decision, parts, *xs)
+
+    outputs, shown = (choose if saves else jax.checkpoint(choose))(decision, *xs)
     weights.shown += shown
     return outputs
 

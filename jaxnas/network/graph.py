@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.network import architectures
 from jaxnas.network.normalization import Mode
@@ -44,13 +45,13 @@ class Value:
         shape: of the activations, `(B, ...)`.
         dtype: of the activations.
         is_zero: whether they are zeros, because nothing leads to them.
-        given: a number that follows from a traced architecture, instead of activations; or None.
+        given: a number that follows from an architecture, instead of activations; or None.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     is_zero: bool = False
-    given: Array | None = None
+    given: Array | np.ndarray | None = None
 
 
 class Add:
@@ -140,9 +141,9 @@ class Graph:
                 found.append(step)
         return tuple(found[::-1])
 
-    def start(self, inputs: tuple[Array, ...]) -> dict[Value, Array]:
+    def start(self, inputs: tuple[Array, ...]) -> dict[Value, Any]:
         """Return the activations that are there before the first step, of `run` and the like."""
-        values = dict(zip(self.inputs, inputs, strict=True))
+        values: dict[Value, Any] = dict(zip(self.inputs, inputs, strict=True))
         for value in self._constants:
             values[value] = _zeros(value.shape, value.dtype) if value.given is None else value.given
         return values
@@ -262,8 +263,8 @@ class Net:
         return Value(shape, like.dtype, is_zero=True)
 
     def given(self, number: Any) -> Value:
-        """Return a number that follows from a traced architecture, for operations to read."""
-        array = jnp.asarray(number)
+        """Return a number that follows from an architecture, for operations to read."""
+        array = number if isinstance(number, jax.Array) else np.asarray(number)
         return Value(array.shape, array.dtype, given=array)
 
     def cost(self, macs: Any) -> None:
@@ -381,7 +382,7 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     return jnp.zeros(shape, dtype)
 
 
-Forward = Callable[[Net, Value, Any], Value]
+Forward = Callable[[Net, Value, Any], Value | tuple[Value, ...]]
 
 
 def record(
@@ -391,4 +392,5 @@ def record(
     net = Net(norm, scans=architectures.is_traced(arch) and not unrolled)
     given = Value(inputs.shape, inputs.dtype)
     output = forward(net, given, arch)
-    return Graph((given,), (output,), tuple(net.steps), norm, tuple(net.macs), tuple(net.names))
+    outputs = output if isinstance(output, tuple) else (output,)
+    return Graph((given,), outputs, tuple(net.steps), norm, tuple(net.macs), tuple(net.names))

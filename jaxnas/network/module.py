@@ -29,6 +29,7 @@ from jaxnas.types import (
     Shown,
     Stage,
     Statistics,
+    is_floating,
 )
 
 MOMENTUM = 0.9
@@ -78,7 +79,7 @@ class Network(nn.Module):
     def declare(self, inputs: Array) -> None:
         """Declare the parameters of all operations, for inputs of that shape."""
         self.validate(inputs)
-        _declare(self, whole(self, _shape(inputs)).tensors, inputs.dtype)
+        _declare(self, whole(self, _shape(inputs)).tensors, inputs)
 
     def bound(self, arch: ArrayLike | Arch) -> "BoundNetwork":
         """Return the network of one architecture, which takes parameters and inputs."""
@@ -108,11 +109,12 @@ class Architecture(nn.Module):
         bound = BoundNetwork(network, StaticArch(self.arch))
         if self.is_initializing():
             network.validate(inputs)
-            _declare(self, bound.graph(_shape(inputs)).tensors, inputs.dtype)
+            _declare(self, bound.graph(_shape(inputs)).tensors, inputs)
         return _apply(self, bound, inputs)
 
 
-def _declare(module: nn.Module, spec: tensors.Tensors, dtype: Any) -> None:
+def _declare(module: nn.Module, spec: tensors.Tensors, inputs: Array) -> None:
+    dtype = inputs.dtype if is_floating(inputs) else jnp.float32
     for name, declared in spec.items():
         module.param(name, functools.partial(tensors.initialize, declared, dtype))
 
@@ -144,12 +146,22 @@ def _start(statistics: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class BoundNetwork:
-    """A network with its architecture filled in: `PerExampleDifferentiable`, and `Staged`."""
+    """A network with its architecture filled in: `PerExampleDifferentiable`, and `Staged`.
+
+    Attributes:
+        module: all networks of the space.
+        arch: the architecture.
+        frozen: tensors that it reads beside its parameters, nested by name, of which no score reads
+            the gradient; None if there are none.
+    """
 
     module: Network
     arch: Arch
+    frozen: Params | None = None
 
-    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
+    def __call__(
+        self, params: Params, inputs: Array, statistics: Any = None, key: Array | None = None
+    ) -> Outputs:
         """Return the outputs for `inputs` `[B, ...]`.
 
         Args:
@@ -157,6 +169,8 @@ class BoundNetwork:
             inputs: images.
             statistics: running statistics (as in `Outputs.statistics`) for the mode `eval` of a
                 concrete architecture; mean 0 and variance 1 if None.
+            key: of the dropout in training, where there are no running statistics; None drops
+                nothing.
 
         Raises:
             ValueError: `statistics` in another mode, or for a traced architecture.
@@ -169,8 +183,9 @@ class BoundNetwork:
                 f"{mode!r} for a {type(self.arch).__name__}; bind a concrete architecture."
             )
         steps = self.graph(_shape(inputs)).with_features
-        if steps.is_traced:
-            (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,))
+        params = self._all(params)
+        if steps.is_traced or key is not None:
+            (logits, features), _ = compiled.run(steps, Context(mode), params, None, (inputs,), key)
             return Outputs(logits, features)
         watched = () if mode == "none" else ("running",)
         context = Context(mode, watched=watched)
@@ -189,7 +204,7 @@ class BoundNetwork:
         self.module.validate(inputs)
         steps = self.graph(_shape(inputs)).with_features
         context = Context(self.module.norm, statistics)
-        passed = _run_stage(steps, context, params, (inputs,))
+        passed = _run_stage(steps, context, self._all(params), (inputs,))
 
         def pullback(cotangent: Array, chosen: Statistics) -> tuple[Params, ...]:
             kept = passed.pullback((cotangent, None), chosen)[1]
@@ -206,6 +221,7 @@ class BoundNetwork:
         whole = self.graph(_shape(inputs), mode, unrolled=True)
         watched = ("preactivation", "variance") if normalized else ()
         context = Context(mode, statistics, watched)
+        params = self._all(params)
         return [
             functools.partial(_run_stage, steps, context, compiled.subtree(params, steps))
             for steps in whole.stages()
@@ -221,7 +237,7 @@ class BoundNetwork:
         found: list[Shown] = []
         given: tuple[Array, ...] = (inputs,)
         for steps in self.graph(_shape(inputs), unrolled=True).stages():
-            weights = compiled.subtree(params, steps)
+            weights = compiled.subtree(self._all(params), steps)
             if steps.is_traced:
                 given, shown = compiled.run(steps, context, weights, None, given)
             else:
@@ -237,6 +253,9 @@ class BoundNetwork:
         steps = self.graph(_shape(inputs))
         costs = [*steps.costs(lambda described: described.macs), *steps.macs]
         return sum(cost if isinstance(cost, int) else cost.astype(float) for cost in costs)
+
+    def _all(self, params: Params) -> Params:
+        return params if self.frozen is None else {**params, **self.frozen}
 
     def graph(
         self, inputs: jax.ShapeDtypeStruct, norm: Mode | None = None, *, unrolled: bool = False

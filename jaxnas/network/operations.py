@@ -65,6 +65,7 @@ class Weights:
         *,
         path: tuple[str, ...] = (),
         dtype: Any = jnp.float32,
+        key: Array | None = None,
     ) -> None:
         """Make the weights of an operation; one that is only described has no tensors yet."""
         self.context = context
@@ -77,6 +78,7 @@ class Weights:
         self._slots = slots
         self._path = path
         self._dtype = dtype
+        self._key = key
 
     def __getitem__(self, name: str) -> "Weights":
         """Return the weights of a part of the operation."""
@@ -87,6 +89,7 @@ class Weights:
             None if self.running is None else self.running.get(name),
             path=(*self._path, name),
             dtype=self._dtype,
+            key=self._key,
         )
         part.shown, part.costs = self.shown, self.costs
         if self._tensors is None:
@@ -124,6 +127,13 @@ class Weights:
         outputs = layers.apply(rule, statistics, tensors, slots, x)
         self.show("map", lambda: outputs)
         return outputs
+
+    def dropout(self, x: Array, rate: float) -> Array:
+        """Return `x` without a share of its numbers, in training; once an operation at most."""
+        if self._key is None or not rate:
+            return x
+        kept = jax.random.bernoulli(self._key, 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), 0)
 
     def show(self, kind: str, value: Callable[[], Any]) -> None:
         """Show a value to those who watch values of its kind; others do not compute it."""
@@ -282,8 +292,8 @@ def window_sum(x: Array) -> Array:
 
 
 @operation
-def identity(weights: Weights, x: Array) -> Array:
-    """Return `x`; also as a name of its own for what passes through."""
+def identity(weights: Weights, x: Array, *others: Array) -> Array:
+    """Return `x`, whatever else there is; also as a name of its own for what passes through."""
     return x
 
 

@@ -34,22 +34,22 @@ def tensors(config: EncoderConfig) -> Iterator[Tensor]:
     width = config.width
     tables = {
         "words": ("word_embeddings", config.vocabulary),
-        "positions": ("position_embeddings", config.positions),
+        "places": ("position_embeddings", config.positions),
         "segments": ("token_type_embeddings", config.segments),
     }
     for ours, (stored, rows) in tables.items():
-        path = f"embeddings/{ours}/embedding"
-        yield Tensor(path, f"embeddings.{stored}.weight", (rows, width))
+        yield Tensor(f"embeddings/{ours}", f"embeddings.{stored}.weight", (rows, width))
     yield from _norm("embeddings/norm", "embeddings.LayerNorm", width)
     for layer in range(config.layers):
         ours, stored = f"layers/layer_{layer:02}", f"encoder.layer.{layer}"
+        first, second = f"{ours}/attention", f"{ours}/forward"
         for part in ("query", "key", "value"):
-            yield from _dense(f"{ours}/{part}", f"{stored}.attention.self.{part}", width, width)
-        yield from _dense(f"{ours}/mix", f"{stored}.attention.output.dense", width, width)
-        yield from _norm(f"{ours}/mix_norm", f"{stored}.attention.output.LayerNorm", width)
-        yield from _dense(f"{ours}/widen", f"{stored}.intermediate.dense", width, config.inner)
-        yield from _dense(f"{ours}/narrow", f"{stored}.output.dense", config.inner, width)
-        yield from _norm(f"{ours}/narrow_norm", f"{stored}.output.LayerNorm", width)
+            yield from _dense(f"{first}/{part}", f"{stored}.attention.self.{part}", width, width)
+        yield from _dense(f"{first}/mix", f"{stored}.attention.output.dense", width, width)
+        yield from _norm(f"{first}/norm", f"{stored}.attention.output.LayerNorm", width)
+        yield from _dense(f"{second}/widen", f"{stored}.intermediate.dense", width, config.inner)
+        yield from _dense(f"{second}/narrow", f"{stored}.output.dense", config.inner, width)
+        yield from _norm(f"{second}/norm", f"{stored}.output.LayerNorm", width)
     for tensor in _dense("head/pooler", "pooler.dense", width, width):
         yield tensor._replace(required=False)
 
@@ -159,7 +159,7 @@ def _read_one(
         ) from error
     if tensor.name.endswith("/kernel"):
         array = array.T
-    if tensor.name == "embeddings/positions/embedding" and array.ndim > 0:
+    if tensor.name == "embeddings/places" and array.ndim > 0:
         array = array[config.first_position :]
     if array.shape != tensor.shape:
         raise ValueError(

@@ -22,7 +22,7 @@ from jaxnas.types import Array, SearchSpace
 
 FIRST_HIDDEN = 1024
 EMBEDDING = 128
-EPSILON = 1e-12
+RESIDUAL = layers.Residual(pre_norm=False, epsilon=1e-12)
 
 
 class Bert(Transformer):
@@ -49,14 +49,14 @@ class Bert(Transformer):
             vocabulary=self.vocabulary,
             positions=self.positions,
             segments=self.segments,
-            epsilon=EPSILON,
+            epsilon=RESIDUAL.epsilon,
         )
         present, x = net.stage("embeddings", functools.partial(_embeddings, embed), x)
         names = ("heads", "num_feed_forward", "feed_forward_dimension")
         each = list(zip(*(options[name] for name in names), strict=True))[: options["layers"]]
         for heads, count, dimension in each:
             hidden = FIRST_HIDDEN, *(dimension,) * (count - 1)
-            layer = functools.partial(layers.layer, heads, hidden, pre_norm=False, epsilon=EPSILON)
+            layer = functools.partial(layers.layer, heads, hidden, residual=RESIDUAL)
             x = net.stage("layer", layer, x, present)
         x = net.stage("head", layers.first_token(), x)
         return net.stage("classifier", layers.classify(features=self.classes), x)

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxnas import convolution
 from jaxnas.gradients import GRADIENT
-from jaxnas.network import layers
+from jaxnas.network import Network, layers
 from jaxnas.network import operations as ops
 from jaxnas.network.operations import Context, Operation, Weights
 from jaxnas.types import Statistic
@@ -283,3 +283,34 @@ def test_equal_operations_are_one():
     assert ops.conv_norm(features=2) == ops.conv_norm(features=2)
     assert hash(ops.conv_norm(features=2)) == hash(ops.conv_norm(features=2))
     assert ops.conv_norm(features=2) != ops.conv_norm(features=3)
+
+
+@ops.operation
+def _dropped(weights, x):
+    return weights.dropout(x + weights.tensor("bias", x.shape[-1:])[None], 0.5)
+
+
+class _Dropping(Network):
+    norm: str = "none"
+
+    def forward(self, net, x, arch):
+        x = net.repeat("part", 3, lambda net, x: net(_dropped(), x), x)
+        return net.choose("last", {"": _dropped(), "nothing": ops.IDENTITY}, arch[0], x)
+
+    def num_decisions(self):
+        return 1
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit])
+def test_each_operation_drops_others(wrap):
+    network, ones = _Dropping(), jnp.ones((4, 1000))
+    params = network.init(jax.random.key(0), ones, np.array([0]))["params"]
+
+    def logits(arch, key):
+        return network.bound(arch)(params, ones, key=key).logits
+
+    for arch, count in ((0, 4), (1, 3)):
+        kept = wrap(logits)(np.array([arch]), jax.random.key(1))
+        assert set(np.unique(kept)) == {0, 2**count}
+        assert abs((kept > 0).mean() - 0.5**count) < 0.02
+    np.testing.assert_array_equal(wrap(logits)(np.array([0]), None), ones)

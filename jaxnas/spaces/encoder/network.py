@@ -1,9 +1,12 @@
-"""An encoder as functions of its wiring, parameters and tokens, and as one network a wiring."""
+"""A BERT or RoBERTa encoder with a head, whose wiring is its architecture.
 
-import dataclasses
+Sources: Devlin et al., "BERT", NAACL 2019, arXiv 1810.04805; Liu et al., "RoBERTa", 2019, arXiv
+1907.11692: the same network with other weights. Layer normalization comes after each sum.
+"""
+
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +14,158 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import ArrayLike
 
-from jaxnas.network.linen import LinenNetwork
+from jaxnas import encoding
+from jaxnas.network import (
+    Net,
+    Network,
+    Operation,
+    StaticArch,
+    Value,
+    architectures,
+    eager,
+    graph,
+    module,
+    tensors,
+)
+from jaxnas.network import operations as ops
+from jaxnas.network.normalization import Mode
 from jaxnas.pretrained import EncoderConfig
 from jaxnas.spaces.encoder import layers, low_rank, wiring
-from jaxnas.spaces.encoder.layers import Options
+from jaxnas.spaces.transformer import layers as transformer
 from jaxnas.spaces.transformer.space import validate_tokens
-from jaxnas.types import Array, Outputs, Params, Pullback, Statistics
+from jaxnas.types import Array, Outputs, Params
+
+TEXT = jax.ShapeDtypeStruct((1, 2, 1), np.int32)
+"""The shape of a batch of one text: which tensors there are does not depend on it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderNetwork:
-    """An encoder as functions of wiring, parameters and tokens; equal ones compile once."""
+class Options(NamedTuple):
+    """What is not in the pre-trained network.
 
+    Attributes:
+        classes: number of labels K.
+        pooling: what the head reads, the first token (`cls`) or the mean of all.
+        join: how the outputs of earlier layers enter a later one, beside its usual input: their
+            plain `sum`; the `mean` of all; the sum with mean and deviation of the usual input,
+            token by token (`norm`); or the sum weighted by a trained `gate` a connection.
+        gate: initial value of the gates; 0 leaves the pre-trained function as it is.
+        activations: the others to choose from, names in `transformer.layers.ACTIVATIONS`; of `tanh`
+            in the place of `gelu` nothing that was learned survives.
+        dropout: share of hidden values that are dropped in training, after the embeddings, after
+            both parts of a layer, and before the classifier.
+    """
+
+    classes: int = 2
+    pooling: str = "cls"
+    join: str = "sum"
+    gate: float = 0.0
+    activations: tuple[str, ...] = ("relu", "silu")
+    dropout: float = 0.1
+
+
+class EncoderNetwork(Network, kw_only=True):
+    """All wirings of an encoder in one; its inputs are tokens `int32[B, 2, T]`.
+
+    Tokens are their numbers, and the segment of each (0 or 1), -1 for padding. Parameters are
+    `embeddings`, `layers` and `head`.
+
+    Attributes:
+        norm: always `instance`: tokens are normalized each by itself.
+        config: its sizes.
+        options: what else there is to choose.
+    """
+
+    norm: Mode = "instance"
     config: EncoderConfig
-    options: Options
+    options: Options = Options()
 
     @property
     def num_choices(self) -> tuple[int, ...]:
         """Number of choices of each decision."""
         return wiring.num_choices(self.config.layers, len(self.options.activations))
 
-    def __call__(
-        self, arch: ArrayLike, params: Params, inputs: Array, key: Array | None = None
-    ) -> Outputs:
-        """Return logits and features.
+    def num_decisions(self) -> int:
+        """Return how many decisions a wiring has."""
+        return len(self.num_choices)
 
-        Args:
-            arch: one wiring `int32[D]`, concrete or traced.
-            params: as from `init`.
-            inputs: tokens `int32[B, 2, T]`.
-            key: of the dropout, in training; None drops nothing.
-        """
-        return _apply(self, jnp.asarray(arch), params, inputs, key)
+    def validate(self, inputs: Array) -> None:
+        """Raise `ValueError` unless the network can read the tokens `int32[B, 2, T]`."""
+        validate_tokens(inputs, self.config.positions)
+
+    def forward(self, net: Net, x: Value, arch: Any) -> Value:
+        """Write down what the encoder of a wiring computes."""
+        present, *states = self._states(net, x, arch)
+        return net.stage("head", self._head, states[-1], present, scoped=False)
+
+    def _states(self, net: Net, tokens: Value, arch: Any) -> tuple[Value, ...]:
+        """Write down which tokens are there, and the L + 1 hidden states."""
+        present, *states = net.stage("embeddings", self._embeddings, tokens, scoped=False)
+        for layer in range(self.config.layers):
+            part = functools.partial(self._layer, arch, layer)
+            states.append(net.stage("layer", part, present, *states, scoped=False))
+        return present, *states
+
+    def _embeddings(self, net: Net, tokens: Value) -> tuple[Value, Value]:
+        config = self.config
+        embed = transformer.embed_tokens(
+            features=config.width,
+            size=config.width,
+            vocabulary=config.vocabulary,
+            positions=config.positions,
+            segments=config.segments,
+            epsilon=config.epsilon,
+            dropout=self.options.dropout,
+        )
+        return net(transformer.present(), tokens), net(embed, tokens, name="embeddings")
+
+    def _layer(self, arch: Any, layer: int, net: Net, present: Value, *states: Value) -> Value:
+        """Write down a layer, which may be dropped; they count from 0."""
+        config, options = self.config, self.options
+        x = self._join(arch, layer, net, states[-1], *states[1:layer])
+        dropped = arch[len(wiring.pairs(config.layers)) + layer]
+        names, number = (config.activation, *options.activations), []
+        if architectures.is_traced(arch):
+            number = [net.given(arch[-1])]
+        else:
+            names = (names[arch[-1]],)
+        residual = transformer.Residual(False, config.epsilon, options.dropout)
+        attend = transformer.attend(heads=config.heads, residual=residual)
+        transform = transformer.transform(
+            hidden=(config.inner,), activations=names, residual=residual
+        )
+        with net.scope(f"layers/layer_{layer:02}"):
+            x = net.choose("attention", _or_nothing(attend), dropped, x, present)
+            return net.choose("forward", _or_nothing(transform), dropped, x, *number)
+
+    def _join(self, arch: Any, layer: int, net: Net, usual: Value, *earlier: Value) -> Value:
+        """Write down what enters a layer; of a concrete wiring only what is chosen is read."""
+        pairs = wiring.pairs(self.config.layers)
+        places = [at for at, (_, target) in enumerate(pairs) if target == layer + 1]
+        is_traced = architectures.is_traced(arch)
+        read = [position for position, at in enumerate(places) if is_traced or arch[at]]
+        if not read:
+            return usual
+        chosen: Any = np.eye(len(places), dtype=np.int32)[read]
+        if is_traced:
+            chosen = chosen * arch[np.array(places)][:, None]
+        join = layers.join(how=self.options.join, gate=self.options.gate)
+        outputs = [earlier[position] for position in read]
+        return net(join, usual, net.given(chosen), *outputs, name=f"layers/join_{layer:02}")
+
+    def _head(self, net: Net, x: Value, present: Value) -> Value:
+        pooler = layers.pooler(how=self.options.pooling, dropout=self.options.dropout)
+        with net.scope("head"):
+            features = net(pooler, x, present, name="pooler")
+            classify = transformer.classify(features=self.options.classes)
+            return net(classify, features, name="classifier")
+
+    def hidden_states(self, arch: ArrayLike, params: Params, inputs: Array) -> list[Array]:
+        """Return what enters the first layer and what each layer gives, L + 1 of `[B, T, C]`."""
+        decisions = StaticArch(encoding.one(arch, self.num_choices))
+        shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+        steps = graph.record(self._states, decisions, shape, self.norm)
+        (_, *states), _ = eager.run(steps, ops.Context(self.norm), params, (inputs,))
+        return states
 
     def above_embeddings(
         self, context: tuple[ArrayLike, Params], params: Params, inputs: Array, key: Array | None
@@ -52,7 +175,7 @@ class EncoderNetwork:
         To fine-tune layers and head alone; see `training.fine_tune.TunedFn`.
         """
         arch, embeddings = context
-        return self(arch, {"embeddings": embeddings, **params}, inputs, key)
+        return self.bound(arch)({"embeddings": embeddings, **params}, inputs, key=key)
 
     def with_factors(
         self, context: tuple[ArrayLike, Params], params: Params, inputs: Array, key: Array | None
@@ -62,14 +185,11 @@ class EncoderNetwork:
         `params` are `factors` (of `low_rank.init`), `joins` (the gates, if any) and `head`.
         """
         arch, kept = context
-        own_layers = low_rank.add(kept["layers"] | params["joins"], params["factors"])
-        return self(arch, {**kept, "layers": own_layers, "head": params["head"]}, inputs, key)
+        changed = low_rank.add(kept["layers"] | params["joins"], params["factors"])
+        everything = {**kept, "layers": changed, "head": params["head"]}
+        return self.bound(arch)(everything, inputs, key=key)
 
-    def hidden_states(self, arch: ArrayLike, params: Params, inputs: Array) -> list[Array]:
-        """Return what enters the first layer and what each layer gives, L + 1 of `[B, T, H]`."""
-        return _states(self, jnp.asarray(arch), params, inputs)
-
-    def init(self, key: Array, weights: Mapping[str, np.ndarray]) -> Params:
+    def draw(self, key: Array, weights: Mapping[str, np.ndarray]) -> Params:
         """Return parameters: the pre-trained `weights`, and the rest drawn as BERT does.
 
         Kernels and embeddings are normal with the configuration's deviation, scales 1, biases 0.
@@ -77,115 +197,23 @@ class EncoderNetwork:
         Raises:
             ValueError: a weight has another name or shape than the network's.
         """
-        shapes = traverse_util.flatten_dict(jax.eval_shape(self._declare, key), sep="/")
-        given = dict(weights)
-        wrong = [
-            name
-            for name, each in given.items()
-            if name not in shapes or each.shape != shapes[name].shape
-        ]
-        if wrong:
-            raise ValueError(
-                f"Weights must fit the network: got {wrong[0]} {list(given[wrong[0]].shape)}; load "
-                "weights and configuration together, by pretrained.load."
-            )
-        keys = jax.random.split(key, len(shapes))
-        params = {
-            name: jnp.asarray(given[name]) if name in given else self._draw(own_key, name, shape)
-            for own_key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        declared = traverse_util.flatten_dict(module.whole(self, TEXT).tensors, sep="/")
+        for name, weight in weights.items():
+            if name not in declared or weight.shape != declared[name].shape:
+                raise ValueError(
+                    f"Weights must fit the network: got {name} {list(weight.shape)}; load weights "
+                    "and configuration together, by pretrained.load."
+                )
+        drawn = {
+            name: tensor._replace(deviation=self.config.initializer_range * (tensor.deviation > 0))
+            for name, tensor in declared.items()
+            if name not in weights
         }
-        return traverse_util.unflatten_dict(params, sep="/")
-
-    def _draw(self, key: Array, name: str, shape: jax.ShapeDtypeStruct) -> Array:
-        constants = {"scale": 1.0, "bias": 0.0, "gate": self.options.gate}
-        kind = name.rsplit("/", 1)[-1]
-        if kind in constants:
-            return jnp.full(shape.shape, constants[kind], shape.dtype)
-        return self.config.initializer_range * jax.random.normal(key, shape.shape, shape.dtype)
-
-    def _declare(self, key: Array) -> Params:
-        tokens = jnp.zeros((1, 2, 2), jnp.int32)
-        embeddings = layers.Embeddings(self.config)
-        hidden, variables = embeddings.init_with_output(key, tokens)
-        packed = layers.pack(jnp.zeros(len(self.num_choices)), tokens[:, 1] == 0, hidden)
-        others = layers.Packed(self.config, self.options).init(key, packed)
-        return {"embeddings": variables["params"], **others["params"]}
+        params = tensors.initialize(drawn, jnp.float32, key) if drawn else {}
+        given = {name: jnp.asarray(weight) for name, weight in weights.items()}
+        return traverse_util.unflatten_dict(params | given, sep="/")
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def _apply(
-    network: EncoderNetwork, arch: Array, params: Params, inputs: Array, key: Array | None
-) -> Outputs:
-    train = key is not None
-    first, second, third = (None,) * 3 if key is None else jax.random.split(key, 3)
-    present, hidden = _embed(network, params["embeddings"], inputs, first)
-    wired = jnp.broadcast_to(arch[None], (len(inputs), *arch.shape))
-    states = layers.Layers(network.config, network.options).apply(
-        {"params": params["layers"]}, hidden, present, wired, train=train, rngs=_rngs(second)
-    )
-    head = layers.Head(network.config, network.options)
-    outputs = head.apply(
-        {"params": params["head"]}, states[-1], present, train=train, rngs=_rngs(third)
-    )
-    assert isinstance(outputs, Outputs)
-    return outputs
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _states(network: EncoderNetwork, arch: Array, params: Params, inputs: Array) -> list[Array]:
-    present, hidden = _embed(network, params["embeddings"], inputs, None)
-    wired = jnp.broadcast_to(arch[None], (len(inputs), *arch.shape))
-    states = layers.Layers(network.config, network.options).apply(
-        {"params": params["layers"]}, hidden, present, wired
-    )
-    assert isinstance(states, list)
-    return states
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _pack(network: EncoderNetwork, arch: Array, embeddings: Params, inputs: Array) -> Array:
-    return layers.pack(arch, *_embed(network, embeddings, inputs, None))
-
-
-def _embed(
-    network: EncoderNetwork, embeddings: Params, inputs: Array, key: Array | None
-) -> tuple[Array, Array]:
-    """Return which tokens are present, `bool[B, T]`, and their embeddings `[B, T, H]`."""
-    module = layers.Embeddings(network.config, network.options.dropout)
-    hidden = module.apply({"params": embeddings}, inputs, train=key is not None, rngs=_rngs(key))
-    assert isinstance(hidden, jax.Array)
-    return inputs[:, 1] >= 0, hidden
-
-
-def _rngs(key: Array | None) -> dict[str, Array]:
-    return {} if key is None else {"dropout": key}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class BoundEncoder:
-    """An encoder with its wiring and embeddings filled in: a `PerExampleDifferentiable`.
-
-    Attributes:
-        network: the encoder.
-        packed: all after its embeddings, whose layers take statistics of their gradients.
-        arch: `int32[D]`.
-        embeddings: their parameters.
-    """
-
-    network: EncoderNetwork
-    packed: LinenNetwork
-    arch: Array
-    embeddings: Params
-
-    def __call__(self, params: Params, inputs: Array, statistics: Any = None) -> Outputs:
-        """Return the outputs for tokens `int32[B, 2, T]`; `statistics` are not used."""
-        validate_tokens(inputs, self.network.config.positions)
-        return self.network(self.arch, {"embeddings": self.embeddings, **params}, inputs)
-
-    def per_example_vjp(
-        self, params: Params, inputs: Array, statistics: Statistics
-    ) -> tuple[Outputs, Pullback]:
-        """Return the outputs and the pullback to per-example gradients."""
-        validate_tokens(inputs, self.network.config.positions)
-        examples = _pack(self.network, self.arch, self.embeddings, inputs)
-        return self.packed.per_example_vjp(params, examples, statistics)
+def _or_nothing(part: Operation) -> list[tuple[str, Operation]]:
+    """Return the choice of a part that may be dropped."""
+    return [("", part), ("", ops.IDENTITY)]

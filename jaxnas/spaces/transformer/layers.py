@@ -1,9 +1,8 @@
-"""The transformer layer, once: `attention` and `feed_forward`, and operations made of them.
+"""The transformer layer, as operations.
 
-Both are written with `dense(name, x, features)`, whoever has its weights: operations of a network
-(here), or Flax modules (the `encoder`). Sources: Vaswani et al., "Attention Is All You Need",
-NeurIPS 2017, arXiv 1706.03762; before each part normalized, as in Dosovitskiy et al., "An Image is
-Worth 16x16 Words", ICLR 2021, arXiv 2010.11929.
+Sources: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv 1706.03762; before each
+part normalized, as in Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv
+2010.11929.
 
 Weights are normal with a standard deviation of .02, biases 0. Differs from the released code of
 vision transformers: they cut the normal distribution at +-2, a hundred deviations, which cuts
@@ -12,7 +11,8 @@ nothing; and query, key and value are one matrix of three times the width there.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +22,16 @@ from jaxnas.network import Net, Value, Weights, layers, operation
 from jaxnas.network.layers import Depthwise
 from jaxnas.types import Array
 
-Dense = Callable[[str, Array, int], Array]
-"""`dense(name, x, features)`: a linear layer with a bias over the last axis of `x`."""
-
 DEVIATION = 0.02
 
-
-def attention(dense: Dense, x: Array, heads: int, mask: Array | None = None) -> Array:
-    """Return multi-head self-attention `[B, T, C]`; `mask` `bool[B, 1, 1, T]` is of the keys."""
-    width = x.shape[-1]
-    split = (*x.shape[:2], heads, width // heads)
-    query, key, value = (dense(name, x, width).reshape(split) for name in ("query", "key", "value"))
-    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return dense("mix", mixed.reshape(x.shape), width)
-
-
-def feed_forward(
-    dense: Dense, x: Array, hidden: tuple[int, ...], activate: Callable[[Array], Array]
-) -> Array:
-    """Return the feed-forward part `[B, T, C]`, with hidden layers of these widths."""
-    wide = x
-    for number, width in enumerate(hidden):
-        wide = activate(dense(f"widen_{number}" if number else "widen", wide, width))
-    return dense("narrow", wide, x.shape[-1])
-
-
-# The same as operations.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
 
 
 def dense(weights: Weights, x: Array, features: int) -> Array:
@@ -74,10 +58,13 @@ def layer_norm(weights: Weights, x: Array, epsilon: float) -> Array:
     )
 
 
-def gelu(weights: Weights, x: Array) -> Array:
-    """Return GELU of `x`, without approximation."""
+def activate(weights: Weights, x: Array, names: Sequence[str], *number: Array) -> Array:
+    """Return the activation of `x`, of several the one that a traced number `int32[]` names."""
     weights.show("preactivation", lambda: x)
-    outputs = jax.nn.gelu(x, approximate=False)
+    first, *others = (ACTIVATIONS[name] for name in names)
+    # Of a switch all branches would save what they need for the backward pass.
+    any_of_them = jax.checkpoint(lambda x: jax.lax.switch(number[0], [first, *others], x))
+    outputs = any_of_them(x) if others else first(x)
     weights.show("map", lambda: outputs)
     return outputs
 
@@ -99,37 +86,71 @@ def _shift(tensors: layers.Tensors, x: Array) -> Array:
     return x + tensors["bias"][(None,) * (x.ndim - tensors["bias"].ndim)]
 
 
-def _denses(weights: Weights) -> Dense:
-    return lambda name, x, features: dense(weights[name], x, features)
+class Residual(NamedTuple):
+    """How both parts of a layer are added to what they read, and normalized.
+
+    Attributes:
+        pre_norm: whether the part reads normalized tokens; else the sum is normalized.
+        epsilon: of the normalization.
+        dropout: share of the part's outputs that are dropped in training.
+    """
+
+    pre_norm: bool
+    epsilon: float
+    dropout: float = 0.0
+
+    def __call__(self, weights: Weights, x: Array, part: Callable[[Array], Array]) -> Array:
+        """Return `x` and what the part makes of it."""
+        norm = functools.partial(layer_norm, weights["norm"], epsilon=self.epsilon)
+        added = weights.dropout(part(norm(x) if self.pre_norm else x), self.dropout)
+        return x + added if self.pre_norm else norm(x + added)
+
+
+PRE_NORM = Residual(pre_norm=True, epsilon=1e-6)
 
 
 @operation
 def attend(
-    weights: Weights, x: Array, *present: Array, heads: int, pre_norm: bool, epsilon: float
+    weights: Weights, x: Array, *present: Array, heads: int, residual: Residual = PRE_NORM
 ) -> Array:
-    """Return `x` and its attention, added and normalized; `present` `[B, T]` is 0 for padding."""
+    """Return `x` and its multi-head self-attention; `present` `[B, T]` is 0 for padding."""
+    width = x.shape[-1]
+    split = (*x.shape[:2], heads, width // heads)
     mask = present[0][:, None, None] > 0 if present else None
-    weights.cost(2 * x.shape[1] ** 2 * x.shape[2])
-    part = functools.partial(attention, _denses(weights), heads=heads, mask=mask)
-    return _residual(weights, x, part, pre_norm, epsilon)
+    weights.cost(2 * x.shape[1] ** 2 * width)
+
+    def part(x: Array) -> Array:
+        query, key, value = (
+            dense(weights[name], x, width).reshape(split) for name in ("query", "key", "value")
+        )
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return dense(weights["mix"], mixed.reshape(x.shape), width)
+
+    return residual(weights, x, part)
 
 
 @operation
 def transform(
-    weights: Weights, x: Array, *, hidden: tuple[int, ...], pre_norm: bool, epsilon: float
+    weights: Weights,
+    x: Array,
+    *number: Array,
+    hidden: tuple[int, ...],
+    activations: tuple[str, ...] = ("gelu",),
+    residual: Residual = PRE_NORM,
 ) -> Array:
-    """Return `x` and what the feed-forward part makes of it, added and normalized."""
-    activate = functools.partial(gelu, weights)
-    part = functools.partial(feed_forward, _denses(weights), hidden=hidden, activate=activate)
-    return _residual(weights, x, part, pre_norm, epsilon)
+    """Return `x` and what the feed-forward part makes of it, whose hidden layers are so wide.
 
+    Of several activations a traced `number` `int32[]` names one.
+    """
 
-def _residual(
-    weights: Weights, x: Array, part: Callable[[Array], Array], pre_norm: bool, epsilon: float
-) -> Array:
-    if pre_norm:
-        return x + part(layer_norm(weights["norm"], x, epsilon))
-    return layer_norm(weights["norm"], x + part(x), epsilon)
+    def part(x: Array) -> Array:
+        wide = x
+        for place, width in enumerate(hidden):
+            widen = weights[f"widen_{place}" if place else "widen"]
+            wide = activate(weights, dense(widen, wide, width), activations, *number)
+        return dense(weights["narrow"], wide, x.shape[-1])
+
+    return residual(weights, x, part)
 
 
 def layer(
@@ -138,15 +159,14 @@ def layer(
     net: Net,
     x: Value,
     *present: Value,
-    pre_norm: bool = True,
-    epsilon: float = 1e-6,
+    residual: Residual = PRE_NORM,
 ) -> Value:
     """Write down a layer: attention and a feed-forward part.
 
     They are two operations, so that layers share what they have in common.
     """
-    x = net(attend(heads=heads, pre_norm=pre_norm, epsilon=epsilon), x, *present, name="attention")
-    return net(transform(hidden=hidden, pre_norm=pre_norm, epsilon=epsilon), x, name="forward")
+    x = net(attend(heads=heads, residual=residual), x, *present, name="attention")
+    return net(transform(hidden=hidden, residual=residual), x, name="forward")
 
 
 @operation
@@ -234,6 +254,7 @@ def embed_tokens(
     positions: int,
     segments: int,
     epsilon: float,
+    dropout: float = 0.0,
 ) -> Array:
     """Return the embeddings `[B, T, C]` of `tokens` `int32[B, 2, T]`, widened where they are not C.
 
@@ -247,11 +268,11 @@ def embed_tokens(
         for name, count in rows.items()
     }
     x = tables["words"][tokens[:, 0]] + tables["places"][places] + tables["segments"][kinds]
-    x = layer_norm(weights["norm"], x, epsilon)
+    x = weights.dropout(layer_norm(weights["norm"], x, epsilon), dropout)
     return x if size == features else dense(weights["widen"], x, features)
 
 
 @operation
 def first_token(weights: Weights, x: Array) -> Array:
     """Return a hidden layer of the first token, `[B, C]`."""
-    return gelu(weights, dense(weights, x[:, 0], x.shape[-1]))
+    return activate(weights, dense(weights, x[:, 0], x.shape[-1]), ["gelu"])

@@ -1,5 +1,6 @@
 """The encoder against the reference implementation, and its wirings against plain loops."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 
 from jaxnas import Batch, Scorer, gradients, pretrained
 from jaxnas.kernels import empirical
+from jaxnas.network.operations import Context, Weights
 from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers
+from jaxnas.types import Statistic
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CONFIG = pretrained.EncoderConfig(
@@ -32,11 +35,11 @@ def batch():
 
 @pytest.fixture(scope="module")
 def params():
-    return EncoderNetwork(CONFIG, Options(classes=3)).init(jax.random.key(0), {})
+    return network().draw(jax.random.key(0), {})
 
 
 def network(**options):
-    return EncoderNetwork(CONFIG, Options(classes=3, **options))
+    return EncoderNetwork(config=CONFIG, options=Options(classes=3, **options))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -46,14 +49,63 @@ def test_hidden_states_are_those_of_transformers(family):
     with np.load(GOLDEN / f"tiny_{family}" / "states.npz") as golden:
         tokens, expected = golden["tokens"], golden["states"]
         pooled = golden["pooled"] if family == "bert" else None
-    found = EncoderNetwork(source.config, Options())
-    weights = found.init(jax.random.key(0), source.weights)
+    found = EncoderNetwork(config=source.config)
+    weights = found.draw(jax.random.key(0), source.weights)
     states = np.stack(found.hidden_states(PRETRAINED, weights, jnp.asarray(tokens)))
     present = np.broadcast_to(tokens[None, :, 1] >= 0, states.shape[:-1])
     np.testing.assert_allclose(states[present], expected[present], atol=2e-6)
     if pooled is not None:
-        features = found(PRETRAINED, weights, jnp.asarray(tokens)).features
+        features = found.bound(PRETRAINED)(weights, jnp.asarray(tokens)).features
         np.testing.assert_allclose(features, pooled, atol=2e-6)
+
+
+def _gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _dense(weights, x):
+    return x @ weights["kernel"] + weights["bias"]
+
+
+def _norm(weights, x):
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + CONFIG.epsilon)
+    return x * weights["scale"] + weights["bias"]
+
+
+def _plain_layer(weights, x, present, activate):
+    """A layer as the papers have it; tokens `[B, T, C]`."""
+    attention, forward = weights["attention"], weights["forward"]
+    parts = [
+        _dense(attention[name], x).reshape(*x.shape[:2], CONFIG.heads, -1)
+        for name in ("query", "key", "value")
+    ]
+    query, key, value = parts
+    logits = jnp.einsum("bthc,bshc->bhts", query, key) / query.shape[-1] ** 0.5
+    shares = jax.nn.softmax(jnp.where(present[:, None, None], logits, -jnp.inf))
+    mixed = jnp.einsum("bhts,bshc->bthc", shares, value).reshape(x.shape)
+    x = _norm(attention["norm"], x + _dense(attention["mix"], mixed))
+    wide = activate(_dense(forward["widen"], x))
+    return _norm(forward["norm"], x + _dense(forward["narrow"], wide))
+
+
+def _plain_logits(params, tokens, arch, join):
+    """The logits of a wiring of three layers with mean pooling, layer by layer."""
+    tables, present = params["embeddings"], tokens[:, 1] >= 0
+    segments = tables["segments"][jnp.maximum(tokens[:, 1], 0)]
+    x = tables["words"][tokens[:, 0]] + segments + tables["places"][: tokens.shape[-1]]
+    states = [_norm(tables["norm"], x)]
+    activate = [_gelu, jax.nn.relu, jax.nn.silu][arch[4]]
+    for layer in range(3):
+        x = states[-1]
+        if layer == 2 and arch[0]:
+            gated = "join_02" in params["layers"]
+            weight = params["layers"]["join_02"]["gate"][0] / 0.5 if gated else 1
+            x = JOINED[join](x, weight * states[1])
+        if not arch[1 + layer]:
+            x = _plain_layer(params["layers"][f"layer_{layer:02}"], x, present, activate)
+        states.append(x)
+    pooled = (states[-1] * present[..., None]).sum(1) / present.sum(1)[:, None]
+    return _dense(params["head"]["classifier"], jnp.tanh(_dense(params["head"]["pooler"], pooled)))
 
 
 JOINED = {
@@ -85,18 +137,17 @@ def test_a_skip_enters_its_layer_and_nothing_else(join, params, batch, plain):
     states = encoder.hidden_states(SKIP, params, batch.inputs)
     np.testing.assert_array_equal(zeros, plain)
     np.testing.assert_array_equal(states[:3], plain[:3])
-    layer = layers.Layer(CONFIG, encoder.options)
-    weights = {"params": params["layers"]["layer_02"]}
-    present, own_activation = batch.inputs[:, 1] >= 0, jnp.zeros(4, jnp.int32)
     joined = JOINED[join](plain[2], plain[1])
-    expected = layer.apply(weights, joined, present, own_activation, train=False)
+    weights, present = params["layers"]["layer_02"], batch.inputs[:, 1] >= 0
+    with jax.numpy_rank_promotion("allow"):
+        expected = _plain_layer(weights, joined, present, _gelu)
     np.testing.assert_allclose(states[3], expected, atol=2e-5)
     assert np.abs(states[3] - plain[3]).max() > 0.01
 
 
 def test_a_gate_of_zero_changes_nothing(params, batch, plain):
     encoder = network(join="gate")
-    drawn = encoder.init(jax.random.key(0), {})
+    drawn = encoder.draw(jax.random.key(0), {})
     np.testing.assert_array_equal(drawn["layers"]["join_02"]["gate"], [0.0])
     gated = {**params["layers"], "join_02": {"gate": jnp.zeros(1)}}
     states = encoder.hidden_states(SKIP, {**params, "layers": gated}, batch.inputs)
@@ -114,9 +165,10 @@ def test_an_activation_is_that_of_a_network_that_has_it(params, batch):
     choices = ("tanh", "gelu_new")
     encoder = network(activations=choices)
     for number, name in enumerate(choices, start=1):
-        other = EncoderNetwork(CONFIG._replace(activation=name), Options(3, activations=()))
-        expected = other(PRETRAINED, params, batch.inputs).logits
-        logits = encoder(np.array([0, 0, 0, 0, number]), params, batch.inputs).logits
+        config = CONFIG._replace(activation=name)
+        other = EncoderNetwork(config=config, options=Options(3, activations=()))
+        expected = other.bound(PRETRAINED)(params, batch.inputs).logits
+        logits = encoder.bound(np.array([0, 0, 0, 0, number]))(params, batch.inputs).logits
         np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
@@ -125,18 +177,18 @@ def test_mean_pooling_ignores_padding(params, batch):
     last = encoder.hidden_states(PRETRAINED, params, batch.inputs)[-1]
     pooler = params["head"]["pooler"]
     expected = jnp.tanh(last[1, :5].mean(0) @ pooler["kernel"] + pooler["bias"])
-    features = encoder(PRETRAINED, params, batch.inputs).features
+    features = encoder.bound(PRETRAINED)(params, batch.inputs).features
     np.testing.assert_allclose(features[1], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", layers.POOLINGS)
 def test_padding_never_changes_a_result(pooling, params, batch):
-    encoder = network(pooling=pooling)
-    together = encoder(SKIP, params, batch.inputs).logits
-    alone = encoder(SKIP, params, batch.inputs[1:2, :, :5]).logits
+    bound = network(pooling=pooling).bound(SKIP)
+    together = bound(params, batch.inputs).logits
+    alone = bound(params, batch.inputs[1:2, :, :5]).logits
     np.testing.assert_allclose(together[1], alone[0], atol=1e-6)
     # What stands under the padding does not matter either.
-    np.testing.assert_array_equal(together, encoder(SKIP, params, _other_padding(batch)).logits)
+    np.testing.assert_array_equal(together, bound(params, _other_padding(batch)).logits)
 
 
 def _other_padding(batch):
@@ -146,13 +198,29 @@ def _other_padding(batch):
 
 def test_dropout_needs_a_key(params, batch):
     encoder = network(dropout=0.5)
-    plain = encoder(PRETRAINED, params, batch.inputs).logits
-    first, second, again = (
-        encoder(PRETRAINED, params, batch.inputs, jax.random.key(seed)).logits for seed in (0, 1, 0)
-    )
+    embeddings, above = params["embeddings"], {name: params[name] for name in ("layers", "head")}
+    traces = []
+
+    @jax.jit
+    def logits(arch, key):
+        traces.append(arch)
+        return encoder.above_embeddings((arch, embeddings), above, batch.inputs, key).logits
+
+    plain = encoder.bound(PRETRAINED)(params, batch.inputs).logits
+    np.testing.assert_allclose(logits(PRETRAINED, None), plain, atol=1e-6)
+    first, second, again = (logits(PRETRAINED, jax.random.key(seed)) for seed in (0, 1, 0))
     assert (first != plain).any()
     assert (first != second).any()
     np.testing.assert_array_equal(first, again)
+    assert (logits(SKIP, jax.random.key(0)) != first).any()
+    assert len(traces) == 2  # with a key and without: one program for all wirings
+
+
+def test_dropout_keeps_the_mean():
+    weights = Weights(Context(), {}, key=jax.random.key(0))
+    dropped = weights.dropout(jnp.ones(10_000), 0.25)
+    assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
+    assert abs(dropped.mean() - 1) < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +264,69 @@ def test_gradients_of_examples_are_those_of_each_alone(space, batch):
     np.testing.assert_allclose(diagonal, squares, rtol=1e-3, atol=1e-6)
     assert all((rows == 0).all() for rows in jax.tree.leaves(each["layers"]["layer_01"]))
     assert (each["layers"]["join_02"]["gate"] != 0).all()
+
+
+def test_it_is_a_flax_module_that_takes_the_wiring(batch):
+    module = network()
+    variables = module.init(jax.random.key(0), batch.inputs, SKIP)
+    expected = module.bound(SKIP)(variables["params"], batch.inputs).logits
+    np.testing.assert_array_equal(module.apply(variables, batch.inputs, SKIP).logits, expected)
+
+
+EACH = Statistic(lambda tensor, gradient: gradient)
+
+
+@pytest.mark.parametrize(
+    ("join", "notation"),
+    [
+        *((join, "1>3 -2 relu") for join in layers.JOINS),
+        ("sum", "1>3"),
+        ("norm", "pretrained"),
+        ("gate", "-1 -3 silu"),
+    ],
+)
+def test_both_plans_are_the_plain_encoder_and_its_gradients(join, notation, batch):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        networks = encoder(CONFIG, Options(3, "mean", join, gate=0.5))
+        arch = networks.from_string(notation)
+        params = networks.init(jax.random.key(0), batch.inputs)
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
+        frozen, above = {"embeddings": params.pop("embeddings")}, params
+
+        def loss(above, tokens, label):
+            logits = _plain_logits(frozen | above, tokens[None], arch, join)
+            return -jax.nn.log_softmax(logits[0])[label]
+
+        examples = zip(batch.inputs, batch.labels, strict=True)
+        each = [jax.grad(loss)(above, *example) for example in examples]
+        expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+        def found(arch):
+            bound, read = networks.bind(arch, frozen | above)
+            wanted = {gradients.loss_cotangent: (EACH,)}
+            return bound(read, batch.inputs).logits, gradients.read(bound, read, batch, wanted)
+
+        logits = _plain_logits(frozen | above, batch.inputs, arch, join)
+        for plan in (found, jax.jit(found)):
+            outputs, of_tensors = plan(arch)
+            (of_tensors,) = of_tensors[gradients.loss_cotangent]
+            # JAX has the softmax of an attention in float32.
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+            jax.tree.map(close, (outputs, of_tensors), (logits, expected))
+
+
+def test_scores_of_activations_in_both_plans(space, batch):
+    archs = np.stack([space.from_string(each) for each in ("pretrained", "1>3 tanh", "-2 relu")])
+    names = ["naswot", "expressivity", "channel_independence", "synflow", "flops"]
+    eager, compiled = (
+        Scorer(space, batch, names, plan=plan)(archs) for plan in ("eager", "compiled")
+    )
+    for name in names:
+        assert np.isfinite(eager.mean(name)).all(), name
+        np.testing.assert_allclose(
+            eager.mean(name), compiled.mean(name), rtol=1e-3, atol=1e-5, err_msg=name
+        )
 
 
 def _is_grams(leaf):
@@ -277,7 +408,7 @@ def test_refuses_too_many_tokens_and_other_wirings(space, batch):
         space.init(jax.random.key(0), jnp.zeros((1, 2, 13), jnp.int32))
     with pytest.raises(ValueError, match=r"has 5 decisions"):
         space.bind(np.zeros(4, np.int32), {})
-    with pytest.raises(ValueError, match=r"is int32\[5\]: got \[2, 5\]"):
+    with pytest.raises(ValueError, match=r"is int32\[5\]: got int32\[2, 5\]"):
         jax.eval_shape(lambda arch: space.bind(arch, {})[0], jnp.zeros((2, 5), jnp.int32))
     with pytest.raises(ValueError, match="Weights must fit the network: got head"):
-        network().init(jax.random.key(0), {"head/pooler/bias": np.zeros(3, np.float32)})
+        network().draw(jax.random.key(0), {"head/pooler/bias": np.zeros(3, np.float32)})

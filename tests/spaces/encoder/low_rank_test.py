@@ -56,8 +56,8 @@ def test_an_encoder_with_factors_is_the_encoder_with_their_kernels():
     config = pretrained.EncoderConfig(
         *("bert", 24, 8, 3, 2, 12), positions=12, segments=2, initializer_range=0.3
     )
-    network = EncoderNetwork(config, Options(join="gate", gate=0.5))
-    params = network.init(jax.random.key(0), {})
+    network = EncoderNetwork(config=config, options=Options(join="gate", gate=0.5))
+    params = network.draw(jax.random.key(0), {})
     arch = np.array([1, 0, 0, 0, 0], np.int32)  # 1>3, by a gate
     tokens = jnp.stack([jnp.arange(12).reshape(2, 6), jnp.zeros((2, 6), int)], 1)
     factors = low_rank.init(jax.random.key(1), params["layers"], 2)
@@ -67,6 +67,6 @@ def test_an_encoder_with_factors_is_the_encoder_with_their_kernels():
     trained = {"factors": factors, "joins": joins, "head": params["head"]}
     found = network.with_factors((arch, params), trained, tokens, None).logits
     layers = low_rank.add(params["layers"] | joins, factors)
-    expected = network(arch, params | {"layers": layers}, tokens).logits
+    expected = network.bound(arch)(params | {"layers": layers}, tokens).logits
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert np.abs(found - network(arch, params, tokens).logits).max() > 1e-3
+    assert np.abs(found - network.bound(arch)(params, tokens).logits).max() > 1e-3

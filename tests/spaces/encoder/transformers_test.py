@@ -9,7 +9,7 @@ import pytest
 
 from jaxnas import pretrained
 from jaxnas.datasets import text, tokens
-from jaxnas.spaces.encoder import EncoderNetwork, Options
+from jaxnas.spaces.encoder import EncoderNetwork
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +36,8 @@ def reference_states(folder, tokens):
 def compare(folder, tokens):
     expected, present = reference_states(folder, tokens), tokens[:, 1] >= 0
     source = pretrained.load(folder)
-    network = EncoderNetwork(source.config, Options())
-    params = network.init(jax.random.key(0), source.weights)
+    network = EncoderNetwork(config=source.config)
+    params = network.draw(jax.random.key(0), source.weights)
     arch = np.zeros(len(network.num_choices), np.int32)
     states = network.hidden_states(arch, params, jnp.asarray(tokens))
     assert len(states) == len(expected) == source.config.layers + 1

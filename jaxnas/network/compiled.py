@@ -43,13 +43,13 @@ def run(
     alive = liveness(graph) if context.watched else {}
     for position, step in enumerate(graph.live):
         xs = tuple(values[value] for value in step.inputs)
-        own_key = None if key is None else jax.random.fold_in(key, position)
+        step_key = None if key is None else jax.random.fold_in(key, position)
         if isinstance(step.part, Repeat):
-            outputs = repeat(step.part, context, params, slots, xs, own_key)
+            outputs = repeat(step.part, context, params, slots, xs, step_key)
         else:
-            own_slots = None if slots is None else at(slots, step.path)
-            own_params = at(params, step.path)
-            weights = Weights(context, own_params, own_slots, path=step.path, key=own_key)
+            tensors = at(params, step.path)
+            step_slots = None if slots is None else at(slots, step.path)
+            weights = Weights(context, tensors, step_slots, path=step.path, key=step_key)
             if isinstance(step.part, Switch):
                 outputs = (switch(step.part, weights, xs),)
             else:

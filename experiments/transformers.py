@@ -34,13 +34,14 @@ SPACES: dict[str, Any] = {
     "bert": (benchmarks.nasbench_bert, ("layers",), "hidden_size", _TASKS),
 }
 
-_SPACE = flags.DEFINE_enum("space", "pit", tuple(SPACES), "Which.")
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "The first so many of the table.", 4)
+_SPACE = flags.DEFINE_enum("space", "pit", tuple(SPACES), "Search space whose table is read.")
+_NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Number of networks: the first of the table.", 4)
 _PROXIES = common.define_proxies(
     [
         *("gradient_diversity_mean", "gradient_diversity", "layer_balance", "mgm", "grad_norm"),
         *("unified_kernel", "gradient_correlation", "gradient_values", "ntk_condition", "naswot"),
-        *("swap", "expressivity", "progressivity", "trainability", "az_nas", "panel", "pair"),
+        *("swap", "expressivity", "progressivity", "trainability", "channel_entropy"),
+        *("az_nas", "panel", "quintet", "pair"),
     ]
 )
 

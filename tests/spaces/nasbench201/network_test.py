@@ -325,7 +325,7 @@ def _assert_close(found, expected, tolerance):
         for arch in ARCHS
         if setting.dtype == "float64" or arch not in ILL_CONDITIONED
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_outputs_and_gradients_of_the_static_network(setting, arch, plan):
     found = plan(setting, ARCHS[arch])

@@ -74,14 +74,15 @@ def main() -> None:
             ) as scorer:
                 ranked |= {name + where: found for name, found in scorer(archs).scores.items()}
 
-        # What is to be ranked: half the mean squared error of labels whose variance is 1.
+        # What is to be ranked, from half the mean squared error of labels whose variance is 1. What
+        # diverged, or is worse than twice that, counts as -100 %.
         explained = []
         for seed in range(_TRAININGS.value):
             options = TrainingOptions(
                 epochs=_EPOCHS.value, batch_size=64, flip=False, crop_padding=0, seed=seed
             )
             trainer = Trainer(space, (media, labels), options, folder / "trainings", loss="mse")
-            explained.append(100 * (1 + 2 * trainer(archs)))
+            explained.append(np.maximum(100 * (1 + 2 * trainer(archs)), -100))
     table = common.correlate(
         *(ranked, np.mean(explained, 0), ranked["#params"][0], archs),
         k=max(1, len(archs) // 10),

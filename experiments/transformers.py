@@ -35,7 +35,9 @@ SPACES: dict[str, Any] = {
 }
 
 _SPACE = flags.DEFINE_enum("space", "pit", tuple(SPACES), "Search space whose table is read.")
-_NUM_ARCHS = flags.DEFINE_integer("num_archs", 300, "Number of networks: the first of the table.", 4)
+_NUM_ARCHS = flags.DEFINE_integer(
+    "num_archs", 300, "Number of networks: the first of the table.", 4
+)
 _PROXIES = common.define_proxies(
     [
         *("gradient_diversity_mean", "gradient_diversity", "layer_balance", "mgm", "grad_norm"),

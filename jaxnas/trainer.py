@@ -107,7 +107,10 @@ class Trainer:
         self._found: dict[str, float] = {}
 
     def __call__(self, archs: np.ndarray) -> np.ndarray:
-        """Return what `decides`, `[A]`, after training each of `archs`; larger is better."""
+        """Return what `decides`, `[A]`, after training each of `archs`; larger is better.
+
+        It is `-inf` where a training diverged.
+        """
         return np.array(
             [self._of(arch) for arch in track(archs, len(archs), "training")], np.float64
         )
@@ -140,6 +143,8 @@ class Trainer:
             self.test_accuracy[name] = accuracy(
                 judge, result.params, result.statistics, *self._test, self._options.batch_size
             )
+        if result.diverged:
+            return -np.inf
         last = result.history[-1]
         return last.valid_accuracy if self.decides == "validation %" else -last.valid_loss
 

@@ -18,7 +18,7 @@ from jaxnas.proxies import cost, resolve
 from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
-from jaxnas.types import Array, Proxy, SearchSpace, SearchStrategy
+from jaxnas.types import Array, Proxy, ScoreFn, SearchSpace, SearchStrategy
 
 EXHAUSTIVE = "exhaustive"
 STRATEGIES = (EXHAUSTIVE, *search.BY_NAME)
@@ -104,14 +104,19 @@ class Found(NamedTuple):
         frame = self.scores.take(at).to_frame().set_index(at)
         return frame.assign(**costs, **{"best so far": best})
 
-    def validate(self, trainer: Trainer, k: int = 10) -> pd.DataFrame:
+    def validate(self, trainer: Trainer | ScoreFn, k: int = 10) -> pd.DataFrame:
         """Train the best `k` and return them, first what is best on examples that were held out.
+
+        Args:
+            trainer: trains architectures `int32[A, D]`: a `Trainer`, or a function of yours that
+                returns numbers `[A]` of which more is better, as for a family.
+            k: how many to train.
 
         Returns:
             Columns `arch`, the first score, and what the trainer `decides` by, such as
-            `validation %`; and `test %`, if the trainer has a data set.
+            `validation %` (`trained` for a function); and `test %`, if it has a data set.
         """
-        best, first = self._first(k), self.scores.first
+        best, first, decides = self._first(k), self.scores.first, _decides(trainer)
         archs = self.scores.archs[best]
         found = trainer(archs)
         names = [self.space.to_string(arch) for arch in archs]
@@ -119,17 +124,24 @@ class Found(NamedTuple):
             {
                 "arch": names,
                 first: self.scores.mean(first)[best],
-                trainer.decides: found,
+                decides: found,
             }
         )
-        if trainer.test_accuracy:
+        if isinstance(trainer, Trainer) and trainer.test_accuracy:
             frame["test %"] = [trainer.test_accuracy[name] for name in names]
-        return frame.sort_values(trainer.decides, ascending=False, kind="stable", ignore_index=True)
+        return frame.sort_values(decides, ascending=False, kind="stable", ignore_index=True)
 
-    def percentiles(self, trainer: Trainer, k: int = 10, *, seed: int = 0) -> pd.DataFrame:
+    def percentiles(
+        self, trainer: Trainer | ScoreFn, k: int = 10, *, seed: int = 0
+    ) -> pd.DataFrame:
         """Train `k` of the networks, spread over the order; say where all of them should stand.
 
         See `calibration.percentiles`.
+
+        Args:
+            trainer: see `validate`.
+            k: how many to train.
+            seed: of the choice, and of the draws behind the intervals.
 
         Returns:
             A row for each network that has a score, best first: `arch`, the first score,
@@ -145,7 +157,7 @@ class Found(NamedTuple):
         expected = calibration.percentiles(score, few, known[few], seed=seed)
         names = list(map(self.space.to_string, scored.archs))
         frame = pd.DataFrame({"arch": names, first: score, "percentile": expected.expected})
-        return frame.assign(low=expected.low, high=expected.high, **{trainer.decides: known})
+        return frame.assign(low=expected.low, high=expected.high, **{_decides(trainer): known})
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""
@@ -183,6 +195,10 @@ class Found(NamedTuple):
         ]
         batch = f"{len(self.scores.seeds)} draw(s) of weights and examples"
         return Report(f"A search of {self.space.name}", f"By {first}, {batch}.", parts)
+
+
+def _decides(trainer: Trainer | ScoreFn) -> str:
+    return trainer.decides if isinstance(trainer, Trainer) else "trained"
 
 
 def picture(scores: Scores, cost_of: tuple[str, NDArray[np.float64]] | None = None) -> Plot:

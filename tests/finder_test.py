@@ -115,24 +115,26 @@ def test_the_best_are_different_functions(scorer):
 
 
 def test_a_few_trainings_say_where_all_should_stand(scorer):
-    class Known:
-        decides = "validation %"
+    trained = []
 
-        def __call__(self, archs):
-            self.trained = archs
-            return archs.sum(1) ** 2.0
+    def train(archs):
+        trained.extend(map(found.space.to_string, archs))
+        return archs.sum(1) ** 2.0
 
-    found, known = find(scorer(), "random", evaluations=30), Known()
-    frame = found.percentiles(known, 6)
+    found = find(scorer(), "random", evaluations=30)
+    frame = found.percentiles(train, 6)
     assert len(frame) == sum(found.scores.archs[:, 0] != 3)  # others are disconnected
     assert frame["sum"].is_monotonic_decreasing
-    trained = frame[frame["validation %"].notna()]
-    assert set(trained["arch"]) == set(map(found.space.to_string, known.trained))
-    assert (trained["validation %"] == trained["sum"] ** 2).all()
+    known = frame[frame["trained"].notna()]
+    assert set(known["arch"]) == set(trained)
+    assert (known["trained"] == known["sum"] ** 2).all()
     assert (frame["low"] <= frame["percentile"]).all()
     assert (frame["percentile"] <= frame["high"]).all()
     # The score is as good as the training: the first is expected above the last.
     assert frame["low"].iloc[0] > frame["high"].iloc[-1]
+    best = found.validate(train, 3)
+    assert list(best) == ["arch", "sum", "trained"]
+    assert best["trained"].is_monotonic_decreasing
 
 
 def test_the_pareto_front(scorer):

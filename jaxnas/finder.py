@@ -129,7 +129,7 @@ class Found(NamedTuple):
     def percentiles(self, trainer: Trainer, k: int = 10, *, seed: int = 0) -> pd.DataFrame:
         """Train `k` of the networks, spread over the order; say where all of them should stand.
 
-        See `calibration.percentiles`.
+        See `calibration.percentiles`; networks that were trained are placed by their scores too.
 
         Returns:
             A row for each network that has a score, best first: `arch`, the first score,

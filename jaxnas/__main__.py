@@ -5,7 +5,7 @@ r"""Rank and search networks without training any: `jaxnas rank`, `jaxnas search
     jaxnas search --by=panel                      scores the whole space and reports the best
     jaxnas search --space=darts --strategy=regularized_evolution --evaluations=200 \
         --caps=params=1e6 --data=npz:images.npz
-    jaxnas report --output_dir=results/search     shows what a folder holds
+    jaxnas report --output_dir=results/search_nasbench201  shows what a folder holds
 
 Networks are scored on real CIFAR-10 images that come with the package, or on yours (--data). Scores
 are stored as they come: the same command goes on where it was interrupted.

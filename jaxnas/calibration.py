@@ -65,7 +65,8 @@ def percentiles(
     posterior under the few that are trained (uniform prior in `arcsinh(theta)`). Unlike that of
     normal variables, its dependence is not stronger at the ends, as that of scores is not. The
     trained networks must be spread over the order, see `spread`: their accuracies are ranked among
-    themselves. Those of equal scores are expected to stand alike.
+    themselves. Those of equal scores are expected to stand alike. The trained networks stand where
+    their scores say, as all others: their accuracies only say how strong the dependence is.
 
     Source: Frank, "On the simultaneous associativity of F(x, y) and x + y - F(x, y)", Aequationes
     Mathematicae 19, 1979; Nelsen, "An Introduction to Copulas", 2006, family 4.2.5. How often the

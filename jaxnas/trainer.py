@@ -51,7 +51,8 @@ class Trainer:
 
         Args:
             space: the search space, in any mode of normalization; or `of_norm(norm)`, for a space
-                of which `spaces.BY_NAME` has no factory.
+                of which `spaces.BY_NAME` has no factory. A space without such a mode is trained as
+                it is: a BatchNorm of a family that is in training mode stays so when it is judged.
             data: a data set, or all examples as one batch `(inputs, labels)`, normalized.
             options: of the training; 12 epochs if None. Mirrored and shifted images keep their
                 class; set `flip=False` and `crop_padding=0` where labels would not stay true.
@@ -128,7 +129,7 @@ class Trainer:
         judged = self._judging.bind(arch, everything)[0]
 
         def judge(params: Params, statistics: Params, inputs: Array) -> Outputs:
-            return judged(params, inputs, statistics)
+            return judged(params, inputs, statistics) if statistics else judged(params, inputs)
 
         result = train(
             network,
@@ -164,7 +165,12 @@ def _held_out(labels: Any, count: int, seed: int) -> np.ndarray:
 
 
 def _of_norm(space: SearchSpace) -> SpaceFn:
-    """Return the space in any mode of normalization, made by its name and options."""
+    """Return the space in any mode of normalization, made by its name and options.
+
+    One that has no such mode, as a family, is what it is.
+    """
+    if "norm" not in space.options:
+        return lambda norm: space
     sizes = {name: value for name, value in space.options.items() if name != "norm"}
 
     def of_norm(norm: str) -> SearchSpace:

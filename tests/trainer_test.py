@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from experiments.common import from_table
 from jaxnas import Scorer, datasets, find
 from jaxnas.benchmarks import nasbench201 as table
-from jaxnas.spaces import nasbench201
+from jaxnas.spaces import family, nasbench201
+from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
 from jaxnas.spaces.nasbench201 import cell
 from jaxnas.trainer import Trainer, _held_out
 from jaxnas.training import TrainingOptions
@@ -91,3 +93,28 @@ def test_a_regression_is_trained_and_judged_by_its_loss():
     assert list(judged) == ["arch", "params", "-validation loss"]
     assert judged["-validation loss"].is_monotonic_decreasing
     assert (judged["-validation loss"] < 0).all()
+
+
+def _mlp(depth):
+    hidden = [layer for _ in range(depth) for layer in (nn.Dense(4), nn.relu)]
+    return nn.Sequential([*hidden, nn.Dense(1)])
+
+
+@pytest.mark.parametrize(
+    ("space", "arch"),
+    [
+        (family(_mlp, depth=(1, 2)), [1]),
+        (dag_mlp(DagMLP(width=4, classes=1), nodes=3, features=3), [2, 2, 2]),
+    ],
+    ids=["family", "dag_mlp"],
+)
+def test_a_space_without_normalization_is_trained_as_it_is(space, arch):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    options = TrainingOptions(
+        epochs=4, batch_size=8, learning_rate=0.02, flip=False, crop_padding=0
+    )
+    longer, shorter = (
+        Trainer(space, (x, x[:, :1]), options._replace(epochs=epochs), loss="mse")
+        for epochs in (4, 1)
+    )
+    assert longer(np.array([arch]))[0] > shorter(np.array([arch]))[0]

@@ -134,8 +134,8 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
                 proxy = restriction.restrict(proxy, pattern)
         if recipe := aggregate.RECIPES.get(_name(proxy)):
             raise ValueError(
-                f"{_name(proxy)} ranks the networks of a pool and is not measured of one: use "
-                f"proxies.expand, or its parts {', '.join(recipe.parts)}."
+                f"{_name(proxy)} ranks the networks of a pool and is not measured of one: give "
+                f"several to jaxnas.rank or a Scorer, or take {', '.join(recipe.parts)}."
             )
         if not isinstance(proxy, Proxy):
             raise ValueError(

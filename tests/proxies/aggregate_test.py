@@ -234,7 +234,7 @@ def test_best_of_every_score_has_log_rank_zero_and_one_bad_rank_hurts():
         (lambda: proxies.expand([]), "at least one score"),
         (lambda: proxies.expand(["pair", "pair"]), "each once"),
         (lambda: proxies.expand("nothing"), "of a pool also .*panel"),
-        (lambda: proxies.resolve("pair"), "ranks the networks of a pool"),
+        (lambda: proxies.resolve("pair"), "ranks the networks of a pool.* jaxnas.rank"),
         (lambda: proxies.expand(Proxy("pair", len, len)), "each once|ranks the networks"),
     ],
 )

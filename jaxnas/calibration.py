@@ -20,7 +20,7 @@ class Percentiles(NamedTuple):
     """Where networks are expected to stand in a pool, in percent; 100 is the most accurate.
 
     Attributes:
-        expected: `float64[A]`.
+        expected: `float64[A]`, the median.
         low: `float64[A]`, the lower end of the interval.
         high: `float64[A]`, its upper end.
     """
@@ -65,8 +65,7 @@ def percentiles(
     posterior under the few that are trained (uniform prior in `arcsinh(theta)`). Unlike that of
     normal variables, its dependence is not stronger at the ends, as that of scores is not. The
     trained networks must be spread over the order, see `spread`: their accuracies are ranked among
-    themselves. Those of equal scores are expected to stand alike. The trained networks stand where
-    their scores say, as all others: their accuracies only say how strong the dependence is.
+    themselves, and keep that order in each draw. Others of equal scores stand alike.
 
     Source: Frank, "On the simultaneous associativity of F(x, y) and x + y - F(x, y)", Aequationes
     Mathematicae 19, 1979; Nelsen, "An Introduction to Copulas", 2006, family 4.2.5. How often the
@@ -120,9 +119,12 @@ def percentiles(
     q = rng.random((len(theta), count))
     e = np.exp(-theta[:, None] * u)
     drawn = -np.log1p(q * np.expm1(-theta)[:, None] / (q + (1 - q) * e)) / theta[:, None]
+
+    # The order of those that are trained is known.
+    drawn[:, rows[np.argsort(known)]] = np.sort(drawn[:, rows], axis=1)
     percent = 100 * (scipy.stats.rankdata(drawn, axis=1) - 0.5) / count
-    low, high = np.quantile(percent, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Percentiles(percent.mean(0), low, high)
+    low, expected, high = np.quantile(percent, [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
+    return Percentiles(expected, low, high)
 
 
 def _log_density(u: NDArray, v: NDArray, theta: NDArray) -> NDArray[np.float64]:

@@ -136,7 +136,7 @@ class Found(NamedTuple):
     ) -> pd.DataFrame:
         """Train `k` of the networks, spread over the order; say where all of them should stand.
 
-        See `calibration.percentiles`; networks that were trained are placed by their scores too.
+        See `calibration.percentiles`.
 
         Args:
             trainer: see `validate`.

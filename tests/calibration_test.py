@@ -26,12 +26,30 @@ def test_nine_of_ten_networks_are_within_their_intervals(noise, trained):
     assert 0.82 < np.mean(held) < 0.98
 
 
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+def test_of_those_that_are_trained_more_is_known(noise):
+    held, widths = [], []
+    for seed in range(20):
+        scores, accuracies = _pool(noise, seed)
+        few = calibration.spread(scores, 12, seed=seed)
+        found = calibration.percentiles(scores, few, accuracies[few], seed=seed)
+        truth = 100 * scipy.stats.rankdata(accuracies) / len(accuracies)
+        held.append(((found.low <= truth) & (truth <= found.high))[few])
+        widths.append([(found.high - found.low)[few].mean(), (found.high - found.low).mean()])
+        best = few[np.argsort(accuracies[few])]
+        assert (np.diff(found.expected[best]) > 0).all()
+    assert 0.82 < np.mean(held) < 0.99
+    of_few, of_all = np.mean(widths, 0)
+    assert of_few < of_all / 1.2
+
+
 def test_a_score_that_says_nothing_leaves_everybody_in_the_middle():
     scores, accuracies = _pool(1e6)
     few = calibration.spread(scores, 40)
     found = calibration.percentiles(scores, few, accuracies[few])
-    assert np.abs(found.expected - 50).max() < 25
-    assert (found.high - found.low).min() > 60
+    others = np.setdiff1d(np.arange(len(scores)), few)
+    assert np.abs(found.expected - 50)[others].max() < 25
+    assert (found.high - found.low)[others].min() > 60
 
 
 def test_a_score_that_orders_backwards_is_turned_round():

@@ -1,6 +1,7 @@
 """What decides among the candidates that a score has kept: training them for a while."""
 
 import hashlib
+import inspect
 import json
 import tempfile
 from collections.abc import Callable
@@ -167,9 +168,11 @@ def _held_out(labels: Any, count: int, seed: int) -> np.ndarray:
 def _of_norm(space: SearchSpace) -> SpaceFn:
     """Return the space in any mode of normalization, made by its name and options.
 
-    One that has no such mode, as a family, is what it is.
+    One that has no such mode, as a family or a space of transformers, is what it is.
     """
-    if "norm" not in space.options:
+    factory = spaces.BY_NAME.get(space.name)
+    chooses = factory is None or "norm" in inspect.signature(factory).parameters
+    if "norm" not in space.options or not chooses:
         return lambda norm: space
     sizes = {name: value for name, value in space.options.items() if name != "norm"}
 

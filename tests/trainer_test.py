@@ -5,10 +5,10 @@ from flax import linen as nn
 from experiments.common import from_table
 from jaxnas import Scorer, datasets, find
 from jaxnas.benchmarks import nasbench201 as table
-from jaxnas.spaces import family, nasbench201
+from jaxnas.spaces import autoformer, family, nasbench201
 from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
 from jaxnas.spaces.nasbench201 import cell
-from jaxnas.trainer import Trainer, _held_out
+from jaxnas.trainer import Trainer, _held_out, _of_norm
 from jaxnas.training import TrainingOptions
 
 SPACE = nasbench201(channels=4, cells=1, classes=3)
@@ -59,6 +59,12 @@ def test_training_learns_and_is_done_once(dataset, tmp_path):
     assert set(judged["arch"]) == {SPACE.to_string(arch) for arch in found.top(2)}
     assert judged["validation %"].is_monotonic_decreasing
     assert judged["test %"].tolist() == [other.test_accuracy[name] for name in judged["arch"]]
+
+
+def test_a_space_of_transformers_has_no_mode_to_choose():
+    space = autoformer(image_size=16)
+    assert _of_norm(space)("batch") is space
+    assert _of_norm(SPACE)("eval").options["norm"] == "eval"
 
 
 def test_a_space_without_a_name_needs_a_function(dataset):

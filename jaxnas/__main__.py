@@ -45,7 +45,7 @@ _BY = flags.DEFINE_list(
 _DATA = flags.DEFINE_string(
     "data", "cifar10-sample", f"Images to score on: {', '.join(datasets.FORMS)}."
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images for each score.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images for each score.", lower_bound=1)
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 16, "Side in pixels to which images are resized; 0 keeps that of the data.", 0
 )

@@ -308,6 +308,13 @@ def draw(folder: Path, store: Path | None = None) -> None:
                 low=76,
                 high=83,
             ),
+            "transformers": plain(
+                "transformers",
+                "| score | CIFAR-100 | Flowers",
+                0,
+                "Spearman with CIFAR-100 accuracy, 60 trained PiT networks",
+                low=-0.6,
+            ),
             "speed": speed(),
         }
         if store is not None:

@@ -95,7 +95,8 @@ def main() -> None:
         Text(
             "The pool",
             f"{len(archs)} cells explain {np.min(explained):.1f} to {np.max(explained):.1f} % of "
-            f"the variance. Two trainings order them alike with Spearman {agreement:.2f}.",
+            "the variance. "
+            + (f"Two trainings agree with Spearman {agreement:.2f}." if len(explained) > 1 else ""),
         ),
         Table("Rank correlations", table, common.CORRELATIONS_NOTE),
         Plot(

@@ -86,7 +86,7 @@ OTHERS = {
             *("--channels=2", "--cells=1", "--batch_size=4", "--side=8", "--num_seeds=1"),
             *("--num_archs=4", "--num_media=100", "--epochs=1", "--proxies=mgm", "--norm=batch"),
         ],
-        ("mgm", "mgm on CIFAR-10", "#params", "Two trainings", "explained %, training 2"),
+        ("mgm", "mgm on CIFAR-10", "#params", "Two trainings agree", "explained %, training 2"),
     ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],

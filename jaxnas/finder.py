@@ -109,7 +109,7 @@ class Found(NamedTuple):
 
         Args:
             trainer: trains architectures `int32[A, D]`: a `Trainer`, or a function of yours that
-                returns numbers `[A]` of which more is better, as for a family.
+                returns numbers `[A]` of which more is better.
             k: how many to train.
 
         Returns:

@@ -4,6 +4,7 @@ Each public callable is called with good arguments, of which one or two are repl
 wrong. Nothing but a `ValueError` of one line may come back.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,14 @@ from jaxnas.spaces.dag_cnn import dag_cnn
 from jaxnas.spaces.dag_mlp import dag_mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """What is taken for the name of a file becomes one here, and not in the clone."""
+    with contextlib.chdir(tmp_path_factory.mktemp("files")):
+        yield
+
 
 SPACE = spaces.nasbench201(channels=2, cells=1)
 MOBILE, DARTS = spaces.mobilenetv2(), spaces.darts(channels=2, layers=3)

@@ -1,7 +1,5 @@
 """The training of a network that a search has found, as a script of JAX, Flax and Optax alone."""
 
-import inspect
-
 from jax.typing import ArrayLike
 
 from jaxnas import spaces
@@ -96,24 +94,20 @@ def training_script(space: SearchSpace, arch: ArrayLike, data: str = "cifar10-sa
         >>> print(next(line for line in text.splitlines() if line.startswith("space")))
         space = jaxnas.spaces.nasbench201(cells=5, channels=4, classes=10, colors=3, norm="batch")
     """
-    factory = spaces.BY_NAME.get(space.name)
-    known = inspect.signature(factory).parameters if factory else {}
-    options = {name: value for name, value in space.options.items() if name in known}
-    normalizes = "norm" in options
-    if normalizes:
-        options["norm"] = "batch"
-    unknown = space.options.keys() - options.keys() - {"norm"}
-    if factory is None or space.module is None or unknown:
+    options = spaces.arguments(space)
+    if options is None or space.module is None:
         raise ValueError(
             f"A script makes a space by its name and options: got {space.name}; take the model, "
             "space.module(arch), into a training of yours."
         )
+    normalizes = "norm" in options
+    learning = options | {"norm": "batch"} if normalizes else options
     judged = _written(options | {"norm": "eval"})
     return _TEMPLATE.format(
         arch=space.to_string(arch),
         space=space.name,
         data=data,
-        options=_written(options),
+        options=_written(learning),
         judge=f"jaxnas.spaces.{space.name}({judged}).module(arch)" if normalizes else "model",
     )
 

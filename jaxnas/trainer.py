@@ -1,7 +1,6 @@
 """What decides among the candidates that a score has kept: training them for a while."""
 
 import hashlib
-import inspect
 import json
 import tempfile
 from collections.abc import Callable
@@ -170,19 +169,12 @@ def _of_norm(space: SearchSpace) -> SpaceFn:
 
     One that has no such mode, as a family or a space of transformers, is what it is.
     """
-    factory = spaces.BY_NAME.get(space.name)
-    chooses = factory is None or "norm" in inspect.signature(factory).parameters
-    if "norm" not in space.options or not chooses:
+    arguments = spaces.arguments(space)
+    if "norm" not in space.options or (arguments is not None and "norm" not in arguments):
         return lambda norm: space
-    sizes = {name: value for name, value in space.options.items() if name != "norm"}
-
-    def of_norm(norm: str) -> SearchSpace:
-        try:
-            return spaces.BY_NAME[space.name](**sizes, norm=norm)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"A trainer needs the space in two modes: got {space.name}, which is not made by "
-                "its name and options; pass a function of the mode of normalization."
-            ) from error
-
-    return of_norm
+    if arguments is None:
+        raise ValueError(
+            f"A trainer needs the space in two modes: got {space.name}, which is not made by "
+            "its name and options; pass a function of the mode of normalization."
+        )
+    return lambda norm: spaces.BY_NAME[space.name](**{**arguments, "norm": norm})

@@ -236,8 +236,9 @@ class BoundNetwork:
         context = Context(self.module.norm, watched=("map",))
         found: list[Shown] = []
         given: tuple[Array, ...] = (inputs,)
+        params = self._all(params)
         for steps in self.graph(_shape(inputs), unrolled=True).stages():
-            weights = compiled.subtree(self._all(params), steps)
+            weights = compiled.subtree(params, steps)
             if steps.is_traced:
                 given, shown = compiled.run(steps, context, weights, None, given)
             else:

@@ -1,6 +1,8 @@
 """Search spaces: what can be chosen, and one network that is any of the choices."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxnas.spaces.autoformer import autoformer
 from jaxnas.spaces.bert import bert
@@ -29,8 +31,23 @@ BY_NAME: Mapping[str, Callable[..., SearchSpace]] = {
 }
 """Factories of `SearchSpace` that need no argument, by name."""
 
+
+def arguments(space: SearchSpace) -> dict[str, Any] | None:
+    """Return the arguments by which its factory in `BY_NAME` makes a space again.
+
+    None if there is no such factory, or if the space has other options than it takes. A mode of
+    normalization that the factory does not let choose is none of them.
+    """
+    factory = BY_NAME.get(space.name)
+    known = inspect.signature(factory).parameters if factory else {}
+    if factory is None or space.options.keys() - known.keys() - {"norm"}:
+        return None
+    return {name: value for name, value in space.options.items() if name in known}
+
+
 __all__ = [
     "BY_NAME",
+    "arguments",
     "autoformer",
     "bert",
     "darts",

@@ -12,7 +12,7 @@ rate means the same for any number of paths.
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -115,29 +115,33 @@ def train(
     update = functools.partial(_update, unseeded, steps)
     gradient = functools.partial(_gradient, module, unseeded, split.frozen)
     pick = functools.partial(_pick, unseeded, steps, key, images, classes)
-    with checkpoints.open_folder(checkpoint_dir) as manager:
-        state, rows = checkpoints.restore(manager, state, run)
-        history = [SupernetRecord(*row) for row in rows]
-        diverged = False
-        while int(state.step) < total and not diverged:
-            before, losses = state, []
-            stop = min(total, int(state.step) + record_every)
-            for step in range(int(state.step), stop):
-                batch = pick(state.step)
-                pairs = [gradient(state.trained, path, *batch) for path in paths(key, step)]
-                state = update(state, [each for _, each in pairs])
-                losses += [loss for loss, _ in pairs]
-            mean = float(np.mean(jax.device_get(losses)))
-            diverged = not mean < _HOPELESS * math.log(module.classes)
-            if diverged:
-                state = before
-            history.append(SupernetRecord(stop, mean, _drift(module, split.frozen, before, state)))
-            if not diverged:
-                checkpoints.save(manager, state, history, run)
-            if progress is not None:
-                progress(history[-1])
+
+    def some_steps(
+        state: _State, history: Sequence[SupernetRecord]
+    ) -> tuple[_State, SupernetRecord, bool]:
+        before, losses = state, []
+        stop = min(total, int(state.step) + record_every)
+        for step in range(int(state.step), stop):
+            batch = pick(state.step)
+            pairs = [gradient(state.trained, path, *batch) for path in paths(key, step)]
+            state = update(state, [each for _, each in pairs])
+            losses += [loss for loss, _ in pairs]
+        mean = float(np.mean(jax.device_get(losses)))
+        finite = mean < _HOPELESS * math.log(module.classes)
+        drift = _drift(module, split.frozen, before, state if finite else before)
+        return state, SupernetRecord(stop, mean, drift), finite
+
+    state, history, diverged = checkpoints.train_in_rounds(
+        some_steps,
+        state,
+        SupernetRecord,
+        is_done=lambda history: bool(history) and history[-1].step >= total,
+        run=run,
+        folder=checkpoint_dir,
+        progress=progress,
+    )
     params = parameters.merge(Split(state.trained, split.frozen))
-    return Supernet(params, tuple(history), diverged)
+    return Supernet(params, history, diverged)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

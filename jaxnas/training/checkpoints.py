@@ -1,15 +1,60 @@
-"""The folder of an interrupted training, and how to go on from it."""
+"""The loop of every training: rounds that are saved, so that one that was killed goes on."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+State = TypeVar("State")
+Record = TypeVar("Record", bound=tuple[float, ...])
+
+
+def train_in_rounds(
+    advance: Callable[[State, Sequence[Record]], tuple[State, Record, bool]],
+    state: State,
+    record: Callable[..., Record],
+    *,
+    is_done: Callable[[Sequence[Record]], bool],
+    run: dict[str, Any],
+    folder: str | os.PathLike[str] | None,
+    progress: Callable[[Record], None] | None,
+) -> tuple[State, tuple[Record, ...], bool]:
+    """Return the last finite state, a record of each round, and whether the last round diverged.
+
+    Each round is saved before it is reported.
+
+    Args:
+        advance: `advance(state, history)`: the next state, its record, and whether it is finite.
+            What is not ends the training, and is not saved.
+        state: pytree of arrays, before the first round.
+        record: makes a record of its numbers.
+        is_done: `is_done(history)`.
+        run: what the run depends on, as JSON values.
+        folder: where to save and from where to go on; None saves nothing.
+        progress: called with the record of each round; None is nobody.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    finite = True
+    with open_folder(folder) as manager:
+        state, rows = restore(manager, state, run)
+        history = [record(*row) for row in rows]
+        while finite and not is_done(history):
+            after, latest, finite = advance(state, history)
+            history.append(latest)
+            if finite:
+                state = after
+                save(manager, state, history, run)
+            if progress is not None:
+                progress(latest)
+    return state, tuple(history), not finite
 
 
 def open_folder(

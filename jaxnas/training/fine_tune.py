@@ -109,25 +109,27 @@ def fine_tune(
         "params": checkpoints.digest(params),
         "data": checkpoints.digest((context, first, list(dev))),
     }
-    diverged = False
-    with checkpoints.open_folder(checkpoint_dir) as manager:
-        state, records = checkpoints.restore(manager, state, run)
-        history = [TunedEpoch(*record) for record in records]
-        while len(history) < options.epochs and not diverged and not _stale(history, options):
-            index = len(history)
-            batches = train(_rng(options, index)) if index else first
-            key = jax.random.fold_in(jax.random.key(options.seed), index)
-            state, loss = _learn(network, unseeded, steps, context, state, batches, key)
-            scores = evaluate(network, context, state.params, dev)
-            history.append(TunedEpoch(index + 1, loss, *scores))
-            diverged = not math.isfinite(loss + scores[1])
-            if not diverged:
-                if _best(history) is history[-1]:
-                    state = state._replace(best=state.params)
-                checkpoints.save(manager, state, history, run)
-            if progress is not None:
-                progress(history[-1])
-    return FineTuned(state.best, _best(history), tuple(history), diverged)
+
+    def epoch(state: _State, history: Sequence[TunedEpoch]) -> tuple[_State, TunedEpoch, bool]:
+        index = len(history)
+        batches = train(_rng(options, index)) if index else first
+        key = jax.random.fold_in(jax.random.key(options.seed), index)
+        state, loss = _learn(network, unseeded, steps, context, state, batches, key)
+        latest = TunedEpoch(index + 1, loss, *evaluate(network, context, state.params, dev))
+        if _best([*history, latest]) is latest:
+            state = state._replace(best=state.params)
+        return state, latest, math.isfinite(loss + latest.dev_loss)
+
+    state, history, diverged = checkpoints.train_in_rounds(
+        epoch,
+        state,
+        TunedEpoch,
+        is_done=lambda history: len(history) >= options.epochs or _stale(history, options),
+        run=run,
+        folder=checkpoint_dir,
+        progress=progress,
+    )
+    return FineTuned(state.best, _best(history), history, diverged)
 
 
 def evaluate(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxnas.tasks import Targets
 from jaxnas.training import checkpoints
-from jaxnas.training.epoch import epoch_size, initial_state, learn
+from jaxnas.training.epoch import State, epoch_size, initial_state, learn
 from jaxnas.training.evaluation import EvalFn, Evaluation, evaluate
 from jaxnas.training.options import TrainingOptions, check_options, learning_rate_schedule
 from jaxnas.types import ApplyFn, Array, Params
@@ -106,30 +106,28 @@ def train(
     schedule = learning_rate_schedule(options, steps)
     # The seed is in the keys; without it here, all seeds share one compiled epoch.
     unseeded = options._replace(seed=0)
-    with checkpoints.open_folder(checkpoint_dir) as manager:
-        state, records = checkpoints.restore(manager, initial, run)
-        history = [EpochRecord(*record) for record in records]
-        for index in range(len(history), options.epochs):
-            key = jax.random.fold_in(jax.random.key(options.seed), index)
-            epoch = learn(train_fn, unseeded, state, key, *train_set)
-            valid, finite = Evaluation(math.nan, math.nan), bool(epoch.finite)
-            if finite:
-                state = epoch.state
-                valid = evaluate(eval_fn, state.params, state.statistics, *valid_set, batch_size)
-            history.append(
-                EpochRecord(
-                    index + 1,
-                    *(float(epoch.loss), float(epoch.accuracy), valid.accuracy, valid.loss),
-                    float(schedule(index * steps)),
-                )
-            )
-            if finite:
-                checkpoints.save(manager, state, history, run)
-            if progress is not None:
-                progress(history[-1])
-            if not finite:
-                return TrainingResult(state.params, state.statistics, tuple(history), True)
-    return TrainingResult(state.params, state.statistics, tuple(history), False)
+
+    def epoch(state: State, history: Sequence[EpochRecord]) -> tuple[State, EpochRecord, bool]:
+        index, valid = len(history), Evaluation(math.nan, math.nan)
+        key = jax.random.fold_in(jax.random.key(options.seed), index)
+        learned = learn(train_fn, unseeded, state, key, *train_set)
+        after, finite = learned.state, bool(learned.finite)
+        if finite:
+            valid = evaluate(eval_fn, after.params, after.statistics, *valid_set, batch_size)
+        learning = float(learned.loss), float(learned.accuracy)
+        rate = float(schedule(index * steps))
+        return after, EpochRecord(index + 1, *learning, valid.accuracy, valid.loss, rate), finite
+
+    state, history, diverged = checkpoints.train_in_rounds(
+        epoch,
+        initial,
+        EpochRecord,
+        is_done=lambda history: len(history) >= options.epochs,
+        run=run,
+        folder=checkpoint_dir,
+        progress=progress,
+    )
+    return TrainingResult(state.params, state.statistics, history, diverged)
 
 
 def _examples(purpose: str, inputs: ArrayLike, labels: Any) -> tuple[Array, Any]:

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Mapping
 
-from jaxnas.search.base import History, run
+from jaxnas.search.base import History, Result, run
 from jaxnas.search.constrained import EvolutionOptions, constrained_evolution
 from jaxnas.search.evolution import regularized_evolution
-from jaxnas.search.halving import HalvingResult, Rung, RungResult, successive_halving
+from jaxnas.search.halving import Rung, RungResult, successive_halving
 from jaxnas.search.hybrid import (
     Evaluation,
     HybridOptions,
-    HybridResult,
     Objective,
     hybrid,
     hybrid_steps,
 )
 from jaxnas.search.knapsack import knapsack, pareto_front
 from jaxnas.search.local_search import local_search
-from jaxnas.search.pruning import PruningResult, PruningRound, Reserve, SuperScoreFn, prune
+from jaxnas.search.pruning import PruningRound, Reserve, SuperScoreFn, prune
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
-from jaxnas.search.two_step import Controls, TwoStepResult, controls, two_step
+from jaxnas.search.two_step import Controls, controls, two_step
 from jaxnas.types import SearchStrategy
 
 BY_NAME: Mapping[str, Callable[..., SearchStrategy]] = {
@@ -33,18 +32,15 @@ __all__ = [
     "Controls",
     "Evaluation",
     "EvolutionOptions",
-    "HalvingResult",
     "History",
     "HybridOptions",
-    "HybridResult",
     "Objective",
-    "PruningResult",
     "PruningRound",
     "Reserve",
+    "Result",
     "Rung",
     "RungResult",
     "SuperScoreFn",
-    "TwoStepResult",
     "constrained_evolution",
     "controls",
     "hybrid",

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from jaxnas import check
 from jaxnas.types import Array, ScoreFn, SearchStrategy
@@ -51,6 +52,29 @@ class History(NamedTuple):
     def running_best(self) -> Array:
         """The best score after each evaluation, `float32[..., T]`."""
         return jax.lax.cummax(self.scores, axis=self.scores.ndim - 1)
+
+
+Step = TypeVar("Step")
+
+
+class Result(NamedTuple, Generic[Step]):
+    """What a search has chosen, and how.
+
+    Attributes:
+        arch: `int32[D]`, the architecture that it chose.
+        steps: what it did, in order: the kind of record is that of the search.
+        ranking: `int64[<=A]`, indices into the candidates that were given, best first. Empty for a
+            search that is given none.
+    """
+
+    arch: NDArray[np.int32]
+    steps: tuple[Step, ...]
+    ranking: NDArray[np.int64]
+
+    @property
+    def winner(self) -> int:
+        """Index of `arch` among the candidates."""
+        return int(self.ranking[0])
 
 
 def run(

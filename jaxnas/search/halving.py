@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check
+from jaxnas.search.base import Result
 from jaxnas.search.candidates import validate_candidates
 from jaxnas.types import ScoreFn
 
@@ -40,27 +41,12 @@ class RungResult(NamedTuple):
     kept: NDArray[np.int64]
 
 
-class HalvingResult(NamedTuple):
-    """The outcome of a race.
-
-    Attributes:
-        rungs: One result a rung, in their order.
-        ranking: `int64[A]`, indices into the candidates, best first: those that the last rung
-            scored in its order, below them those that the rung before dropped, and so on.
-        winner: Index into the candidates: the first of `ranking`.
-        arch: `int32[D]`, the winner.
-    """
-
-    rungs: tuple[RungResult, ...]
-    ranking: NDArray[np.int64]
-    winner: int
-    arch: NDArray[np.int32]
-
-
-def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingResult:
+def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> Result[RungResult]:
     """Return the ranking by a ladder of scores, each of which sees only what the one below kept.
 
-    Equal scores are taken in the order of the candidates.
+    Of equal scores the one comes first that stood better in the rung before, or in the candidates.
+    The steps are one a rung. Below what the last rung scored, the ranking has what the rung before
+    dropped, in its order, and so on.
 
     Source: Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943, Successive Halving. Differs from
     the paper: what a rung raises is the fidelity of a training-free score (its images, say) instead
@@ -91,13 +77,12 @@ def successive_halving(candidates: ArrayLike, rungs: Sequence[Rung]) -> HalvingR
     dropped: list[NDArray[np.int64]] = []
     for number, (rung, count) in enumerate(zip(rungs, counts, strict=True), 1):
         scores = _checked_scores(rung.score_fn(archs[left]), archs[left].shape, number)
-        order = left[np.lexsort((left, -scores))]
+        order = left[np.argsort(-scores, kind="stable")]
         results.append(RungResult(left, scores, order[:count]))
         left = order[:count]
         dropped.append(order[count:])
     ranking = np.concatenate([left, *reversed(dropped)])
-    winner = int(ranking[0])
-    return HalvingResult(tuple(results), ranking, winner, archs[winner])
+    return Result(archs[ranking[0]], tuple(results), ranking)
 
 
 def _counts(rungs: Sequence[Rung], num_candidates: int) -> list[int]:

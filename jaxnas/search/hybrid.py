@@ -8,7 +8,7 @@ constants are the weights of several scores, and whose last evaluations exploit 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check
+from jaxnas.search.base import Result
 from jaxnas.search.candidates import validate_candidates
 from jaxnas.search.constants import Choose, Evaluation, HybridOptions, checked_options, plan_steps
 from jaxnas.types import Array, ScoreFn
@@ -27,20 +28,6 @@ Objective = Callable[..., ArrayLike]
 _FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError, OSError)
 
 
-class HybridResult(NamedTuple):
-    """What a hybrid search did and chose.
-
-    Attributes:
-        evaluations: All steps in their order, those of the history included.
-        winner: Index into the candidates: the first with the best feedback.
-        arch: `int32[D]`, the winner.
-    """
-
-    evaluations: tuple[Evaluation, ...]
-    winner: int
-    arch: NDArray[np.int32]
-
-
 def hybrid(
     candidates: ArrayLike,
     objective: Objective,
@@ -50,8 +37,11 @@ def hybrid(
     num_evaluations: int = 20,
     options: HybridOptions | None = None,
     history: Sequence[Evaluation] = (),
-) -> HybridResult:
+) -> Result[Evaluation]:
     """Return the candidate with the best feedback of those that some constants put first.
+
+    The steps of the result are all `Evaluation`s in their order, those of the history included; its
+    ranking are the candidates that were evaluated, those of equal feedback in their order.
 
     Each step takes a point, by a fixed probe or by Bayesian optimisation (a Gaussian process with a
     Matern 5/2 kernel, package `bayesian-optimization`), and asks for the feedback of the candidate
@@ -90,13 +80,14 @@ def hybrid(
         history=history,
     )
     told = (*(_restored(step) for step in history), *new)
-    best = max(told, key=lambda step: step.feedback)
-    if best.failure:
+    best = sorted(told, key=lambda step: -step.feedback)
+    if best[0].failure:
         raise ValueError(
             f"feedback must succeed once at least: got {len(told)} failures, the first of them "
             f"{told[0].failure!r}; try it on one candidate."
         )
-    return HybridResult(told, best.candidate, np.asarray(candidates, np.int32)[best.candidate])
+    ranking = np.array([step.candidate for step in best], np.int64)
+    return Result(np.asarray(candidates, np.int32)[ranking[0]], told, ranking)
 
 
 def hybrid_steps(

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check
+from jaxnas.search.base import Result
 
 SuperScoreFn = Callable[[NDArray[np.bool_]], Sequence[float]]
 """`score_fn(alive)`: the scores of the super-network of the operations `bool[D, O]`, `S` of them;
@@ -42,26 +43,9 @@ class PruningRound(NamedTuple):
         return int((~np.isnan(self.scores).all(-1)).sum())
 
 
-class PruningResult(NamedTuple):
-    """What a search by pruning has found.
-
-    Attributes:
-        arch: `int32[D]`.
-        rounds: first to last.
-    """
-
-    arch: NDArray[np.int32]
-    rounds: tuple[PruningRound, ...]
-
-    @property
-    def evaluations(self) -> int:
-        """How many super-networks were scored."""
-        return sum(round.evaluations for round in self.rounds)
-
-
 def prune(
     alive: ArrayLike, score_fn: SuperScoreFn, *, reserve: Reserve | None = None
-) -> PruningResult:
+) -> Result[PruningRound]:
     """Return the architecture that is left when each decision has one operation.
 
     In each round every operation that is not reserved, of each decision that has more than one, is
@@ -97,7 +81,7 @@ def prune(
         mask = mask.copy()
         lost = np.flatnonzero(finished.pruned >= 0)
         mask[lost, finished.pruned[lost]] = False
-    return PruningResult(mask.argmax(1).astype(np.int32), tuple(rounds))
+    return Result(mask.argmax(1).astype(np.int32), tuple(rounds), np.empty(0, np.int64))
 
 
 def _round(

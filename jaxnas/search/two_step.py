@@ -9,24 +9,10 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check
+from jaxnas.search.base import Result
 from jaxnas.search.candidates import validate_candidates
+from jaxnas.search.halving import Rung, RungResult, successive_halving
 from jaxnas.types import Array, ScoreFn
-
-
-class TwoStepResult(NamedTuple):
-    """What a two-step search kept and chose.
-
-    Attributes:
-        kept: `int64[k]`, indices into the candidates, best coarse score first.
-        fine_scores: `float64[k]`, their fine scores; `-inf` where `fine_fn` gave `nan`.
-        winner: Index into the candidates: the best fine score, of equals the better coarse one.
-        arch: `int32[D]`, the winner.
-    """
-
-    kept: NDArray[np.int64]
-    fine_scores: NDArray[np.float64]
-    winner: int
-    arch: NDArray[np.int32]
 
 
 class Controls(NamedTuple):
@@ -37,17 +23,19 @@ class Controls(NamedTuple):
         params: keeps the `k` candidates with the most parameters.
     """
 
-    random: TwoStepResult
-    params: TwoStepResult
+    random: Result[RungResult]
+    params: Result[RungResult]
 
 
 def two_step(
     candidates: ArrayLike, coarse_scores: ArrayLike, fine_fn: ScoreFn, k: int
-) -> TwoStepResult:
+) -> Result[RungResult]:
     """Return the candidate with the best fine score among the `k` with the best coarse scores.
 
-    Equal coarse scores are taken in the order of the candidates, and of candidates that are the
-    same architecture only the best is kept.
+    It is successive halving in two rungs: `steps[0].kept` are the `k`, best coarse score first, and
+    `steps[1].scores` their fine scores, `-inf` where `fine_fn` gave `nan`. Equal coarse scores are
+    taken in the order of the candidates. Of candidates that are the same architecture only the best
+    is ranked.
 
     Source: Xu et al., KNAS, ICML 2021, arXiv 2111.13293: the coarse score is the mean of the Gram
     matrix of the gradients, the fine score a short training, k is 20 or 40 of 300. Differs from the
@@ -62,7 +50,8 @@ def two_step(
 
     Raises:
         ValueError: If there are no candidates, the shapes do not fit, `k` is not from 1 to the
-            number of different candidates, a coarse score is `nan`, or no fine score is finite.
+            number of different candidates, a coarse score is `nan`, or no score of a step is
+            finite.
 
     Examples:
         >>> from jaxnas import search
@@ -83,13 +72,21 @@ def two_step(
             f"coarse_scores must not be nan: got nan for candidate {np.isnan(coarse).argmax()}; "
             "use -inf for what cannot be scored."
         )
-    ranked = np.argsort(-coarse, kind="stable")
-    first = np.unique(archs[ranked], axis=0, return_index=True)[1]
-    check.integer("k", k, 1, len(first), "; sample more different candidates or change k.")
-    kept = ranked[np.sort(first)[:k]]
-    fine = _fine_scores(fine_fn, archs[kept])
-    winner = int(kept[fine.argmax()])
-    return TwoStepResult(kept, fine, winner, archs[winner])
+    # Of candidates that are the same, the one with the best coarse score.
+    order = np.argsort(-coarse, kind="stable")
+    different = np.sort(order[np.unique(archs[order], axis=0, return_index=True)[1]])
+    check.integer("k", k, 1, len(different), "; sample more different candidates or change k.")
+
+    def fine(archs: NDArray[np.int32]) -> NDArray[np.float64]:
+        scores = np.asarray(check.array("What fine_fn gives", fine_fn(archs)), np.float64)
+        return np.where(np.isnan(scores), -np.inf, scores)
+
+    found = successive_halving(archs[different], [Rung(lambda _: coarse[different], k), Rung(fine)])
+    steps = tuple(
+        RungResult(different[step.scored], step.scores, different[step.kept])
+        for step in found.steps
+    )
+    return Result(found.arch, steps, different[found.ranking])
 
 
 def controls(
@@ -113,19 +110,3 @@ def controls(
         random=two_step(candidates, order, fine_fn, k),
         params=two_step(candidates, num_params, fine_fn, k),
     )
-
-
-def _fine_scores(fine_fn: ScoreFn, archs: NDArray[np.int32]) -> NDArray[np.float64]:
-    scores = np.asarray(check.array("What fine_fn gives", fine_fn(archs)), np.float64)
-    if scores.shape != archs.shape[:1]:
-        raise ValueError(
-            f"fine_fn must return one score an architecture: got shape {list(scores.shape)} for "
-            f"archs of shape {list(archs.shape)}."
-        )
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    if not np.isfinite(scores).any():
-        raise ValueError(
-            "fine_fn must give a finite score to one kept candidate at least: got "
-            f"{scores.tolist()}."
-        )
-    return scores

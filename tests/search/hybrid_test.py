@@ -63,7 +63,7 @@ def test_probes_take_the_best_candidate_that_is_left_by_hand():
         options=HybridOptions({"tau": (0, 1), "log_mu": (-4, 0)}, probes=3),
     )
     # 0 is best; then 1, because 0 is done; then 3, because 0 is done: 8 is the best of the rest.
-    assert result.evaluations == (
+    assert result.steps == (
         Evaluation((0.0, -2.0), 0, 0.3),
         Evaluation((0.5, -2.0), 1, 0.7),
         Evaluation((1.0, -2.0), 3, 0.7),
@@ -83,22 +83,22 @@ def test_a_quarter_of_the_steps_are_probes(num_evaluations, probes, suggested):
         key=KEY,
         num_evaluations=num_evaluations,
     )
-    points = [step.point for step in result.evaluations]
+    points = [step.point for step in result.steps]
     assert points[:probes] == [(tau, -1.0) for tau in np.linspace(0, 1, probes)]
     assert points[probes:] == [(0.123, 0.456)] * (num_evaluations - probes)
     # Equal scores go by the order of the candidates.
-    assert [step.candidate for step in result.evaluations] == list(range(num_evaluations))
+    assert [step.candidate for step in result.steps] == list(range(num_evaluations))
 
 
 @pytest.mark.parametrize("acquisition", ["ei", "ucb"])
 def test_points_stay_in_range_and_candidates_come_once(acquisition):
     result = search(acquisition=acquisition, bounds={"tau": (0.2, 0.9), "log_mu": (-1.0, 1.0)})
-    assert len({step.candidate for step in result.evaluations}) == 5
-    assert all(0.2 <= step.point[0] <= 0.9 for step in result.evaluations)
-    assert all(-1 <= step.point[1] <= 1 for step in result.evaluations)
-    for step in result.evaluations:
+    assert len({step.candidate for step in result.steps}) == 5
+    assert all(0.2 <= step.point[0] <= 0.9 for step in result.steps)
+    assert all(-1 <= step.point[1] <= 1 for step in result.steps)
+    for step in result.steps:
         assert step.feedback == feedback(ARCHS[[step.candidate]])[0]
-    assert result.winner == max(result.evaluations, key=lambda step: step.feedback).candidate
+    assert result.winner == max(result.steps, key=lambda step: step.feedback).candidate
 
 
 def test_named_probes_and_the_last_steps_go_down_the_best_ranking(suggested):
@@ -116,15 +116,15 @@ def test_named_probes_and_the_last_steps_go_down_the_best_ranking(suggested):
         ),
     )
     # The probe finds 0 of worth 1, the process 5 of worth 7: the rest of its ranking is 4, 3.
-    assert [step.candidate for step in result.evaluations] == [0, 5, 4, 3]
-    assert [step.point for step in result.evaluations[1:]] == [(0.0, 1.0)] * 3
+    assert [step.candidate for step in result.steps] == [0, 5, 4, 3]
+    assert [step.point for step in result.steps[1:]] == [(0.0, 1.0)] * 3
     assert result.winner == 3
 
 
 def test_the_key_decides():
     first, again, other = search(), search(), search(key=jax.random.key(1))
-    assert first.evaluations == again.evaluations
-    assert first.evaluations != other.evaluations
+    assert first.steps == again.steps
+    assert first.steps != other.steps
 
 
 @pytest.mark.parametrize("growth", [None, 3])
@@ -134,7 +134,7 @@ def test_a_search_stopped_after_any_step_goes_on_the_same(growth):
             raise RuntimeError("out of memory")
         return feedback(archs)
 
-    whole = search(fallible, growth=growth).evaluations
+    whole = search(fallible, growth=growth).steps
     assert any(step.failure for step in whole)
     asked = []
 
@@ -145,7 +145,7 @@ def test_a_search_stopped_after_any_step_goes_on_the_same(growth):
     for stop in range(len(whole) + 1):
         stored = json.loads(json.dumps(whole[:stop]))  # as it comes back from a file
         asked.clear()
-        assert search(counted, growth=growth, history=stored).evaluations == whole
+        assert search(counted, growth=growth, history=stored).steps == whole
         assert len(asked) == len(whole) - stop
 
 
@@ -174,7 +174,7 @@ def test_steps_can_be_kept_one_by_one():
     with pytest.raises(KeyboardInterrupt):
         next(started)
     kept.append(next(steps(feedback)))
-    assert search(history=kept).evaluations == search().evaluations
+    assert search(history=kept).steps == search().steps
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_a_failure_is_recorded_told_as_the_worst_and_never_wins(failing, reason,
     suggested(suggest)
     worth = iter([failing, lambda archs: [-3.0], lambda archs: [-5.0], failing, lambda archs: [-4]])
     result = search(lambda archs: next(worth)(archs), num_evaluations=5, probes=1)
-    assert [bool(step.failure) for step in result.evaluations] == [True, False, False, True, False]
-    assert result.evaluations[0].failure.startswith(reason)
-    assert result.evaluations[0].feedback == -np.inf
+    assert [bool(step.failure) for step in result.steps] == [True, False, False, True, False]
+    assert result.steps[0].failure.startswith(reason)
+    assert result.steps[0].feedback == -np.inf
     assert told == [[0.0], [-3.0, -3.0], [-5.0, -3.0, -5.0], [-5.0, -3.0, -5.0, -5.0]]
-    assert result.winner == result.evaluations[1].candidate
+    assert result.winner == result.steps[1].candidate
 
 
 def test_a_bug_in_the_feedback_is_not_a_failure():
@@ -211,11 +211,11 @@ def test_a_bug_in_the_feedback_is_not_a_failure():
 def test_the_search_ends_when_nothing_is_left_to_rank():
     few = np.where(np.arange(20) < 3, VALUE, -np.inf)
     result = search(objective=lambda tau, log_mu: few)
-    assert sorted(step.candidate for step in result.evaluations) == [0, 1, 2]
+    assert sorted(step.candidate for step in result.steps) == [0, 1, 2]
     with pytest.raises(ValueError, match="history must be of the same search"):
         search(
             objective=lambda tau, log_mu: few,
-            history=[*result.evaluations, Evaluation((0.5, 0.0), 7, 1.0)],
+            history=[*result.steps, Evaluation((0.5, 0.0), 7, 1.0)],
         )
 
 
@@ -231,7 +231,7 @@ def test_a_growing_pool_limits_what_can_be_chosen(suggested):
             key=KEY,
             num_evaluations=size // 10,
             options=HybridOptions(growth=growth),
-        ).evaluations
+        ).steps
 
     fixed, growing = ([step.candidate for step in steps(growth)] for growth in (None, 5))
     assert fixed == list(range(size - 1, size - 1 - size // 10, -1))

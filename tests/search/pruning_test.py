@@ -18,11 +18,11 @@ def test_the_worst_goes_in_each_round():
     found = search.prune(EVERYTHING, score)
     np.testing.assert_array_equal(found.arch, [0, 0])
     # Without 1 and 1 the most is left, then without 2 and 2.
-    np.testing.assert_array_equal([round.pruned for round in found.rounds], [[1, 1], [2, 2]])
-    assert found.evaluations == len(looks) == 6 + 4
-    assert [round.evaluations for round in found.rounds] == [6, 4]
+    np.testing.assert_array_equal([round.pruned for round in found.steps], [[1, 1], [2, 2]])
+    assert len(looks) == 6 + 4
+    assert [round.evaluations for round in found.steps] == [6, 4]
     assert all(look.sum() == 5 for look in looks[:6])
-    np.testing.assert_array_equal(found.rounds[1].alive, [[1, 0, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(found.steps[1].alive, [[1, 0, 1], [1, 0, 1]])
 
 
 def test_ranks_are_summed_over_scores_and_operations_of_all_decisions():
@@ -30,9 +30,9 @@ def test_ranks_are_summed_over_scores_and_operations_of_all_decisions():
     given = {0: (1.0, 40.0), 1: (2.0, 10.0), 2: (9.0, 30.0), 3: (8.0, 20.0)}
     found = search.prune(np.ones((2, 2), bool), lambda alive: given[int(alive.argmin())])
     # Ranks 1 + 4 and 2 + 1; 4 + 3 and 3 + 2: decision 0 loses 0, decision 1 loses 0.
-    np.testing.assert_array_equal(found.rounds[0].pruned, [0, 0])
+    np.testing.assert_array_equal(found.steps[0].pruned, [0, 0])
     np.testing.assert_array_equal(found.arch, [1, 1])
-    np.testing.assert_array_equal(found.rounds[0].scores[1, 1], [8.0, 20.0])
+    np.testing.assert_array_equal(found.steps[0].scores[1, 1], [8.0, 20.0])
 
 
 def test_what_is_reserved_is_neither_looked_at_nor_pruned():
@@ -42,9 +42,9 @@ def test_what_is_reserved_is_neither_looked_at_nor_pruned():
         return reserved
 
     found = search.prune(EVERYTHING, lambda alive: [WORTH[alive].sum()], reserve=reserve)
-    np.testing.assert_array_equal([each.pruned for each in found.rounds], [[2, 1], [1, 2]])
-    assert found.evaluations == 5 + 4
-    assert np.isnan(found.rounds[0].scores[0, 1]).all()
+    np.testing.assert_array_equal([each.pruned for each in found.steps], [[2, 1], [1, 2]])
+    assert [each.evaluations for each in found.steps] == [5, 4]
+    assert np.isnan(found.steps[0].scores[0, 1]).all()
 
 
 def test_equal_and_missing_scores():
@@ -52,15 +52,15 @@ def test_equal_and_missing_scores():
     np.testing.assert_array_equal(found.arch, [2, 2])  # of equals the first goes
     # What is not finite ranks last, so that nothing is pruned for it.
     found = search.prune(EVERYTHING, lambda alive: [np.nan if alive[0, 0] else 0.0])
-    np.testing.assert_array_equal(found.rounds[0].pruned, [0, 0])
+    np.testing.assert_array_equal(found.steps[0].pruned, [0, 0])
 
 
 def test_decisions_that_are_made_stay():
     alive = np.array([[False, True, False], [True, True, True]])
     found = search.prune(alive, lambda leaf: [WORTH[leaf].sum()])
     np.testing.assert_array_equal(found.arch, [1, 0])
-    np.testing.assert_array_equal([round.pruned for round in found.rounds], [[-1, 1], [-1, 2]])
-    assert search.prune(np.eye(3, dtype=bool), lambda leaf: [0.0]).rounds == ()
+    np.testing.assert_array_equal([round.pruned for round in found.steps], [[-1, 1], [-1, 2]])
+    assert search.prune(np.eye(3, dtype=bool), lambda leaf: [0.0]).steps == ()
 
 
 @pytest.mark.parametrize(

@@ -78,5 +78,5 @@ def test_random_control_with_an_oracle(dataset, mean, deviation):
         params = BENCHMARK.params[BENCHMARK.index(pool)]
         oracle = functools.partial(BENCHMARK.accuracy, dataset=dataset)
         result = controls(key, pool, params, oracle, k=40)
-        winners.append(result.random.fine_scores.max())
+        winners.append(result.random.steps[1].scores.max())
     assert np.mean(winners) == pytest.approx(mean, abs=3 * deviation / 30**0.5)

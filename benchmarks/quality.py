@@ -63,13 +63,8 @@ def main() -> None:
 
 def known(space: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the networks of a table, `int32[A, D]`, and their accuracies in percent, `[A]`."""
-    if space == "nasbench101":
-        table = benchmarks.nasbench101()
-        return table.archs, table.columns["valid_108ep"]
-    archs = (
-        benchmarks.nasbench201 if space == "nasbench201" else benchmarks.nasbench_macro
-    )().archs
-    return archs, benchmarks.accuracy_of(space, archs)
+    table = benchmarks.BY_SPACE[space]()
+    return table.archs, table.columns[table.target]
 
 
 def _summary(lost: pd.DataFrame) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnas.benchmarks.nasbench201 import SCALES, TABLE
 from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
-from jaxnas.benchmarks.tabular import SCALES, TABLE
 
 _SOURCES = {
     "cifar10/test": "c10_test",

@@ -14,7 +14,6 @@ https://github.com/aaronserianni/training-free-nas (data: CC BY 4.0).
 import functools
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import check, encoding
-from jaxnas.benchmarks import lookup
+from jaxnas.benchmarks.tabular import TabularBenchmark, whole
 
 TABLE = Path(__file__).with_name("transformers.npz")
 
@@ -137,20 +136,7 @@ def without_unread(choices: Choices, arch: ArrayLike, layers: int) -> NDArray[np
     return np.where(read, np.asarray(arch, np.int32), 0).astype(np.int32)
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedTransformers:
-    """Transformers that somebody has trained.
-
-    Attributes:
-        archs: `int32[A, D]`; of NAS-Bench-BERT some stand for several trainings.
-        columns: `[A]` each, in percent where it is an accuracy.
-    """
-
-    archs: NDArray[np.int32]
-    columns: Mapping[str, NDArray[Any]]
-
-
-def pit() -> TrainedTransformers:
+def pit() -> TabularBenchmark:
     """Return 60 PiT networks: test accuracy on CIFAR-100, Flowers and Chaoyang, in percent.
 
     Trained from scratch at 224 pixels, plainly (`c100_base_acc`, `flower_base_acc`,
@@ -161,7 +147,7 @@ def pit() -> TrainedTransformers:
     return _read("pit")
 
 
-def autoformer() -> TrainedTransformers:
+def autoformer() -> TabularBenchmark:
     """Return 60 AutoFormer-Tiny networks, with columns as `pit` and `imagenet_super_acc`.
 
     Accuracies lie close together (a standard deviation of .45 on CIFAR-100), and the tasks disagree
@@ -170,7 +156,7 @@ def autoformer() -> TrainedTransformers:
     return _read("autoformer")
 
 
-def nasbench_bert() -> TrainedTransformers:
+def nasbench_bert() -> TabularBenchmark:
     """Return 300 encoders of NAS-Bench-BERT: `glue`, its eight tasks, and `train_seconds`.
 
     The networks are not what the benchmark declares, and `archs` say what they are. All of them
@@ -184,14 +170,21 @@ def nasbench_bert() -> TrainedTransformers:
     return _read("nasbench_bert")
 
 
+_TARGETS = {"pit": "c100_base_acc", "autoformer": "c100_base_acc", "nasbench_bert": "glue"}
+
+
 @functools.cache
-def _read(name: str) -> TrainedTransformers:
-    with lookup.whole(TABLE, "tables of transformers", "tools.build_transformers"):
+def _read(name: str) -> TabularBenchmark:
+    choices = BY_NAME[name]
+    sizes, prefix = num_choices(choices), f"{name}/"
+    with whole(TABLE, "tables of transformers", "tools.build_transformers"):
         with np.load(io.BytesIO(TABLE.read_bytes()), allow_pickle=False) as stored:
-            prefix = f"{name}/"
             columns = {
                 key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)
             }
-        archs = encoding.validate_archs(columns.pop("archs"), num_choices(BY_NAME[name]))
-    lookup.freeze(archs, *columns.values())
-    return TrainedTransformers(archs, columns)
+        archs = encoding.validate_archs(columns.pop("archs"), sizes)
+        parse = functools.partial(from_string, choices)
+        keys = functools.partial(encoding.encode, num_choices=sizes)
+        return TabularBenchmark(
+            name, archs, columns, _TARGETS[name], sizes, parse, keys, keys(archs)
+        )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
+from jaxnas.benchmarks.nasbench201 import SCALES, TABLE
 from jaxnas.benchmarks.notation import to_string
-from jaxnas.benchmarks.tabular import SCALES, TABLE
 from tools.build_nasbench201 import _SOURCES, build
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -20,12 +20,15 @@ def rows():
     """The shipped table as the rows of the CSV that it was built from."""
     table = nasbench201()
     texts = {
-        source: [f"{value:.{len(str(SCALES[name])) - 1}f}" for value in table.columns[name]]
+        source: [
+            f"{value:.{len(str(SCALES[name])) - 1}f}"
+            for value in table.columns[name.removesuffix("/test")]
+        ]
         for name, source in _SOURCES.items()
     }
     texts["index"] = [str(i) for i in range(len(table.archs))]
     texts["arch"] = [to_string(arch) for arch in table.archs]
-    texts["unique_str"] = [f"class {number}" for number in table.classes]
+    texts["unique_str"] = [f"class {number}" for number in table.columns["classes"]]
     return [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
 
 

@@ -16,6 +16,8 @@ from tools.build_macro import build
 TOOLS = Path(__file__).parents[2] / "tools"
 
 BENCHMARK = nasbench_macro()
+RUNS = np.stack([BENCHMARK.columns[f"run_{number}"] for number in (1, 2, 3)], axis=1)
+FLOPS = BENCHMARK.columns["flops"]
 
 # Copied by hand from the published file: three accuracies, their mean, parameters and FLOPs.
 ROWS = {
@@ -30,21 +32,20 @@ ROWS = {
 def test_rows_copied_by_hand(string):
     runs, mean, params, flops = ROWS[string]
     row = BENCHMARK.index(string)
-    np.testing.assert_array_equal(BENCHMARK.runs[row], runs)
+    np.testing.assert_array_equal(RUNS[row], runs)
     np.testing.assert_allclose(BENCHMARK.accuracy(string), mean, atol=1e-5)
-    assert (BENCHMARK.params[row], BENCHMARK.flops[row]) == (params, flops)
+    assert (BENCHMARK.params[row], FLOPS[row]) == (params, flops)
     assert to_string(BENCHMARK.archs[row]) == string
 
 
 def test_facts_of_the_space():
     assert BENCHMARK.archs.shape == (6561, 8)
-    assert BENCHMARK.runs.shape == (6561, 3)
     # The empty network is the only one below 50 %.
-    assert np.flatnonzero(BENCHMARK.runs.min(axis=1) < 50).tolist() == [0]
-    np.testing.assert_array_equal(BENCHMARK.runs[0, :2], [45.32, 45.33])
-    np.testing.assert_array_equal(BENCHMARK.runs.max(axis=0)[:2], [93.28, 93.45])
+    assert np.flatnonzero(RUNS.min(axis=1) < 50).tolist() == [0]
+    np.testing.assert_array_equal(RUNS[0, :2], [45.32, 45.33])
+    np.testing.assert_array_equal(RUNS.max(axis=0)[:2], [93.28, 93.45])
     assert (BENCHMARK.params.min(), BENCHMARK.params.max()) == (387882, 2932586)
-    assert (BENCHMARK.flops.min(), BENCHMARK.flops.max()) == (7713280, 105660928)
+    assert (FLOPS.min(), FLOPS.max()) == (7713280, 105660928)
     with pytest.raises(ValueError, match="read-only"):
         BENCHMARK.params[0] = 1
 
@@ -91,9 +92,12 @@ def test_lookup_is_the_table_and_traceable(column):
         (lambda: BENCHMARK.index([0] * 7), "8 decisions"),
         (lambda: BENCHMARK.index(3), "8 decisions"),
         (lambda: BENCHMARK.index([0] * 7 + [3]), r"Decision 7 must be in \[0, 3\)"),
-        (lambda: BENCHMARK.index(np.zeros((2, 2, 8), int)), r"\[A, 8\]: got shape \[2, 2, 8\]"),
+        (lambda: BENCHMARK.index(np.zeros((2, 2, 8), int)), r"\[A, D\]: got \[2, 2, 8\]"),
         (lambda: to_string(np.zeros((2, 8), int)), "One architecture at a time"),
-        (lambda: BENCHMARK.lookup("valid"), "one of accuracy, params, flops: got 'valid'"),
+        (
+            lambda: BENCHMARK.lookup("valid"),
+            "one of run_1, .*, accuracy, params, flops: got 'valid'",
+        ),
         (lambda: BENCHMARK.lookup("params")(jnp.zeros((2, 6), int)), r"\[A, 8\]: got \[2, 6\]"),
     ],
 )
@@ -110,14 +114,14 @@ def test_no_file_and_a_damaged_file(tmp_path):
     with pytest.raises(ValueError, match="does not hold the NAS-Bench-Macro table"):
         nasbench_macro(tmp_path / "half.npz")
     np.savez(tmp_path / "short.npz", runs=np.ones((5, 3)), params=np.ones(5), flops=np.ones(5))
-    with pytest.raises(ValueError, match=r"shapes \[\(5, 3\), \(5,\), \(5,\)\]"):
+    with pytest.raises(ValueError, match=r"runs of shape \[5, 3\]"):
         nasbench_macro(tmp_path / "short.npz")
 
 
 @pytest.fixture(scope="module")
 def rows():
     """The shipped table as the rows of the CSV that it was built from, in another order."""
-    values = zip(BENCHMARK.archs, BENCHMARK.runs, BENCHMARK.params, BENCHMARK.flops, strict=True)
+    values = zip(BENCHMARK.archs, RUNS, BENCHMARK.params, FLOPS, strict=True)
     return [
         {
             "arch": to_string(arch),

@@ -296,7 +296,7 @@ def test_it_beats_random_search_where_the_metric_knows_something():
     for seed in range(10):
         rng = np.random.default_rng(seed)
         archs = table.archs[rng.choice(len(table.archs), 400, replace=False)]
-        accuracy = table.accuracy(archs, "cifar10", "test")
+        accuracy = table.accuracy(archs, "cifar10")
         ranks = accuracy.argsort().argsort() / 400
         metric = np.exp(3 * ranks + rng.normal(0, 1.5, 400))
         metric[rng.random(400) < 0.02] *= 1e3
@@ -307,7 +307,7 @@ def test_it_beats_random_search_where_the_metric_knows_something():
             return -(kappa / m + 10**log_mu * np.abs(m**2 - tau**2))
 
         def look(cells):
-            return table.accuracy(cells, "cifar10", "valid_12ep")
+            return table.accuracy(cells, "cifar10/valid_12ep")
 
         result = hybrid(
             archs,
@@ -317,7 +317,7 @@ def test_it_beats_random_search_where_the_metric_knows_something():
             num_evaluations=8,
             options=HybridOptions(probes=5),
         )
-        ours.append(table.accuracy(result.arch, "cifar10", "test"))
+        ours.append(table.accuracy(result.arch, "cifar10"))
         drawn = archs[:8]  # the pool is in random order
         at_random.append(accuracy[look(drawn).argmax()])
     assert np.mean(ours) > np.mean(at_random) + 0.5

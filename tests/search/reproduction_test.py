@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
+from jaxnas.benchmarks.nasbench201 import DATASETS
 from jaxnas.benchmarks.notation import NUM_CHOICES
-from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.search import BY_NAME, controls, run, sample_distinct
 
 BENCHMARK = nasbench201()
@@ -29,7 +29,7 @@ def _histories(name):
 
 def _expected_test_accuracy(dataset, num):
     """Mean and deviation of the test accuracy of the best of `num` uniform cells by `FEEDBACK`."""
-    feedback, test = BENCHMARK.columns[FEEDBACK], BENCHMARK.columns[f"{dataset}/test"]
+    feedback, test = BENCHMARK.columns[FEEDBACK], BENCHMARK.columns[dataset]
     _, groups, sizes = np.unique(feedback, return_inverse=True, return_counts=True)
     probabilities = np.diff((np.cumsum(sizes) / len(test)) ** num, prepend=0)
     mean, square = (probabilities @ (np.bincount(groups, test**power) / sizes) for power in (1, 2))
@@ -51,7 +51,9 @@ def test_random_search(dataset, reference, tolerance):
 
 
 def test_random_search_costs():
-    seconds = BENCHMARK.seconds(_histories("random").archs.reshape(-1, 6)).sum() / NUM_SEEDS
+    seconds = (
+        BENCHMARK.value(_histories("random").archs.reshape(-1, 6), "seconds").sum() / NUM_SEEDS
+    )
     assert seconds == pytest.approx(12053, rel=0.02)
 
 
@@ -76,7 +78,7 @@ def test_random_control_with_an_oracle(dataset, mean, deviation):
         pool_key, key = jax.random.split(jax.random.key(seed))
         pool = sample_distinct(pool_key, NUM_CHOICES, 300)
         params = BENCHMARK.params[BENCHMARK.index(pool)]
-        oracle = functools.partial(BENCHMARK.accuracy, dataset=dataset)
+        oracle = functools.partial(BENCHMARK.accuracy, column=dataset)
         result = controls(key, pool, params, oracle, k=40)
         winners.append(result.random.steps[1].scores.max())
     assert np.mean(winners) == pytest.approx(mean, abs=3 * deviation / 30**0.5)

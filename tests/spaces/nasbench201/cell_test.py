@@ -46,7 +46,7 @@ def test_macs_of_cells():
     # The table keeps five decimals of a million; all counts are multiples of ten.
     chosen = range(0, len(CELLS), 25)
     macs = [_num_macs(SPACE, CELLS[index], (1, 32, 32, 3)) for index in chosen]
-    np.testing.assert_array_equal(macs, np.rint(BENCHMARK.mflops[chosen] * 1e6))
+    np.testing.assert_array_equal(macs, np.rint(BENCHMARK.columns["mflops"][chosen] * 1e6))
 
 
 def test_cost_by_hand():
@@ -86,8 +86,10 @@ def test_strings():
 
 def test_isomorphism_classes():
     strings = [cell.isomorphism_class(arch) for arch in CELLS]
-    pairs = set(zip(strings, BENCHMARK.classes.tolist(), strict=True))
-    assert len(pairs) == len(set(strings)) == len(set(BENCHMARK.classes.tolist())) == 6466
+    pairs = set(zip(strings, BENCHMARK.columns["classes"].tolist(), strict=True))
+    assert (
+        len(pairs) == len(set(strings)) == len(set(BENCHMARK.columns["classes"].tolist())) == 6466
+    )
 
 
 def test_isomorphism_class_by_hand():

@@ -127,6 +127,58 @@ def percentiles(
     return Percentiles(expected, low, high)
 
 
+def advantage(
+    scores: ArrayLike,
+    control: ArrayLike,
+    accuracies: ArrayLike,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> float:
+    """Return how probable it is that a score orders networks better than a control does.
+
+    Near 1, use the score. Near 1/2, these trainings do not tell the two apart, and a control that
+    costs nothing, such as #params, is as good a choice. Near 0, the control is better.
+
+    Spearman's correlations with the accuracies are compared in bootstrap draws of the networks; a
+    draw in which they are equal counts half. Some ten trainings tell large differences only.
+
+    Args:
+        scores: `[M]` of the networks that were trained, larger is predicted to be better.
+        control: `[M]`, the same networks' #params, say.
+        accuracies: `[M]`, or anything of which more is better.
+        draws: of the bootstrap.
+        seed: of these draws.
+
+    Raises:
+        ValueError: arrays of different lengths, or fewer than 4 networks.
+
+    Examples:
+        >>> from jaxnas import calibration
+        >>> accuracies = [60, 70, 80, 90, 91, 92]
+        >>> calibration.advantage([1, 2, 3, 4, 5, 6], [6, 1, 3, 2, 5, 4], accuracies) > 0.9
+        True
+    """
+    values = [_ordered(each) for each in (scores, control, accuracies)]
+    if len({len(each) for each in values}) > 1 or len(values[0]) < 4:
+        raise ValueError(
+            "scores, control and accuracies must be of the same 4 or more networks: got "
+            f"{', '.join(str(len(each)) for each in values)}."
+        )
+    rng = np.random.default_rng(check.integer("seed", seed, 0))
+    rows = rng.integers(len(values[0]), size=(check.integer("draws", draws, 1), len(values[0])))
+    ours, others, truth = (_unit_ranks(each[rows]) for each in values)
+    gains = np.sum((ours - others) * truth, axis=1)
+    return float(np.mean(np.where(np.isclose(gains, 0), 0.5, gains > 0)))
+
+
+def _unit_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks within each row as vectors of mean 0 and length 1, or 0 if all are equal."""
+    ranks = scipy.stats.rankdata(values, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    return ranks / np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-9)
+
+
 def _log_density(u: NDArray, v: NDArray, theta: NDArray) -> NDArray[np.float64]:
     """Return the logarithm of the density of Frank's copula."""
     a = -np.expm1(-theta)

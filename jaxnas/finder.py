@@ -148,16 +148,43 @@ class Found(NamedTuple):
             `percentile` (100 is the most accurate of these networks) with its 90 % interval from
             `low` to `high`, and what the trainer `decides` by, nan where it was not trained.
         """
-        first = self.scores.first
-        order = self.scores.order()
-        scored = self.scores.take(order[np.isfinite(self.scores.mean(first)[order])])
+        first, (scored, few) = self.scores.first, self._spread(k, seed)
         score, known = scored.mean(first), np.full(len(scored.archs), np.nan)
-        few = calibration.spread(score, k, seed=seed)
         known[few] = trainer(scored.archs[few])
         expected = calibration.percentiles(score, few, known[few], seed=seed)
         names = list(map(self.space.to_string, scored.archs))
         frame = pd.DataFrame({"arch": names, first: score, "percentile": expected.expected})
         return frame.assign(low=expected.low, high=expected.high, **{_decides(trainer): known})
+
+    def advantage(
+        self,
+        trainer: Trainer | ScoreFn,
+        k: int = 10,
+        *,
+        control: str | Proxy = "params",
+        seed: int = 0,
+    ) -> float:
+        """Return how probable it is that the first score orders networks better than a control.
+
+        The networks that are trained are those of `percentiles`; see `calibration.advantage`.
+
+        Args:
+            trainer: see `validate`.
+            k: how many to train.
+            control: the score to compare with.
+            seed: of the choice, and of the bootstrap.
+        """
+        scored, few = self._spread(k, seed)
+        archs, (proxy,) = scored.archs[few], resolve(control)
+        others = self.scorer.of([proxy])(archs).mean(proxy.name)
+        ours = scored.mean(self.scores.first)[few]
+        return calibration.advantage(ours, others, trainer(archs), seed=seed)
+
+    def _spread(self, k: int, seed: int) -> tuple[Scores, NDArray[np.int64]]:
+        """Return what has a score, best first, and `k` positions that are spread over it."""
+        first, order = self.scores.first, self.scores.order()
+        scored = self.scores.take(order[np.isfinite(self.scores.mean(first)[order])])
+        return scored, calibration.spread(scored.mean(first), k, seed=seed)
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
         """Write the best `k` and the course of the search into `report.html`; return its path."""

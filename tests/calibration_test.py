@@ -100,3 +100,28 @@ def test_scores_without_an_order_are_refused():
         calibration.spread([1.0, np.nan, 2, 3], 4)
     with pytest.raises(ValueError, match="count"):
         calibration.spread(np.arange(5.0), 3)
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 30.0])
+def test_the_advantage_is_as_probable_as_it_says(noise):
+    """Of two scores with the same noise, one is better as often as it is worse."""
+    found = []
+    for seed in range(40):
+        accuracies, *errors = np.random.default_rng(seed).normal(size=(3, 12))
+        scores, control = (accuracies + noise * error for error in errors)
+        found.append(calibration.advantage(scores, control, accuracies, draws=200, seed=seed))
+    assert 0.35 < np.mean(found) < 0.65
+
+
+def test_the_advantage_tells_a_good_score_from_chance():
+    scores, accuracies = _pool(0.2, count=12)
+    chance = np.random.default_rng(1).random(12)
+    assert calibration.advantage(scores, chance, accuracies) > 0.95
+    assert calibration.advantage(chance, scores, accuracies) < 0.05
+    assert calibration.advantage(scores, scores, accuracies) == 0.5
+    assert calibration.advantage(np.ones(12), np.zeros(12), accuracies) == 0.5
+
+
+def test_the_advantage_needs_the_same_networks():
+    with pytest.raises(ValueError, match="the same 4 or more networks: got 4, 5, 4"):
+        calibration.advantage([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4])

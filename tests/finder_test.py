@@ -132,6 +132,10 @@ def test_a_few_trainings_say_where_all_should_stand(scorer):
     assert (frame["percentile"] <= frame["high"]).all()
     # The score is as good as the training: the first is expected above the last.
     assert frame["low"].iloc[0] > frame["high"].iloc[-1]
+    # The same networks say whether another score is as good.
+    assert found.advantage(train, 6, control=LAST) > 0.8
+    assert found.advantage(train, 6) == 0.5  # #params are 100 times the sum
+    assert {*trained} == set(known["arch"])
     best = found.validate(train, 3)
     assert list(best) == ["arch", "sum", "trained"]
     assert best["trained"].is_monotonic_decreasing

@@ -1,0 +1,95 @@
+r"""How well sets of scores rank several spaces, by the logarithms of their ranks.
+
+    python benchmarks/aggregates.py --runs=results/a,results/b \
+        --sets=panel,expressivity+channel_independence+zico
+
+Reads the scores that experiments have stored (`experiments.correlations`, `other_spaces`,
+`transformers`), and computes any set of them as `aggregate.log_rank` does, without scoring anew.
+Printed are, for each set and each accuracy of a table, Spearman's correlation, the partial one
+given log #params of the trained networks, and that among the most accurate tenth. Of several
+trainings of one network the table gives the first.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxnas import benchmarks, correlation, spaces
+from jaxnas.proxies import aggregate
+from jaxnas.runs import ScoreStore
+
+COLUMNS = {
+    "nasbench201": ("cifar10", "cifar100", "imagenet16-120"),
+    "nasbench101": ("valid_108ep",),
+    "nasbench_macro": ("accuracy",),
+    "pit": ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc"),
+    "autoformer": ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc"),
+    "bert": ("glue", "sst", "cola"),
+}
+_TRAINED = {
+    "pit": lambda: spaces.pit(image_size=224, classes=100),
+    "autoformer": lambda: spaces.autoformer(image_size=224, classes=100),
+    "bert": spaces.bert,
+}
+
+
+def main() -> None:
+    """Print a table for each run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--runs", required=True, help="Folders of runs, separated by commas.")
+    parser.add_argument(
+        "--sets",
+        default="panel,quintet",
+        help="Names of aggregates, and scores joined by +; params is the number of parameters.",
+    )
+    args = parser.parse_args()
+    for folder in args.runs.split(","):
+        space, measured = _measured(Path(folder))
+        table = benchmarks.BY_SPACE[space]()
+        columns = {name: table.accuracy(list(measured.index), name) for name in COLUMNS[space]}
+        rows = {
+            name: _agreements(_combined(name, measured), columns, measured["params"].to_numpy())
+            for name in args.sets.split(",")
+        }
+        print(f"\n{space}, {len(measured)} networks")
+        print(pd.DataFrame.from_dict(rows, orient="index").round(2).to_string())
+
+
+def _measured(folder: Path) -> tuple[str, pd.DataFrame]:
+    """Return the name of the space, and the mean scores of each network, a column a score."""
+    with ScoreStore(folder / "scores.sqlite") as store:
+        (run, context), *_ = store.contexts().items()
+        scores = store.frame(run).pivot_table("score", "arch", "proxy", dropna=False)
+    space = str(context["space"])
+    table = benchmarks.BY_SPACE[space]()
+    if space in _TRAINED:
+        trained = _TRAINED[space]()
+        params = [trained.num_params(trained.from_string(arch)) for arch in scores.index]
+    else:
+        params = table.value(list(scores.index), "params")
+    return space, scores.assign(params=np.asarray(params, float))
+
+
+def _combined(name: str, measured: pd.DataFrame) -> np.ndarray:
+    recipe = aggregate.RECIPES.get(name)
+    parts = recipe.parts if recipe else name.split("+")
+    combine = recipe.combine if recipe else aggregate.log_rank
+    return combine([measured[part].to_numpy() for part in parts])
+
+
+def _agreements(
+    scores: np.ndarray, columns: dict[str, np.ndarray], params: np.ndarray
+) -> dict[tuple[str, str], float]:
+    found = {}
+    for name, accuracy in columns.items():
+        best = accuracy >= np.quantile(accuracy, 0.9)
+        found[name, "all"] = correlation.spearman(scores, accuracy)
+        found[name, "partial"] = correlation.partial_spearman(scores, accuracy, np.log(params))
+        found[name, "best tenth"] = correlation.spearman(scores[best], accuracy[best])
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ class TabularBenchmark:
     def __post_init__(self) -> None:
         if len({len(self.archs), len(self.row_keys), *map(len, self.columns.values())}) > 1:
             raise ValueError("columns of different lengths")
-        for array in (self.archs, self.row_keys, *self.columns.values()):
+        arrays: list[NDArray[Any]] = [self.archs, self.row_keys, *self.columns.values()]
+        for array in arrays:
             array.flags.writeable = False  # all readers share them
 
     def __repr__(self) -> str:

@@ -101,7 +101,6 @@ _OF_DATA = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SI
 
 common.reads()
 
-
 DEV, TEST = "dev %", "test %"
 DRAWS = 1000  # of random wirings, where all are fine-tuned
 

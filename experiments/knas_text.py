@@ -53,49 +53,31 @@ _TRAIN_SPLIT = flags.DEFINE_string(
     "train_split", None, "Split to read of a --train_file that has a column `split`."
 )
 _TRAIN_SIZE = flags.DEFINE_integer(
-    "train_size", None, "Largest number of training examples. [all]", lower_bound=1
+    "train_size", None, "Largest number of training examples. [all]", 1
 )
 _DEV_SIZE = flags.DEFINE_integer(
-    "dev_size", 64, "Number of training examples held out as the dev set.", lower_bound=1
+    "dev_size", 64, "Number of training examples held out as the dev set.", 1
 )
-_MAX_LENGTH = flags.DEFINE_integer(
-    "max_length", 128, "Largest number of tokens of an example.", lower_bound=4
-)
+_MAX_LENGTH = flags.DEFINE_integer("max_length", 128, "Largest number of tokens of an example.", 4)
 _PROXIES = common.define_proxies(["mgm"])
-_SCORED = flags.DEFINE_integer("scored", 32, "Number of sentences for each score.", lower_bound=1)
-_SCORE_SEEDS = flags.DEFINE_integer(
-    "score_seeds", 2, "Number of draws of head and sentences.", lower_bound=1
-)
-_NUM_CANDIDATES = flags.DEFINE_integer(
-    "num_candidates", 24, "Number of wirings to score.", lower_bound=1
-)
-_CHANGES = flags.DEFINE_integer(
-    "changes", 3, "Largest number of changes of a wiring.", lower_bound=1
-)
+_SCORED = flags.DEFINE_integer("scored", 32, "Number of sentences for each score.", 1)
+_SCORE_SEEDS = flags.DEFINE_integer("score_seeds", 2, "Number of draws of head and sentences.", 1)
+_NUM_CANDIDATES = flags.DEFINE_integer("num_candidates", 24, "Number of wirings to score.", 1)
+_CHANGES = flags.DEFINE_integer("changes", 3, "Largest number of changes of a wiring.", 1)
 _JOIN = flags.DEFINE_enum("join", "norm", layers.JOINS, "How a skip connection is added.")
 _GATE = flags.DEFINE_float("gate", 0.0, "Initial value of the gates, with --join=gate.")
 _POOLING = flags.DEFINE_enum("pooling", "mean", layers.POOLINGS, "What the head reads.")
-_K = flags.DEFINE_integer("k", 4, "Number of wirings to fine-tune.", lower_bound=1)
-_TUNE_SEEDS = flags.DEFINE_integer(
-    "tune_seeds", 2, "Number of fine-tuning runs of a wiring.", lower_bound=1
-)
+_K = flags.DEFINE_integer("k", 4, "Number of wirings to fine-tune.", 1)
+_TUNE_SEEDS = flags.DEFINE_integer("tune_seeds", 2, "Number of fine-tuning runs of a wiring.", 1)
 _RANKED = flags.DEFINE_integer(
-    "ranked",
-    0,
-    "Number of further candidates to fine-tune for rank correlations. -1 for all.",
-    lower_bound=-1,
+    "ranked", 0, "Number of further candidates to fine-tune for rank correlations. -1 for all.", -1
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "Number of epochs of fine-tuning.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Number of epochs of fine-tuning.", 1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-4, "Learning rate of fine-tuning.")
 _RANK = flags.DEFINE_integer(
-    "lora_rank",
-    None,
-    "Rank of the factors to train instead of whole layers. [train the layers]",
-    lower_bound=1,
+    "lora_rank", None, "Rank of the factors to train instead of whole layers. [train the layers]", 1
 )
-_TUNE_BATCH = flags.DEFINE_integer(
-    "tune_batch", 16, "Number of examples of a training step.", lower_bound=1
-)
+_TUNE_BATCH = flags.DEFINE_integer("tune_batch", 16, "Number of examples of a training step.", 1)
 
 _OF_DATA = (_TASK, _TRAIN_FILE, _TRAIN_SPLIT, _TEST_FILE, _TEST_SPLIT, _TRAIN_SIZE, _DEV_SIZE)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxnas import spaces
+from jaxnas import check, spaces
 from jaxnas.scoring import score
 from jaxnas.search.pruning import SuperScoreFn
 from jaxnas.types import Batch, SearchSpace
@@ -47,6 +47,8 @@ def super_scores(
         >>> search.prune(alive, look).evaluations
         2
     """
+    check.instance("space", space, SearchSpace, "a SearchSpace")
+    check.instance("data", data, Callable, "a function of a seed")
     if space.name != "nasbench201" or not len(seeds):
         raise ValueError(
             "TE-NAS prunes super-networks of nasbench201, with one seed at least: got "

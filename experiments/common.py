@@ -1,7 +1,6 @@
 """What every experiment shares: its flags, the space and data they name, and the run folder."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -409,27 +408,6 @@ def plots(pool: Pool, table: pd.DataFrame, kept: np.ndarray | None = None) -> li
             "Share of the truly best k that are among the best k of each score.",
         ),
     ]
-
-
-def remembered(path: Path, name: str, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file remembers: its `context` and, by label, what has the name `name`.
-
-    Raises:
-        ValueError: the file is damaged, or depends on another context.
-    """
-    if not path.is_file():
-        return {"context": context, name: {}}
-    try:
-        done = json.loads(path.read_text(encoding="utf-8"))
-        there, _ = done["context"], done[name].keys()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} must hold the {name} of an experiment: got '{error}'; restore it from a copy, "
-            "or delete it to begin anew."
-        ) from error
-    if there != context:
-        raise ValueError(f"{path} holds {name} of another setting; choose another --output_dir.")
-    return dict(done)
 
 
 @contextlib.contextmanager

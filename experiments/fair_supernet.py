@@ -21,27 +21,24 @@ On a GPU, the benchmark's own size on all of CIFAR-10:
         --train_batch=128 --epochs=30 --num_seeds=3
 """
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
 
-from experiments import common, supernet_report, supernet_runs
-from experiments.supernet_report import Outcome
-from experiments.supernet_runs import Images, TrainedSupernet
-from jaxnas import proxies, search
+from experiments import common, supernet_runs
+from jaxnas import correlation, proxies, search
 from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
 from jaxnas.benchmarks.macro import NUM_CHOICES
 from jaxnas.launch import launch
-from jaxnas.runs import Report
+from jaxnas.runs import Part, Report, Table, correlation_table
 from jaxnas.spaces import nasbench_macro as space_of
 from jaxnas.spaces.mobilenetv2 import SearchedNetwork
-from jaxnas.spaces.nasbench_macro import layout
-from jaxnas.supernet.recipes import Recipe
+from jaxnas.spaces.nasbench_macro import layout, representative
 from jaxnas.types import SearchSpace
 
 _NUM_INHERITED = flags.DEFINE_integer(
@@ -66,6 +63,25 @@ _CAP = flags.DEFINE_float(
 common.reads(*common.BATCHES, "channels", "norm", "plan", "deduplicate")
 flags.adopt_module_key_flags(supernet_runs)
 
+RANDOM = 1000  # searches at random
+
+_CORRELATIONS_NOTE = (
+    "Spearman with the accuracy of the trained networks, mean and standard deviation over runs; "
+    "low and high: 95 % bootstrap interval over functions, of the mean of the scores of all runs; "
+    "partial: given log FLOPs, of that mean. The signal of the recipe is marked *."
+)
+_SEARCH_NOTE = (
+    "percentile: share of all networks of the benchmark under the cap that are less accurate than "
+    "the best by the score, mean over searches, and the worst of them. best of k: the k best are "
+    "trained, the first of the benchmark's three trainings decides among them and the others "
+    "judge. looks: networks that evolution scored. FLOPs-max, #params-max and best see the whole "
+    f"space; random is {RANDOM:,} searches."
+)
+_AGREEMENT_NOTE = (
+    "Kendall's tau between the block indicators of two runs, mean over layers and pairs of runs; 0 "
+    "is chance. Identities have no indicator and do not count."
+)
+
 
 def main() -> None:
     """Train, read, search and compare."""
@@ -75,36 +91,78 @@ def main() -> None:
     cap = float(np.quantile(benchmark.flops, _CAP.value))
     rng = np.random.default_rng(0)  # the halves are the same for all runs
     rows = rng.permutation(len(benchmark.archs))[: _NUM_INHERITED.value]
+    archs = benchmark.archs[rows]
     if not (benchmark.flops[rows] <= cap).any():
         raise ValueError(
             f"No network that is compared costs {cap:.3g} FLOPs or less: raise --flops_quantile or "
             "--num_inherited."
         )
-    with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
-        first = setting._replace(
-            seeds=setting.seeds[:1]
-        )  # one draw: untrained scores hardly depend on it
-        untrained = {
-            name: _untrained(first, name, benchmark, rows, cap, folder) for name in _PROXIES.value
-        }
-        module, images = _module(setting, recipe), supernet_runs.images(setting)
-        outcomes = []
-        for seed, order in itertools.product(setting.seeds, range(_NUM_ORDERS.value)):
-            run = supernet_runs.run(module, recipe, images, folder, seed, order)
-            outcomes.append(_outcome(run, benchmark, rows, cap))
 
-        def by_all(archs: np.ndarray) -> np.ndarray:
-            return np.mean([each.run.signal(archs) for each in outcomes], axis=0)
-
-        together = _evolve(by_all, benchmark, cap, common.seed()) if len(outcomes) > 1 else None
-    parts, summary = supernet_report.build(
-        supernet_report.Comparison(
-            benchmark, rows, outcomes, together, untrained, recipe, cap, _K.value, common.seed()
+    def evolve(score: Callable[[np.ndarray], np.ndarray], seed: int) -> search.History:
+        return search.constrained_evolution(
+            NUM_CHOICES,
+            score,
+            key=jax.random.key(seed),
+            legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
+            options=search.EvolutionOptions(generations=_GENERATIONS.value),
         )
+
+    options, marked = setting.space.options, f"{recipe.signal} *"
+    module = SearchedNetwork(
+        colors=options["colors"],
+        layout=layout(options["stem"], options["head"], setting.image_size),
+        classes=options["classes"],
+        bypass=recipe.bypass,
     )
-    report = Report(
-        f"A supernet of NAS-Bench-Macro, {recipe.name}", _describe(setting, recipe, images), parts
+    with common.run_folder(f"fair_supernet_{recipe.name}") as (folder, meter):
+        images = supernet_runs.images(setting)
+        runs = supernet_runs.train(module, recipe, images, folder, setting.seeds, _NUM_ORDERS.value)
+        read = [run.by_inheritance(archs) | run.by_indicators(archs) for run in runs.values()]
+        signals = {
+            marked if name == recipe.signal else name: np.stack([each[name] for each in read])
+            for name in read[0]
+        }
+        found = {marked: [evolve(run.signal, seed) for (seed, _), run in runs.items()]}
+        if len(runs) > 1:
+
+            def together(archs: np.ndarray) -> np.ndarray:
+                return np.mean([run.signal(archs) for run in runs.values()], axis=0)
+
+            found[f"{recipe.signal}, mean of runs"] = [evolve(together, common.seed())]
+        for name in _PROXIES.value:
+            scores, beside = _untrained(setting, name, archs, folder)
+            signals[name] = scores[None]
+            found[name] = [evolve(beside, common.seed())]
+    signals["FLOPs"] = benchmark.flops[rows][None].astype(float)
+    signals["#params"] = benchmark.params[rows][None].astype(float)
+    half = len(rows) // 2
+    tables = []
+    for name, at in (("chosen on", slice(0, half)), ("reported on", slice(half, None))):
+        of_half = {signal: scores[:, at] for signal, scores in signals.items()}
+        tables.append(_correlations(benchmark, rows[at], of_half))
+        tables[-1].insert(0, "half", name)
+    searches = _searches(benchmark, cap, found)
+    agreement = pd.DataFrame(
+        {"pairs of runs": kind, "pairs": len(tau), "Kendall's tau": tau.mean(), "sd": tau.std()}
+        for kind, tau in supernet_runs.agreement(runs).items()
     )
+    parts: list[Part] = [
+        Table("Rank correlations", pd.concat(tables, ignore_index=True), _CORRELATIONS_NOTE),
+        Table("Search under a cap of FLOPs", searches, _SEARCH_NOTE),
+        Table("Agreement of block indicators", agreement, _AGREEMENT_NOTE),
+        supernet_runs.loss_curves(runs),
+    ]
+    reported = tables[-1]
+    summary = dict(zip("spearman_" + reported["signal"], reported["spearman"], strict=True))
+    for row in searches.to_dict("records"):
+        summary[f"percentile_{row['by']}"] = row["percentile"]
+        summary[f"percentile_best_of_k_{row['by']}"] = row[f"best of {_K.value}"]
+    subtitle = (
+        f"NAS-Bench-Macro at {options['stem']} channels, {setting.image_size}x{setting.image_size} "
+        f"images. {supernet_runs.describe(recipe)} {len(rows)} networks compared; seeds "
+        f"{', '.join(map(str, setting.seeds))}."
+    )
+    report = Report(f"A supernet of NAS-Bench-Macro, {recipe.name}", subtitle, parts)
     common.finish(folder, meter, report, summary)
 
 
@@ -112,72 +170,94 @@ def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpa
     return space_of(channels=channels, head=40 * channels, norm=norm, **options)
 
 
-def _module(setting: common.Setting, recipe: Recipe) -> SearchedNetwork:
-    options = setting.space.options
-    network_layout = layout(options["stem"], options["head"], setting.image_size)
-    return SearchedNetwork(
-        "batch", options["colors"], network_layout, options["classes"], recipe.bypass
-    )
-
-
 def _untrained(
-    setting: common.Setting,
-    name: str,
-    benchmark: MacroBenchmark,
-    rows: np.ndarray,
-    cap: float,
-    folder: Path,
-) -> supernet_report.Untrained:
-    """Return what a score says untrained; of an aggregate, beside the networks that are compared.
+    setting: common.Setting, name: str, archs: np.ndarray, folder: Path
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return a score of untrained networks `[A]`, and that of others beside them.
 
-    So networks of all generations have one measure: the ranks that they would have among these.
+    Of one draw, on which it hardly depends. An aggregate of others is of the ranks that each would
+    have among `archs`, so networks of all generations have one measure.
     """
+    once = setting._replace(seeds=setting.seeds[:1])
     chosen = proxies.expand(name)
-    parts = [proxy.name for proxy in chosen.proxies]
-    compared = common.score(setting, benchmark.archs[rows], parts, folder).scores
+    measured = [proxy.name for proxy in chosen.proxies]
+    compared = common.score(once, archs, measured, folder).scores
 
-    def beside(archs: np.ndarray) -> np.ndarray:
-        scored = common.score(setting, archs, parts, folder).scores
-        each = (
-            {part: np.append(compared[part], scored[part][:, [at]], axis=1) for part in parts}
-            for at in range(len(archs))
+    def beside(others: np.ndarray) -> np.ndarray:
+        scored = common.score(once, others, measured, folder).scores
+        found = []
+        for at in range(len(others)):
+            pool = {part: np.append(compared[part], scored[part][:, [at]], 1) for part in measured}
+            found.append(chosen.scores(pool)[name][:, -1].mean())
+        return np.array(found)
+
+    return chosen.scores(compared)[name].mean(0), beside
+
+
+def _correlations(
+    benchmark: MacroBenchmark, rows: np.ndarray, signals: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Return how well signals `[runs, N]` order the accuracies of some rows of the benchmark."""
+    accuracy = benchmark.columns["accuracy"][rows]
+    random = np.random.default_rng(common.seed()).random((1, len(rows)))
+    signals = {**signals, "random": random}
+    table = correlation_table(
+        {name: scores.mean(0) for name, scores in signals.items()},
+        accuracy,
+        groups=np.array([representative(arch) for arch in benchmark.archs[rows]]),
+        given={"FLOPs": benchmark.flops[rows]},
+    )
+    names = {"score": "signal", "spearman": "mean of runs", "| FLOPs": "partial | FLOPs"}
+    table = table.rename(columns=names)
+    runs = [
+        pd.Series([correlation.spearman(one, accuracy) for one in scores])
+        for scores in signals.values()
+    ]
+    table.insert(1, "spearman", [each.mean() for each in runs])
+    table.insert(2, "sd", [each.std() for each in runs])
+    return table
+
+
+def _searches(
+    benchmark: MacroBenchmark, cap: float, histories: Mapping[str, list[search.History]]
+) -> pd.DataFrame:
+    """Return how accurate the networks are that searches have found, beside plain rules."""
+    legal = np.flatnonzero(benchmark.flops <= cap)
+    accuracy, k = benchmark.columns["accuracy"], _K.value
+    decides, judges = benchmark.runs[:, 0], benchmark.runs[:, 1:].mean(1)
+    rng = np.random.default_rng(common.seed())
+
+    def largest(column: np.ndarray) -> list[np.ndarray]:
+        return [legal[np.argsort(-column[legal], kind="stable")]]
+
+    # Of each search the rows of the benchmark that it found, its best first.
+    found = {
+        by: [benchmark.index(np.asarray(each.ranked_archs)) for each in of]
+        for by, of in histories.items()
+    }
+    found |= {"FLOPs-max": largest(benchmark.flops), "#params-max": largest(benchmark.params)}
+    found["random"] = [rng.permutation(legal)[:k] for _ in range(RANDOM)]
+    found["best"] = largest(accuracy)
+    table = []
+    for by, ranked in found.items():
+        firsts = [rows[0] for rows in ranked]
+        trained = [rows[:k][decides[rows[:k]].argmax()] for rows in ranked]
+        places = [100 * (accuracy[legal] < accuracy[one]).mean() for one in firsts]
+        retrained = [100 * (judges[legal] < judges[one]).mean() for one in trained]
+        table.append(
+            {
+                "by": by,
+                "network": "".join(map(str, benchmark.archs[firsts[0]])),
+                "accuracy %": accuracy[firsts].mean(),
+                "percentile": np.mean(places),
+                "worst": np.min(places),
+                f"best of {k}": np.mean(retrained),
+                f"worst best of {k}": np.min(retrained),
+                "MFLOPs": benchmark.flops[firsts].mean() / 1e6,
+                "looks": np.mean([len(rows) for rows in ranked]) if by in histories else np.nan,
+            }
         )
-        return np.array([chosen.scores(pool)[name][:, -1].mean() for pool in each])
-
-    scores = chosen.scores(compared)[name].mean(0)
-    return supernet_report.Untrained(scores, _evolve(beside, benchmark, cap, common.seed()))
-
-
-def _outcome(
-    run: TrainedSupernet, benchmark: MacroBenchmark, rows: np.ndarray, cap: float
-) -> Outcome:
-    archs = benchmark.archs[rows]
-    signals = run.by_inheritance(archs) | run.by_indicators(archs)
-    return Outcome(run, signals, _evolve(run.signal, benchmark, cap, run.seed))
-
-
-def _evolve(
-    score: Callable[[np.ndarray], np.ndarray], benchmark: MacroBenchmark, cap: float, seed: int
-) -> search.History:
-    return search.constrained_evolution(
-        NUM_CHOICES,
-        score,
-        key=jax.random.key(seed),
-        legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
-        options=search.EvolutionOptions(generations=_GENERATIONS.value),
-    )
-
-
-def _describe(setting: common.Setting, recipe: Recipe, images: Images) -> str:
-    options = recipe.options
-    return (
-        f"NAS-Bench-Macro at {setting.space.options['stem']} channels; {setting.image_size}x"
-        f"{setting.image_size} images, {options.epochs} epochs of {options.batch_size} images a "
-        f"step, rate {options.learning_rate}; kernels drawn by {recipe.initialization}, trained: "
-        f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}, beside the "
-        f"blocks: {recipe.bypass}; {_NUM_INHERITED.value} networks compared, "
-        f"{len(images.valid[1])} images held out; seeds {', '.join(map(str, setting.seeds))}."
-    )
+    return pd.DataFrame(table)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Trains supernets whose blocks are frozen (recipe `published`), each draw of the 
 the images in another order, at several widths. Block indicators that rank structure agree between
 draws; those that rank the draw agree between the two orders of one draw and not between draws. The
 noise of a mean over channels should fall with the width, and with the number of draws that it is
-averaged over: the last column compares the means over two halves of the draws.
+averaged over: `means of draws` compares the means over two halves of the draws.
 
 Measured (docs/results/supernets.md; orthogonal kernels, widths 1 and 2): tau .21 and .04 for the
 same weights, -.02 and -.00 for others.
@@ -24,10 +24,10 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, supernet_runs
-from experiments.supernet_runs import TrainedSupernet
+from experiments.supernet_runs import OTHER, SAME, Runs
 from jaxnas import search
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Report, Table
 from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Layout, SearchedNetwork, num_choices, resolve
 from jaxnas.supernet import indicators
 
@@ -45,70 +45,56 @@ _NUM_ORDERS = flags.DEFINE_integer(
 common.reads(*common.IMAGES, "num_seeds")
 flags.adopt_module_key_flags(supernet_runs)
 
-_PATHS = 100
+PATHS = 100
+
+_NOTE = (
+    "Kendall's tau of the block indicators of a layer between two runs, mean over layers and pairs "
+    "of runs, +-: standard error over pairs, which share runs; 0 is chance. means of draws: "
+    "between the means over one half of the draws and over the other, mean over halvings. loss: of "
+    "the last record, nats, label smoothing included. accuracy: inherited, of "
+    f"{PATHS} random networks."
+)
 
 
 def main() -> None:
     """Train, read and compare."""
     if flags.FLAGS["initialization"].present:
         raise ValueError("Name the kernels to compare by --initializations, one or several.")
+    for text in _WIDTHS.value:
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(f"--widths must be whole numbers above 0: got {text!r}.")
     setting = common.setting()
-    widths = [_width(text) for text in _WIDTHS.value]
-    by_kind: dict[tuple[str, int], list[TrainedSupernet]] = {}
+    recipe = supernet_runs.recipe()
+    rows, summary = [], {}
     with common.run_folder("indicator_agreement") as (folder, meter):
         images = supernet_runs.images(setting)
-        for name, width in itertools.product(_INITIALIZATIONS.value, widths):
-            recipe = supernet_runs.recipe()._replace(initialization=name)
-            layout = _widened(BY_LAYOUT[_LAYOUT.value], width, setting.image_size)
+        for name, width in itertools.product(_INITIALIZATIONS.value, map(int, _WIDTHS.value)):
             module = SearchedNetwork(
                 colors=setting.space.options["colors"],
-                layout=layout,
+                layout=_layout(width, setting.image_size),
                 classes=setting.dataset.num_classes,
                 bypass=recipe.bypass,
             )
-            by_kind[name, width] = [
-                supernet_runs.run(module, recipe, images, folder / f"{name}_{width}", seed, order)
-                for seed, order in itertools.product(setting.seeds, range(_NUM_ORDERS.value))
-            ]
-        table = pd.DataFrame(_row(*kind, runs) for kind, runs in by_kind.items())
-    recipe = supernet_runs.recipe()
+            of_name = recipe._replace(initialization=name)
+            where = folder / f"{name}_{width}"
+            runs = supernet_runs.train(
+                module, of_name, images, where, setting.seeds, _NUM_ORDERS.value
+            )
+            row = {"kernels": name, "width": width, **_row(runs)}
+            rows.append(row)
+            for what, column in (("same", SAME), ("other", OTHER), ("loss", "loss")):
+                summary[f"{what}_{name}_{width}"] = row[column]
     subtitle = (
-        f"{_LAYOUT.value} networks at {setting.image_size} pixels; recipe {recipe.name}, trained: "
-        f"{recipe.trained}, classifier {'trained' if recipe.classifier else 'frozen'}; "
-        f"{recipe.options.epochs} epochs of {recipe.options.batch_size} images a step, rate "
-        f"{recipe.options.learning_rate}; {len(setting.seeds)} draws, "
-        f"{_NUM_ORDERS.value} orders each."
+        f"{_LAYOUT.value} networks at {setting.image_size} pixels. "
+        f"{supernet_runs.describe(recipe._replace(initialization='those of the table'))} "
+        f"{len(setting.seeds)} draws, {_NUM_ORDERS.value} orders each."
     )
-    parts: list[Text | Table | Plot] = [
-        Text("The outcome", _verdict(table)),
-        Table("Agreement of block indicators", table, _NOTE),
-        _curves(table),
-    ]
-    summary = {
-        f"{what}_{row['kernels']}_{row['width']}": row[column]
-        for row in table.to_dict("records")
-        for what, column in (("same", _SAME), ("other", _OTHER), ("loss", "loss"))
-    }
-    common.finish(folder, meter, Report("Structure or draw", subtitle, parts), summary)
+    table = Table("Agreement of block indicators", pd.DataFrame(rows), _NOTE)
+    common.finish(folder, meter, Report("Structure or draw", subtitle, [table]), summary)
 
 
-_SAME, _OTHER, _MEANS = "same weights", "other weights", "means of draws"
-_NOTE = (
-    "Kendall's tau of the block indicators of a layer between two runs, mean over layers and pairs "
-    "of runs, +-: standard error over pairs, which share runs; 0 is chance. means of draws: "
-    "between the means over one half of the draws and over the other, mean over halvings. loss: of "
-    "the last record, nats, label smoothing included. accuracy: inherited, of "
-    f"{_PATHS} random networks."
-)
-
-
-def _width(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--widths must be whole numbers above 0: got {text!r}.")
-    return int(text)
-
-
-def _widened(layout: Layout, width: int, image_size: int) -> Layout:
+def _layout(width: int, image_size: int) -> Layout:
+    layout = BY_LAYOUT[_LAYOUT.value]
     stages = tuple(stage._replace(outputs=width * stage.outputs) for stage in layout.stages)
     return resolve(
         layout._replace(
@@ -121,58 +107,27 @@ def _widened(layout: Layout, width: int, image_size: int) -> Layout:
     )
 
 
-def _row(name: str, width: int, runs: list[TrainedSupernet]) -> dict[str, Any]:
-    same: list[float] = []
-    other: list[float] = []
-    for first, second in itertools.combinations(runs, 2):
-        tau = indicators.agreement(first.read, second.read)
-        (same if first.seed == second.seed else other).append(tau)
-    draws = [run.read for run in runs if run.order == 0]
+def _row(runs: Runs) -> dict[str, Any]:
+    taus = supernet_runs.agreement(runs)
+    draws = [run.indicators for (_, order), run in runs.items() if order == 0]
     halves = itertools.combinations(range(len(draws)), len(draws) // 2) if len(draws) > 3 else []
-    means = [
-        indicators.agreement(
-            indicators.mean([draws[at] for at in half]),
-            indicators.mean([draw for at, draw in enumerate(draws) if at not in half]),
-        )
-        for half in halves
-    ]
-    key = jax.random.key(common.seed())
-    paths = np.asarray(search.sample(key, num_choices(runs[0].module.layout), _PATHS))
-    accuracies = [run.by_inheritance(paths)["inherited accuracy"].mean() for run in runs]
+    means = []
+    for half in halves:
+        rest = set(range(len(draws))) - set(half)
+        both = (indicators.mean([draws[at] for at in each]) for each in (half, sorted(rest)))
+        means.append(indicators.agreement(*both))
+    key, layout = jax.random.key(common.seed()), next(iter(runs.values())).module.layout
+    paths = np.asarray(search.sample(key, num_choices(layout), PATHS))
+    accuracies = [run.by_inheritance(paths)["inherited accuracy"] for run in runs.values()]
     return {
-        "kernels": name,
-        "width": width,
-        _SAME: pd.Series(same, dtype=float).mean(),
-        f"+- {_SAME}": pd.Series(same, dtype=float).sem(),
-        _OTHER: pd.Series(other, dtype=float).mean(),
-        f"+- {_OTHER}": pd.Series(other, dtype=float).sem(),
-        _MEANS: pd.Series(means, dtype=float).mean(),
-        "loss": np.mean([run.supernet.history[-1].loss for run in runs]),
+        SAME: taus[SAME].mean(),
+        f"+- {SAME}": taus[SAME].sem(),
+        OTHER: taus[OTHER].mean(),
+        f"+- {OTHER}": taus[OTHER].sem(),
+        "means of draws": pd.Series(means, dtype=float).mean(),
+        "loss": np.mean([run.supernet.history[-1].loss for run in runs.values()]),
         "accuracy": np.mean(accuracies),
     }
-
-
-def _curves(table: pd.DataFrame) -> Plot:
-    curves = {
-        f"{name}, {column}": rows.set_index("width")[column]
-        for name, rows in table.groupby("kernels", sort=False)
-        for column in (_SAME, _OTHER)
-    }
-    chosen = dict(list(curves.items())[: len(figures.PALETTE)])
-    figure = figures.curves(chosen, x="width, multiple of the layout's", y="Kendall's tau")
-    return Plot("Agreement by width", figure, "0 is chance.")
-
-
-def _verdict(table: pd.DataFrame) -> str:
-    widest = table[table["width"] == table["width"].max()].to_dict("records")
-    words = "; ".join(
-        f"{row['kernels']} {row[_SAME]:.2f} for the same weights, {row[_OTHER]:.2f} for others"
-        for row in widest
-    )
-    return (
-        f"Kendall's tau between the block indicators of two runs at the largest width: {words}. "
-        "What the first has beyond the second is a matter of the draw."
-    )
 
 
 if __name__ == "__main__":

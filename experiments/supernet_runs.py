@@ -1,19 +1,29 @@
-"""A supernet of an experiment: its flags, its training by a recipe, the scores that it gives."""
+"""What the experiments on supernets share: their flags, the images, the training, the agreement."""
 
+import functools
+import itertools
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
+import pandas as pd
 from absl import flags
 
 from experiments import common
 from jaxnas import datasets
 from jaxnas.launch import say
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork, num_choices
-from jaxnas.supernet import Supernet, indicators, inherited, parameters, recipes, sampling, train
+from jaxnas.runs import Plot, figures
+from jaxnas.spaces.mobilenetv2 import SearchedNetwork
+from jaxnas.supernet import (
+    SupernetRecord,
+    TrainedSupernet,
+    indicators,
+    parameters,
+    recipes,
+    train_recipe,
+)
 from jaxnas.supernet.recipes import Recipe
-from jaxnas.types import Array
 
 _RECIPE = flags.DEFINE_enum(
     "recipe", "fair", tuple(recipes.BY_NAME), "Recipe to train the supernet by."
@@ -33,6 +43,19 @@ _INIT = flags.DEFINE_string(
     "initialization", None, "Initialization of the supernet's kernels. [the recipe's]"
 )
 
+SAME, OTHER = "same weights", "other weights"
+
+
+class Images(NamedTuple):
+    """Normalised images `[N, H, W, C]` and labels `int[N]`, to train by and to judge paths by."""
+
+    train: tuple[Any, Any]
+    valid: tuple[Any, Any]
+
+
+Runs = dict[tuple[int, int], TrainedSupernet]
+"""Supernets by the seed of their weights and the number of the order of their images."""
+
 
 def recipe() -> Recipe:
     """Return the recipe that the flags name."""
@@ -51,16 +74,15 @@ def recipe() -> Recipe:
     )
 
 
-class Images(NamedTuple):
-    """What a supernet learns from, and what its paths are judged by.
-
-    Attributes:
-        train: images `[N, H, W, C]`, normalised, and labels `int[N]`.
-        valid: of others.
-    """
-
-    train: tuple[Array, np.ndarray]
-    valid: tuple[Array, np.ndarray]
+def describe(recipe: Recipe) -> str:
+    """Return the training in words, for the subtitle of a report."""
+    return (
+        f"Recipe {recipe.name}: {recipe.options.epochs} epochs of {recipe.options.batch_size} "
+        f"images a step, rate {recipe.options.learning_rate}; kernels drawn by "
+        f"{recipe.initialization}, trained: {recipe.trained}, classifier "
+        f"{'trained' if recipe.classifier else 'frozen'}, beside the blocks: {recipe.bypass}; "
+        f"{_VALID.value} images held out."
+    )
 
 
 def images(setting: common.Setting) -> Images:
@@ -72,88 +94,49 @@ def images(setting: common.Setting) -> Images:
             f"valid_size must leave training images: got {_VALID.value} of {len(inputs)}."
         )
     held_out = np.random.default_rng(0).permutation(len(inputs)) < _VALID.value
-    learned, judged = ((inputs[part], dataset.y_train[part]) for part in (~held_out, held_out))
-    return Images(learned, judged)
+    return Images(*((inputs[part], dataset.y_train[part]) for part in (~held_out, held_out)))
 
 
-class TrainedSupernet(NamedTuple):
-    """A trained supernet.
-
-    Attributes:
-        module: what it is.
-        recipe: how it was trained.
-        images: that it was trained and is judged with.
-        seed: of the weights.
-        order: of the images.
-        supernet: see `Supernet`.
-    """
-
-    module: SearchedNetwork
-    recipe: Recipe
-    images: Images
-    seed: int
-    order: int
-    supernet: Supernet
-
-    @property
-    def read(self) -> indicators.Indicators:
-        """The indicators."""
-        return indicators.read(self.module, self.supernet.params)
-
-    def by_inheritance(self, archs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the losses and accuracies that paths inherit say; minutes for thousands."""
-        judged = inherited(self.module, self.supernet.params, archs, *self.images.valid)
-        return {"inherited loss": -judged.loss, "inherited accuracy": judged.accuracy}
-
-    def by_indicators(self, archs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the indicators say, in each reading that the recipe has."""
-        tables = {
-            mode: indicators.score_table(self.read, mode) for mode in recipes.modes(self.recipe)
-        }
-        return {
-            f"indicators, {mode}": indicators.score(table, archs) for mode, table in tables.items()
-        }
-
-    def signal(self, archs: np.ndarray) -> np.ndarray:
-        """Return the score of the recipe."""
-        by_loss = self.recipe.signal.startswith("inherited")
-        read = self.by_inheritance if by_loss else self.by_indicators
-        return read(archs)[self.recipe.signal]
-
-
-def run(
-    module: SearchedNetwork, recipe: Recipe, images: Images, folder: Path, seed: int, order: int = 0
-) -> TrainedSupernet:
-    """Return the supernet of a recipe, trained; a run that was interrupted goes on.
-
-    Args:
-        module: the supernet.
-        recipe: how to train it.
-        images: see `Images`.
-        folder: of the experiment.
-        seed: of the weights.
-        order: which order of the images, for runs of the same weights.
-
-    Raises:
-        ValueError: it diverged.
-    """
-    params = parameters.draw(module, jax.random.key(seed), recipe.initialization)
-    split = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
-    label = f"seed {seed}, order {order}"
-    supernet = train(
-        module,
-        split,
-        *images.train,
-        recipe.options._replace(seed=1000 * seed + order),
-        paths=sampling.strict_fair(num_choices(module.layout)),
-        checkpoint_dir=folder / f"supernet_{seed}_{order}",
-        progress=lambda point: say(
-            f"{label}: step {point.step}, loss {point.loss:.3f}, drift {point.drift:.3f}"
-        ),
-    )
-    if supernet.diverged:
-        raise ValueError(
-            f"The supernet of {label} diverged at step {supernet.history[-1].step}: got a loss of "
-            f"{supernet.history[-1].loss:.3g}; lower --learning_rate."
+def train(
+    module: SearchedNetwork,
+    recipe: Recipe,
+    images: Images,
+    folder: Path,
+    seeds: tuple[int, ...],
+    num_orders: int = 1,
+) -> Runs:
+    """Return trained supernets, by seed and order; a run that was interrupted goes on."""
+    runs = {}
+    for seed, order in itertools.product(seeds, range(num_orders)):
+        runs[seed, order] = train_recipe(
+            module,
+            recipe._replace(options=recipe.options._replace(seed=1000 * seed + order)),
+            *images,
+            key=jax.random.key(seed),
+            checkpoint_dir=folder / f"supernet_{seed}_{order}",
+            progress=functools.partial(_tell, f"seed {seed}, order {order}"),
         )
-    return TrainedSupernet(module, recipe, images, seed, order, supernet)
+    return runs
+
+
+def _tell(label: str, record: SupernetRecord) -> None:
+    say(f"{label}: step {record.step}, loss {record.loss:.3f}, drift {record.drift:.3f}")
+
+
+def agreement(runs: Runs) -> dict[str, pd.Series]:
+    """Return Kendall's tau of each pair of runs, of the same weights and of others."""
+    taus: dict[str, list[float]] = {SAME: [], OTHER: []}
+    for one, two in itertools.combinations(runs, 2):
+        tau = indicators.agreement(runs[one].indicators, runs[two].indicators)
+        taus[SAME if one[0] == two[0] else OTHER].append(tau)
+    return {kind: pd.Series(each, dtype=float) for kind, each in taus.items()}
+
+
+def loss_curves(runs: Runs) -> Plot:
+    """Return the loss of training over its steps, of as many runs as there are colours."""
+    curves = {}
+    for (seed, order), run in list(runs.items())[: len(figures.PALETTE)]:
+        history = pd.DataFrame(run.supernet.history).set_index("step")
+        curves[f"seed {seed}, order {order}"] = history["loss"]
+    figure = figures.curves(curves, x="step", y="loss (nats)")
+    return Plot("Training", figure, "Mean loss of the paths, label smoothing included.")

@@ -24,14 +24,12 @@ import pandas as pd
 from absl import flags
 
 from experiments import common, supernet_runs
-from experiments.supernet_runs import TrainedSupernet
 from jaxnas import search
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Part, Report, Table
 from jaxnas.spaces import mobilenetv2 as space_of
-from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Costs, Layout, SearchedNetwork, costs, resolve
-from jaxnas.supernet.recipes import Recipe
-from jaxnas.trainer import SpaceFn, Trainer
+from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Costs, SearchedNetwork, costs, resolve
+from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace
 
@@ -49,31 +47,48 @@ _RETRAIN_RATE = flags.DEFINE_float("retrain_rate", 0.1, "Highest learning rate o
 common.reads(*common.IMAGES)
 flags.adopt_module_key_flags(supernet_runs)
 
-_SAMPLE = 1000
+SAMPLE = 1000  # random networks, for the median of FLOPs
 
 
 def main() -> None:
     """Train a supernet, search, retrain and compare."""
     setting = common.setting(_space)
     recipe = supernet_runs.recipe()
-    space, layout = _of_norm(setting)("batch"), _layout(setting.image_size)
-    options = space.options
-    module = SearchedNetwork("batch", options["colors"], layout, options["classes"], recipe.bypass)
+    layout = resolve(BY_LAYOUT[_LAYOUT.value]._replace(image_size=setting.image_size))
+    sizes = {name: setting.space.options[name] for name in ("classes", "colors")}
+    space = space_of(layout, norm="batch", **sizes)
+    module = SearchedNetwork("batch", sizes["colors"], layout, sizes["classes"], recipe.bypass)
     table = costs(module)
     key = jax.random.key(common.seed())
-    cap = _cap(space, table, key)
+    drawn = search.sample(key, space.num_choices, SAMPLE)
+    cap = 1e6 * _CAP.value if _CAP.value is not None else float(np.median(table.num_macs(drawn)))
     with common.run_folder(f"supernet_search_{recipe.name}") as (folder, meter):
         images = supernet_runs.images(setting)
-        run = supernet_runs.run(module, recipe, images, folder, common.seed())
+        runs = supernet_runs.train(module, recipe, images, folder, (common.seed(),))
+        (run,) = runs.values()
         history = search.constrained_evolution(
             space.num_choices,
             run.signal,
             key=jax.random.fold_in(key, 1),
             legal=lambda archs: table.num_macs(archs) <= cap,
         )
-        arms = _arms(space, table, cap, history, jax.random.fold_in(key, 2))
+        chosen = {"evolution": np.asarray(history.ranked_archs)[: _K.value]}
+        chosen |= _controls(space, table, cap, jax.random.fold_in(key, 2))
+        options = TrainingOptions(
+            epochs=_RETRAIN_EPOCHS.value,
+            batch_size=_RETRAIN_BATCH.value,
+            learning_rate=_RETRAIN_RATE.value,
+            weight_decay=4e-5,  # with the label smoothing, of SPOS' published code
+            label_smoothing=0.1,
+            crop_padding=recipe.options.crop_padding,
+            flip=recipe.options.flip,
+            seed=common.seed(),
+        )
         trainer = Trainer(
-            *(_of_norm(setting), setting.dataset, _retraining(recipe), folder / "retrained"),
+            lambda norm: space_of(layout, norm=norm, **sizes),
+            setting.dataset,
+            options,
+            folder / "retrained",
             image_size=setting.image_size,
         )
         rows = [
@@ -86,65 +101,32 @@ def main() -> None:
                 "test %": trainer.test_accuracy[space.to_string(arch)],
                 recipe.signal: float(run.signal(arch[None])[0]),
             }
-            for name, archs in arms.items()
+            for name, archs in chosen.items()
             for arch in archs
         ]
     retrained = pd.DataFrame(rows)
     means = retrained.groupby("by", sort=False)[["MFLOPs", "valid %", "test %"]].mean()
-    parts: list[Text | Table | Plot] = [
-        Text("The outcome", _verdict(retrained, recipe.name, cap)),
+    parts: list[Part] = [
         Table("By kind", means.reset_index(), "Means over networks."),
         Table("Retrained", retrained, "From scratch, every weight; one training each."),
-        Plot("Evolution", _curve(history), "The best score so far."),
-        Plot("Training", _losses(run), "Mean loss of the paths of the supernet."),
+        supernet_runs.loss_curves(runs),
     ]
     subtitle = (
         f"{_LAYOUT.value} networks at {setting.image_size} pixels, {len(space.num_choices)} "
-        f"layers; cap {cap / 1e6:.4g} MFLOPs; supernet by recipe {recipe.name}, "
-        f"{recipe.options.epochs} epochs, {len(history.scores)} networks scored; retrained "
-        f"for {_RETRAIN_EPOCHS.value} epochs of {_RETRAIN_BATCH.value} images a step; "
-        f"seed {common.seed()}."
+        f"layers; cap {cap / 1e6:.4g} MFLOPs. {supernet_runs.describe(recipe)} "
+        f"{len(history.scores)} networks scored; retrained for {_RETRAIN_EPOCHS.value} epochs of "
+        f"{_RETRAIN_BATCH.value} images a step; seed {common.seed()}."
     )
-    summary = {f"test_{name}": row["test %"] for name, row in means.to_dict("index").items()}
+    summary = {f"test_{name}": value for name, value in means["test %"].items()}
     common.finish(folder, meter, Report("Search by a supernet", subtitle, parts), summary)
-
-
-def _layout(image_size: int) -> Layout:
-    return resolve(BY_LAYOUT[_LAYOUT.value]._replace(image_size=image_size))
 
 
 def _space(*, channels: int, cells: int, norm: str, **options: Any) -> SearchSpace:
     return space_of(_LAYOUT.value, norm=norm, **options)  # the layout knows its widths
 
 
-def _of_norm(setting: common.Setting) -> SpaceFn:
-    sizes = {name: setting.space.options[name] for name in ("classes", "colors")}
-    return lambda norm: space_of(_layout(setting.image_size), norm=norm, **sizes)
-
-
-def _retraining(recipe: Recipe) -> TrainingOptions:
-    return TrainingOptions(
-        epochs=_RETRAIN_EPOCHS.value,
-        batch_size=_RETRAIN_BATCH.value,
-        learning_rate=_RETRAIN_RATE.value,
-        weight_decay=4e-5,  # with the label smoothing, of SPOS' published code
-        label_smoothing=0.1,
-        crop_padding=recipe.options.crop_padding,
-        flip=recipe.options.flip,
-        seed=common.seed(),
-    )
-
-
-def _cap(space: SearchSpace, table: Costs, key: Any) -> float:
-    if _CAP.value is not None:
-        return 1e6 * _CAP.value
-    return float(np.median(table.num_macs(search.sample(key, space.num_choices, _SAMPLE))))
-
-
-def _arms(
-    space: SearchSpace, table: Costs, cap: float, history: search.History, key: Any
-) -> dict[str, np.ndarray]:
-    """Return the networks to retrain `int32[N, L]`, by how they were chosen."""
+def _controls(space: SearchSpace, table: Costs, cap: float, key: Any) -> dict[str, np.ndarray]:
+    """Return random legal networks, and the legal one of most FLOPs, `int32[N, L]`."""
     drawn = search.constrained_evolution(
         space.num_choices,
         lambda archs: np.zeros(len(archs)),
@@ -156,35 +138,7 @@ def _arms(
     largest = search.knapsack(
         np.where(exists, table.macs, -np.inf), table.macs, cap, fixed=table.fixed.macs
     )
-    return {
-        "evolution": np.asarray(history.ranked_archs)[: _K.value],
-        "random": np.asarray(drawn.archs),
-        "FLOPs-max": largest[None],
-    }
-
-
-def _curve(history: search.History) -> Any:
-    best = np.asarray(history.running_best, float)
-    series = pd.Series(best, index=np.arange(1, len(best) + 1))
-    return figures.curves({"evolution": series}, x="networks scored", y="best score")
-
-
-def _losses(run: TrainedSupernet) -> Any:
-    history = run.supernet.history
-    series = pd.Series([point.loss for point in history], index=[point.step for point in history])
-    return figures.curves({run.recipe.name: series}, x="step", y="loss (nats)")
-
-
-def _verdict(retrained: pd.DataFrame, name: str, cap: float) -> str:
-    found = retrained[retrained["by"] == "evolution"]
-    chosen = found.sort_values("valid %", kind="stable").to_dict("records")[-1]
-    others = retrained[retrained["by"] != "evolution"].groupby("by", sort=False)["test %"].mean()
-    beside = ", ".join(f"{by} {value:.2f}" for by, value in others.items())
-    return (
-        f"Of the networks that evolution found under {cap / 1e6:.4g} MFLOPs by the {name} "
-        f"supernet, validation chooses {chosen['network']}: {chosen['test %']:.2f} % on the test "
-        f"images after retraining. Mean of the others: {beside}."
-    )
+    return {"random": np.asarray(drawn.archs), "FLOPs-max": largest[None]}
 
 
 if __name__ == "__main__":

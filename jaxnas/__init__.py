@@ -34,8 +34,8 @@ _MODULE_OF = {
 _MODULES = (
     *("activations", "benchmarks", "calibration", "connectivity", "correlation", "datasets"),
     *("encoding", "gradients", "gram", "isometry", "kernels", "network", "pretrained"),
-    *("processes", "proxies", "runs", "script", "search", "spaces", "supernet", "training"),
-    *("types", "wiring"),
+    *("processes", "proxies", "runs", "script", "search", "spaces", "supernet", "te_nas"),
+    *("training", "types", "wiring"),
 )
 
 __all__ = [

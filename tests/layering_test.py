@@ -31,7 +31,7 @@ FLOORS = {
     # Join the wings; see everything.
     5: (
         *("engine", "finder", "scorer", "scoring", "processes", "script", "trainer"),
-        *("launch", "__init__", "__main__"),
+        *("launch", "te_nas", "__init__", "__main__"),
     ),
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SAMPLES = {"sst2": ("negative", "positive"), "rte": ("entailment", "not_entailment")}
 """Names of the samples, and of their classes."""
@@ -45,6 +46,14 @@ class Texts(NamedTuple):
     first: tuple[str, ...]
     second: tuple[str, ...] | None
     labels: np.ndarray
+
+    def take(self, positions: ArrayLike) -> "Texts":
+        """Return the examples at some positions `int[M]`, in their order."""
+        at = np.asarray(positions, np.int64)
+        first, second = (
+            texts and tuple(texts[each] for each in at) for texts in (self.first, self.second)
+        )
+        return Texts(first or (), second, self.labels[at])
 
 
 class TextTask(NamedTuple):

@@ -1,5 +1,7 @@
 """What an experiment leaves behind: resumable scores, reports, figures and a summary."""
 
+from jaxnas.runs.correlations import correlation_table
+from jaxnas.runs.json_cache import JsonCache
 from jaxnas.runs.progress import scalar_writer, track
 from jaxnas.runs.report import Part, Plot, Report, Table, Text, Winner, save, to_html, to_text
 from jaxnas.runs.store import ScoreRow, ScoreStore
@@ -7,6 +9,7 @@ from jaxnas.runs.summary import Meter, Usage, write_summary
 from jaxnas.runs.tables import Svg
 
 __all__ = [
+    "JsonCache",
     "Meter",
     "Part",
     "Plot",
@@ -18,6 +21,7 @@ __all__ = [
     "Text",
     "Usage",
     "Winner",
+    "correlation_table",
     "save",
     "scalar_writer",
     "to_html",

@@ -3,6 +3,7 @@
 from jaxnas.supernet.evaluation import Inherited, inherited
 from jaxnas.supernet.recipes import BY_NAME, Recipe
 from jaxnas.supernet.train import Supernet, SupernetRecord, train
+from jaxnas.supernet.trained import TrainedSupernet, train_recipe
 
 __all__ = [
     "BY_NAME",
@@ -10,6 +11,8 @@ __all__ = [
     "Recipe",
     "Supernet",
     "SupernetRecord",
+    "TrainedSupernet",
     "inherited",
     "train",
+    "train_recipe",
 ]

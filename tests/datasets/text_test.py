@@ -24,6 +24,15 @@ def test_samples(name):
     assert not pairs[0] & pairs[1]
 
 
+def test_examples_are_taken_by_position():
+    pairs = text.Texts(("a", "b", "c"), ("d", "e", "f"), np.array([0, 1, 2]))
+    taken = pairs.take([2, 0])
+    assert (taken.first, taken.second) == (("c", "a"), ("f", "d"))
+    np.testing.assert_array_equal(taken.labels, [2, 0])
+    assert pairs._replace(second=None).take([1]).second is None
+    assert pairs.take([]).first == ()
+
+
 def test_samples_are_what_they_say():
     task = text.bundled_task("sst2")
     # Read by us: the classes are not the other way round.

@@ -26,7 +26,7 @@ from absl import flags
 from experiments import common
 from jaxnas import connectivity, encoding, processes, search, te_nas
 from jaxnas.benchmarks import TabularBenchmark
-from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.benchmarks.nasbench201 import DATASETS
 from jaxnas.connectivity import filter as filters
 from jaxnas.connectivity.cells import NASBENCH201_KINDS
 from jaxnas.launch import launch
@@ -182,7 +182,7 @@ def _prunings(
     everything = np.ones((len(cell.EDGES), len(cell.OPERATIONS)), bool)
     everything[:, cell.OPERATIONS.index("none")] = False  # as published
 
-    def prune(seed: int, reserve: search.Reserve | None) -> search.PruningResult:
+    def prune(seed: int, reserve: search.Reserve | None) -> search.Result[search.PruningRound]:
         draws = range(seed * _REPEATS.value, (seed + 1) * _REPEATS.value)
         measure = te_nas.super_scores(setting.space, setting.batch, seeds=draws)
 
@@ -199,7 +199,7 @@ def _prunings(
     rows = []
     for name, rule in rules.items() if _NUM_PRUNINGS.value else ():
         found = [prune(seed, rule) for seed in range(_NUM_PRUNINGS.value)]
-        evaluations = np.mean([each.evaluations for each in found])
+        evaluations = np.mean([sum(step.evaluations for step in each.steps) for each in found])
         row = {
             "filter": name,
             "searches": len(found),

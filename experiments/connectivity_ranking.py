@@ -31,7 +31,7 @@ from absl import flags
 from experiments import common
 from jaxnas import Batch, connectivity, spaces, wiring
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.benchmarks.nasbench201 import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import (
     Part,

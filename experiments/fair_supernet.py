@@ -32,7 +32,7 @@ from absl import flags
 
 from experiments import common, supernet_runs
 from jaxnas import correlation, proxies, search
-from jaxnas.benchmarks import MacroBenchmark, nasbench_macro
+from jaxnas.benchmarks import TabularBenchmark, nasbench_macro
 from jaxnas.benchmarks.macro import NUM_CHOICES
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Report, Table, correlation_table
@@ -88,11 +88,11 @@ def main() -> None:
     setting = common.setting(_space)
     recipe = supernet_runs.recipe()
     benchmark = nasbench_macro()
-    cap = float(np.quantile(benchmark.flops, _CAP.value))
+    cap = float(np.quantile(benchmark.columns["flops"], _CAP.value))
     rng = np.random.default_rng(0)  # the halves are the same for all runs
     rows = rng.permutation(len(benchmark.archs))[: _NUM_INHERITED.value]
     archs = benchmark.archs[rows]
-    if not (benchmark.flops[rows] <= cap).any():
+    if not (benchmark.columns["flops"][rows] <= cap).any():
         raise ValueError(
             f"No network that is compared costs {cap:.3g} FLOPs or less: raise --flops_quantile or "
             "--num_inherited."
@@ -103,7 +103,7 @@ def main() -> None:
             NUM_CHOICES,
             score,
             key=jax.random.key(seed),
-            legal=lambda archs: benchmark.flops[benchmark.index(archs)] <= cap,
+            legal=lambda archs: benchmark.columns["flops"][benchmark.index(archs)] <= cap,
             options=search.EvolutionOptions(generations=_GENERATIONS.value),
         )
 
@@ -133,7 +133,7 @@ def main() -> None:
             scores, beside = _untrained(setting, name, archs, folder)
             signals[name] = scores[None]
             found[name] = [evolve(beside, common.seed())]
-    signals["FLOPs"] = benchmark.flops[rows][None].astype(float)
+    signals["FLOPs"] = benchmark.columns["flops"][rows][None].astype(float)
     signals["#params"] = benchmark.params[rows][None].astype(float)
     half = len(rows) // 2
     tables = []
@@ -195,7 +195,7 @@ def _untrained(
 
 
 def _correlations(
-    benchmark: MacroBenchmark, rows: np.ndarray, signals: Mapping[str, np.ndarray]
+    benchmark: TabularBenchmark, rows: np.ndarray, signals: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """Return how well signals `[runs, N]` order the accuracies of some rows of the benchmark."""
     accuracy = benchmark.columns["accuracy"][rows]
@@ -205,7 +205,7 @@ def _correlations(
         {name: scores.mean(0) for name, scores in signals.items()},
         accuracy,
         groups=np.array([representative(arch) for arch in benchmark.archs[rows]]),
-        given={"FLOPs": benchmark.flops[rows]},
+        given={"FLOPs": benchmark.columns["flops"][rows]},
     )
     names = {"score": "signal", "spearman": "mean of runs", "| FLOPs": "partial | FLOPs"}
     table = table.rename(columns=names)
@@ -219,12 +219,13 @@ def _correlations(
 
 
 def _searches(
-    benchmark: MacroBenchmark, cap: float, histories: Mapping[str, list[search.History]]
+    benchmark: TabularBenchmark, cap: float, histories: Mapping[str, list[search.History]]
 ) -> pd.DataFrame:
     """Return how accurate the networks are that searches have found, beside plain rules."""
-    legal = np.flatnonzero(benchmark.flops <= cap)
+    legal = np.flatnonzero(benchmark.columns["flops"] <= cap)
     accuracy, k = benchmark.columns["accuracy"], _K.value
-    decides, judges = benchmark.runs[:, 0], benchmark.runs[:, 1:].mean(1)
+    decides, *others = (benchmark.columns[f"run_{number}"] for number in (1, 2, 3))
+    judges = np.mean(others, axis=0)
     rng = np.random.default_rng(common.seed())
 
     def largest(column: np.ndarray) -> list[np.ndarray]:
@@ -235,7 +236,10 @@ def _searches(
         by: [benchmark.index(np.asarray(each.ranked_archs)) for each in of]
         for by, of in histories.items()
     }
-    found |= {"FLOPs-max": largest(benchmark.flops), "#params-max": largest(benchmark.params)}
+    found |= {
+        "FLOPs-max": largest(benchmark.columns["flops"]),
+        "#params-max": largest(benchmark.params),
+    }
     found["random"] = [rng.permutation(legal)[:k] for _ in range(RANDOM)]
     found["best"] = largest(accuracy)
     table = []
@@ -253,7 +257,7 @@ def _searches(
                 "worst": np.min(places),
                 f"best of {k}": np.mean(retrained),
                 f"worst best of {k}": np.min(retrained),
-                "MFLOPs": benchmark.flops[firsts].mean() / 1e6,
+                "MFLOPs": benchmark.columns["flops"][firsts].mean() / 1e6,
                 "looks": np.mean([len(rows) for rows in ranked]) if by in histories else np.nan,
             }
         )

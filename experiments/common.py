@@ -349,7 +349,7 @@ def _row(
         "spearman": spearman(mean, accuracies),
         "low": low,
         "high": high,
-        "sd of seeds": pd.Series([spearman(draw, accuracies) for draw in scores]).std(),
+        "sd of seeds": pd.Series([spearman(one, accuracies) for one in scores]).std(skipna=False),
         "seed to seed": correlation.seed_agreement(scores) if len(scores) > 1 else np.nan,
         "kendall": correlation.kendall(mean, accuracies),
         "best tenth": spearman(mean[best], accuracies[best]),
@@ -367,13 +367,12 @@ def failures(scored: Scores) -> str:
             by_reason.setdefault(f"{count} {reason}", []).append(name)
     if not by_reason:
         return "Every network has every score."
-    everywhere = len(scored.scores)
     listed = "; ".join(
-        reason + ("" if len(names) == everywhere else f" ({', '.join(names)})")
+        reason if len(names) == len(scored.scores) else f"{reason} ({', '.join(names)})"
         for reason, names in by_reason.items()
     )
-    seeds = len(next(iter(scored.scores.values())))
-    return f"Without a score, ranked last, of all networks and {seeds} draw(s): {listed}."
+    draws = len(scored.seeds)
+    return f"Without a score, ranked last, of all networks and {draws} draw(s): {listed}."
 
 
 def plots(pool: Pool, data: str, kept: Sequence[int] | np.ndarray = ()) -> list[Plot]:

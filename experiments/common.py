@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxnas import correlation, datasets, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.launch import keep_programs, say
 from jaxnas.network import normalization
-from jaxnas.runs import Meter, Plot, Report, figures, save, to_text, write_summary
+from jaxnas.runs import Meter, Part, Plot, Report, Table, figures, save, to_text, write_summary
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.search import sample_distinct
@@ -123,14 +123,14 @@ def refuse(*names: str, because: str) -> None:
             )
 
 
-def _own_flags() -> list[str]:
+def _read_flags() -> list[str]:
     """Return the names of the flags that the experiment which runs has, or says that it reads."""
     return [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
 
 
 def _refuse_unread() -> None:
     shared = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__]]
-    unread = sorted(set(shared) - set(_own_flags()))
+    unread = sorted(set(shared) - set(_read_flags()))
     refuse(*unread, because="the experiment has no use for it (--help says what it reads)")
 
 
@@ -236,6 +236,11 @@ def seeds() -> tuple[int, ...]:
     return tuple(range(seed(), seed() + _NUM_SEEDS.value))
 
 
+def draw(space: SearchSpace, count: int) -> np.ndarray:
+    """Return `count` different architectures `int32[A, D]`, drawn by the seed of the run."""
+    return np.asarray(sample_distinct(jax.random.key(seed()), space.num_choices, count))
+
+
 def from_table(benchmark: TabularBenchmark) -> ScoreFn:
     """Return the look-up of CIFAR-10 validation accuracy after 12 epochs, in percent."""
     return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
@@ -279,69 +284,14 @@ class Pool(NamedTuple):
 
 def draw_pool(setting: Setting, size: int, names: list[str], folder: Path) -> Pool:
     """Return `size` different cells of NAS-Bench-201, drawn by the seed of the run and scored."""
-    key = jax.random.key(seed())
-    archs = np.asarray(sample_distinct(key, setting.space.num_choices, size))
+    archs = draw(setting.space, size)
     return Pool(nasbench201(), archs, score(setting, archs, names, folder))
 
 
-def correlations(pool: Pool, data: str, k: int) -> pd.DataFrame:
-    """Return how well each score orders the test accuracies on `data`; see `correlate`."""
-    accuracies = pool.benchmark.accuracy(pool.archs, data)
-    table = correlate(pool.ranked, accuracies, pool.params, pool.functions, k)
-    table.insert(1, "accuracy", data)
-    return table
+CONTROLS = ("#params", "#live", "flops", "depth", "width", "random")
+"""Scores that know nothing of what a network computes; pictures show them grey."""
 
-
-def correlate(
-    ranked: Mapping[str, np.ndarray],
-    accuracies: np.ndarray,
-    params: np.ndarray,
-    functions: np.ndarray,
-    k: int,
-) -> pd.DataFrame:
-    """Return how well each score orders the accuracies, a row for each.
-
-    Args:
-        ranked: scores `[S, A]` by name; `spearman` to `ties` are of the mean over seeds.
-        accuracies: `[A]`.
-        params: `[A]`, for the partial correlation.
-        functions: `[A, D]`, the representative of each architecture; intervals are over these.
-        k: that of the top-k recall.
-    """
-    rows = []
-    best = accuracies >= np.quantile(accuracies, 0.9)
-    for name, scores in ranked.items():
-        mean = scores.mean(0)
-        low, high = correlation.bootstrap_interval(
-            correlation.spearman, mean, accuracies, groups=functions
-        )
-        row = {
-            "score": name,
-            "spearman": correlation.spearman(mean, accuracies),
-            "low": low,
-            "high": high,
-            "sd of seeds": np.nan,
-            "seed to seed": np.nan,
-            "kendall": correlation.kendall(mean, accuracies),
-            "best tenth": correlation.spearman(mean[best], accuracies[best]),
-            f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
-            "partial | #params": np.nan,
-            "ties": correlation.ties(mean),
-        }
-        if len(scores) > 1:
-            row["sd of seeds"] = np.std(
-                [correlation.spearman(draw, accuracies) for draw in scores], ddof=1
-            )
-            row["seed to seed"] = correlation.seed_agreement(scores)
-        if name != "#params":
-            row["partial | #params"] = correlation.partial_spearman(
-                mean, accuracies, np.log(params)
-            )
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-CORRELATIONS_NOTE = (
+_RANKING_NOTE = (
     "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
     "functions, for which networks that are the same one are drawn together; sd of seeds: of that "
     "of single seeds; seed to seed: Spearman between two seeds; best tenth: Spearman among the "
@@ -349,6 +299,63 @@ CORRELATIONS_NOTE = (
     "without what has no say in its output. partial: Spearman given log #params. ties: cells that "
     "share their score."
 )
+
+
+def ranking(
+    ranked: Mapping[str, np.ndarray],
+    accuracies: np.ndarray | Mapping[str, np.ndarray],
+    functions: np.ndarray,
+    *,
+    what: str = "",
+    k: int | None = None,
+) -> tuple[list[Part], dict[str, float]]:
+    """Return how well scores order accuracies: sections of a report, and lines of a summary.
+
+    Args:
+        ranked: scores `[S, A]` by name, "#params" among them.
+        accuracies: `[A]`, or several by name.
+        functions: `[A, D]`, the representative of each architecture; intervals are over these.
+        what: the name of accuracies that are not several.
+        k: that of the top-k recall; a tenth of the pool if None.
+    """
+    by_name = accuracies if isinstance(accuracies, Mapping) else {"": accuracies}
+    params, k = ranked["#params"].mean(0), k or max(1, len(functions) // 10)
+    table = pd.DataFrame(
+        {"score": name, "accuracy": of, **_row(scores, values, functions, params, k)}
+        for name, scores in ranked.items()
+        for of, values in by_name.items()
+    )
+    names = (table["score"] + "_" + table["accuracy"]).str.removesuffix("_")
+    lines = dict(zip("spearman_" + names, table["spearman"], strict=True))
+    first = next(iter(by_name))
+    bars = figures.correlation_bars(table[table["accuracy"] == first], controls=CONTROLS)
+    described = f"Spearman correlation with {what or first}, with 95 % bootstrap intervals."
+    if not isinstance(accuracies, Mapping):
+        del table["accuracy"]
+    title = "Rank correlations"
+    return [Table(title, table, _RANKING_NOTE), Plot(title, bars, described)], lines
+
+
+def _row(
+    scores: np.ndarray, accuracies: np.ndarray, functions: np.ndarray, params: np.ndarray, k: int
+) -> dict[str, float]:
+    """Return how well one score `[S, A]` orders the accuracies `[A]`."""
+    mean = scores.mean(0)
+    best = accuracies >= np.quantile(accuracies, 0.9)
+    spearman = correlation.spearman
+    low, high = correlation.bootstrap_interval(spearman, mean, accuracies, groups=functions)
+    return {
+        "spearman": spearman(mean, accuracies),
+        "low": low,
+        "high": high,
+        "sd of seeds": pd.Series([spearman(one, accuracies) for one in scores]).std(skipna=False),
+        "seed to seed": correlation.seed_agreement(scores) if len(scores) > 1 else np.nan,
+        "kendall": correlation.kendall(mean, accuracies),
+        "best tenth": spearman(mean[best], accuracies[best]),
+        f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
+        "partial | #params": correlation.partial_spearman(mean, accuracies, np.log(params)),
+        "ties": correlation.ties(mean),
+    }
 
 
 def failures(scored: Scores) -> str:
@@ -359,36 +366,33 @@ def failures(scored: Scores) -> str:
             by_reason.setdefault(f"{count} {reason}", []).append(name)
     if not by_reason:
         return "Every network has every score."
-    everywhere = len(scored.scores)
     listed = "; ".join(
-        reason + ("" if len(names) == everywhere else f" ({', '.join(names)})")
+        reason if len(names) == len(scored.scores) else f"{reason} ({', '.join(names)})"
         for reason, names in by_reason.items()
     )
-    seeds = len(next(iter(scored.scores.values())))
-    return f"Without a score, ranked last, of all networks and {seeds} draw(s): {listed}."
+    draws = len(scored.seeds)
+    return f"Without a score, ranked last, of all networks and {draws} draw(s): {listed}."
 
 
-def plots(pool: Pool, table: pd.DataFrame, kept: np.ndarray | None = None) -> list[Plot]:
-    """Return the scatter of the first score, the correlations and the recall curves of all.
+def plots(pool: Pool, data: str, kept: Sequence[int] | np.ndarray = ()) -> list[Plot]:
+    """Return the scatter of the first score, and the recall curves of all.
 
     Args:
         pool: the scored pool.
-        table: from `correlations`.
-        kept: positions to ring, or None.
+        data: whose test accuracies are shown.
+        kept: positions to ring.
     """
-    data = table["accuracy"].iloc[0]
-    accuracies = pool.benchmark.accuracy(pool.archs, data)
-    main = next(iter(pool.scored.scores))
+    accuracies, main = pool.benchmark.accuracy(pool.archs, data), pool.scored.first
     scatter = figures.score_versus_accuracy(
         pool.scored.mean(main),
         accuracies,
         score_name=main,
         accuracy_name=f"{data} test accuracy (%)",
         by_rank=True,
-        highlight=None if kept is None else kept.tolist(),
+        highlight=list(kept),
     )
     names = [pool.scored.space.to_string(arch) for arch in pool.archs]
-    ringed = "" if kept is None else f" The kept {len(kept)} are ringed."
+    ringed = f" The kept {len(kept)} are ringed." if len(kept) else ""
     means = {name: draws.mean(0) for name, draws in list(pool.ranked.items())[:8]}  # room for eight
     return [
         Plot(
@@ -396,11 +400,6 @@ def plots(pool: Pool, table: pd.DataFrame, kept: np.ndarray | None = None) -> li
             scatter,
             f"{data} test accuracy over {main}.{ringed}",
             names=names,
-        ),
-        Plot(
-            "Rank correlations",
-            figures.correlation_bars(table, controls=("#params", "#live", "random")),
-            f"Spearman correlation with {data} test accuracy, 95 % bootstrap intervals.",
         ),
         Plot(
             "Top-k recall",
@@ -428,7 +427,7 @@ def finish(folder: Path, meter: Meter, report: Report, figures: Mapping[str, Any
     report = report.picture_first()
     if processes.shard()[0] > 0:
         return
-    options = {name: flags.FLAGS[name].value for name in _own_flags()}
+    options = {name: flags.FLAGS[name].value for name in _read_flags()}
     page = save(report, folder)
     summary = write_summary(folder, figures, options, meter.usage)
     say(f"{to_text(report)}\nReport: {page}\nSummary: {summary}")

@@ -12,29 +12,17 @@ gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .
 .646, knas_published .045, random -.010; docs/results/knas.md has the rest.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import pandas as pd
 from absl import flags
 
 from experiments import common
-from jaxnas import proxies
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text
+from jaxnas.runs import Report, Text
 
 _PROXIES = common.define_proxies(
     [
-        "mgm",
-        "gradient_values",
-        "gradient_correlation",
-        "offdiagonal",
-        "gradient_diversity",
-        "layer_balance",
-        "knas_published",
-        "knas_published_aliased",
-        "grad_norm",
+        *("mgm", "gradient_values", "gradient_correlation", "offdiagonal", "gradient_diversity"),
+        *("layer_balance", "knas_published", "knas_published_aliased", "grad_norm"),
     ]
 )
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 4, 15625)
@@ -51,34 +39,21 @@ common.reads(*common.SCORES, *common.PROCESSES)
 def main() -> None:
     """Score and correlate."""
     setting = common.setting()
-    proxies.expand(_PROXIES.value)
     with common.run_folder("correlations") as (folder, meter):
         found = common.draw_pool(setting, _NUM_ARCHS.value, _PROXIES.value, folder)
-        scored, k = found.scored, max(1, len(found.archs) // 10)
-        tables = [common.correlations(found, data, k) for data in _ACCURACIES.value]
-    table = pd.concat(tables).sort_values("score", kind="stable", key=_order(found))
-    parts: list[Text | Table | Plot] = [
-        Text(
-            "The pool",
-            f"{len(found.archs)} of 15,625 cells, drawn without replacement. "
-            f"{common.failures(scored)} Scores of this setting have cost "
-            f"{scored.cpu_seconds:.0f} CPU seconds, compilation included.",
-        ),
-        Table("Rank correlations", table, common.CORRELATIONS_NOTE),
-        *common.plots(found, tables[0]),
-    ]
+        table, archs = found.benchmark, found.archs
+        accuracies = {data: table.accuracy(archs, data) for data in _ACCURACIES.value}
+        ranking, summary = common.ranking(found.ranked, accuracies, found.functions)
+    pool = Text(
+        "The pool",
+        f"{len(archs)} of 15,625 cells, drawn without replacement. "
+        f"{common.failures(found.scored)} Scores of this setting have cost "
+        f"{found.scored.cpu_seconds:.0f} CPU seconds, compilation included.",
+    )
+    parts = [pool, *ranking, *common.plots(found, _ACCURACIES.value[0])]
     report = Report("Rank correlations on NAS-Bench-201", common.describe(setting), parts)
-    summary: dict[str, Any] = {
-        f"spearman_{row['score']}_{row['accuracy']}": row["spearman"] for _, row in table.iterrows()
-    }
-    summary["scoring_cpu_seconds"] = scored.cpu_seconds
+    summary["scoring_cpu_seconds"] = found.scored.cpu_seconds
     common.finish(folder, meter, report, summary)
-
-
-def _order(found: common.Pool) -> Callable[[pd.Series], pd.Series]:
-    """Return the key that sorts names into the order of the scores, controls last."""
-    names = [*found.scored.scores, "#params", "#live", "random"]
-    return lambda column: column.map(names.index)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ to the last: `8@16:4%,16@32:10` scores on 8 images of 16 pixels and keeps 4 %, t
 32 pixels and keeps 10 cells. --check also scores everything in full, to say which share of the best
 cells reached the last rung and what the race cost beside it.
 
-All rungs share their draws of weights, and a small batch is the beginning of the large one. That is
-how a race is run, and what its recall is about: how well it stands in for the full score of the
-same draws. It is not how well another draw would agree; with --fresh_draws each rung has weights
-and images of its own, and the recall pays for that noise too. Costs are CPU seconds of this
-process, compilation included. The check comes last and finds the programs of the last rung
-compiled, so the share of the cost errs against the race.
+All rungs share their draws of weights, and a small batch is the beginning of the large one, so the
+recall is about the full score of the same draws; --fresh_draws has it pay for the noise of a draw.
+Costs are CPU seconds of this process, compilation included. The check comes last and finds the
+programs of the last rung compiled, so the share of the cost errs against the race.
 
 With --num_archs=1000 --seed=1 --num_seeds=1 --rungs=8@16:5% that took 3 minutes: all of the top 1 %
 reached the last rung, for 20.4 % of the cost.
@@ -22,11 +20,9 @@ reached the last rung, for 20.4 % of the cost.
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -37,9 +33,9 @@ from jaxnas import proxies
 from jaxnas.benchmarks import nasbench201
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Part, Plot, Report, Table, Text, figures
 from jaxnas.scorer import Scores
-from jaxnas.search import HalvingResult, Rung, sample_distinct, successive_halving
+from jaxnas.search import HalvingResult, Rung, successive_halving
 from jaxnas.spaces.nasbench201 import cell
 
 _PROXY = flags.DEFINE_string(
@@ -57,28 +53,19 @@ _CHECK = flags.DEFINE_bool(
 _FRESH_DRAWS = flags.DEFINE_bool(
     "fresh_draws", False, "Draw weights and images anew for each rung, instead of sharing them."
 )
-_RUNG = re.compile(r"([0-9]+)@([0-9]+):([0-9]+|[0-9]+(?:\.[0-9]+)?%)")
-_TOPS: dict[str, Callable[[int], int]] = {
-    "top 1 %": lambda num: math.ceil(num / 100),
-    "top 10": lambda num: min(10, num),
-    "top 5 %": lambda num: math.ceil(num / 20),
-}
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
-
-class Fidelity(NamedTuple):
-    """How closely a rung looks.
-
-    Attributes:
-        name: images@pixels.
-        setting: with the images of the rung.
-        keep: as in `Rung`.
-    """
-
-    name: str
-    setting: common.Setting
-    keep: int | float
+_RUNG = re.compile(r"([0-9]+)@([0-9]+):([0-9]+|[0-9]+(?:\.[0-9]+)?%)")
+_RUNGS_NOTE = "Images@pixels. CPU s: compilation included; ms each: for a cell and a draw."
+_RECALL_NOTE = (
+    "Share of the cells with the best full scores that reach each rung. The controls fill the last "
+    "rung otherwise: with the largest cells, or with any."
+)
+_WINNERS_NOTE = (
+    "Test accuracy in percent after 200 epochs at C=16 and N=5, from the benchmark. #params: the "
+    "largest cell; random: any cell, so the mean of the pool."
+)
 
 
 class Race(NamedTuple):
@@ -87,7 +74,7 @@ class Race(NamedTuple):
     Attributes:
         proxy: name of the score.
         archs: `int32[A, 6]`.
-        ladder: the fidelity of each rung; the last is full.
+        names: images@pixels of each rung; the last is full.
         result: who reached what.
         scored: the scores of each rung, of those that reached it.
         full: the full scores of everything, or None where they were not asked for.
@@ -95,7 +82,7 @@ class Race(NamedTuple):
 
     proxy: str
     archs: np.ndarray
-    ladder: list[Fidelity]
+    names: list[str]
     result: HalvingResult
     scored: list[Scores]
     full: Scores | None
@@ -105,37 +92,71 @@ class Race(NamedTuple):
         """The number of parameters of the benchmark's networks, `[A]`."""
         return nasbench201().params[nasbench201().index(self.archs)]
 
-    @property
-    def cpu_seconds(self) -> float:
-        """What all rungs cost."""
-        return sum(scored.cpu_seconds for scored in self.scored)
-
 
 def main() -> None:
     """Race and report."""
     (proxy,) = proxies.expand(_PROXY.value).names
-    full = common.setting()
-    ladder = _ladder(full)
+    setting = common.setting()
+    ladder = _ladder(setting)
+    names, scored = [name for name, *_ in ladder], list[Scores]()
     with common.run_folder("halving") as (folder, meter):
-        key = jax.random.key(common.seed())
-        archs = np.asarray(sample_distinct(key, full.space.num_choices, _NUM_ARCHS.value))
-        race = _race(archs, ladder, proxy, folder)
-    report, summary = _report(race)
-    common.finish(folder, meter, report._replace(subtitle=common.describe(full)), summary)
+        archs = common.draw(setting.space, _NUM_ARCHS.value)
+
+        def rung(fidelity: common.Setting, keep: int | float) -> Rung:
+            def score_fn(archs: np.ndarray) -> np.ndarray:
+                scored.append(_score(fidelity, archs, proxy, folder))
+                return scored[-1].mean(proxy)
+
+            return Rung(score_fn, keep)
+
+        result = successive_halving(archs, [rung(fidelity, keep) for _, fidelity, keep in ladder])
+        full = _score(setting, archs, proxy, folder) if _CHECK.value else None
+    race = Race(proxy, archs, names, result, scored, full)
+
+    rungs, winners = _rungs(race), _winners(race)
+    raced = rungs[: len(ladder)]  # without the line of the check
+    winner, seconds = winners["cell"].iloc[0], raced["CPU s"].sum()
+    summary = {"winner": winner, "race_cpu_seconds": seconds}
+    summary |= {f"rung_{number}_scored": count for number, count in enumerate(raced["scored"], 1)}
+    for row in winners.to_dict("records"):
+        by = row["chosen by"].replace(" ", "_")
+        summary |= {f"{by}_{data}_test": row[data] for data in DATASETS}
+    outcome = f"Of {len(archs)} cells the race finds {winner}, for {seconds:.0f} CPU seconds."
+    parts: list[Part] = [
+        Table("The rungs", rungs, _RUNGS_NOTE),
+        Table("The winner beside its controls", winners, _WINNERS_NOTE),
+    ]
+    if full is not None:
+        recall, ratio = _recall(race, full.mean(proxy)), seconds / full.cpu_seconds
+        parts += [Table("Recall", recall, _RECALL_NOTE), _plot(race, full.mean(proxy))]
+        last = recall.iloc[len(ladder) - 1].drop("reached")
+        summary |= {"full_cpu_seconds": full.cpu_seconds, "cost_ratio": ratio}
+        for top, share in last.items():
+            summary[f"recall_{top}".replace("%", "percent").replace(" ", "_")] = share
+        outcome += (
+            f" That is {ratio:.1%} of what everything at {names[-1]} cost, and "
+            f"{last['top 1 %']:.0%} of the top 1 % there reached its last rung."
+        )
+    outcome += f"\n\nAt {names[0]}: {common.failures(scored[0])}"
+    title = f"Successive halving by {proxy} on NAS-Bench-201"
+    report = Report(title, common.describe(setting), [Text("The outcome", outcome), *parts])
+    common.finish(folder, meter, report, summary)
 
 
-def _ladder(full: common.Setting) -> list[Fidelity]:
-    """Return the rungs that the flags name; with --fresh_draws no two of them share a seed."""
-    ladder = []
+def _ladder(full: common.Setting) -> list[tuple[str, common.Setting, int | float]]:
+    """Return name, setting and what to keep of each rung, the full score last.
+
+    With --fresh_draws no two of them share a seed.
+    """
+    ladder: list[tuple[str, common.Setting, int | float]] = []
     for number, text in enumerate(_RUNGS.value):
         images, pixels, keep = _parsed(text)
         setting = common.with_images(full, images, pixels)
         if _FRESH_DRAWS.value:
             shift = (len(_RUNGS.value) - number) * len(full.seeds)
             setting = setting._replace(seeds=tuple(seed + shift for seed in full.seeds))
-        ladder.append(Fidelity(f"{images}@{pixels}", setting, keep))
-    name = f"{full.context['batch_size']}@{full.image_size}"
-    return [*ladder, Fidelity(name, full, 1.0)]
+        ladder.append((f"{images}@{pixels}", setting, keep))
+    return [*ladder, (f"{full.context['batch_size']}@{full.image_size}", full, 1.0)]
 
 
 def _parsed(rung: str) -> tuple[int, int, int | float]:
@@ -150,182 +171,74 @@ def _parsed(rung: str) -> tuple[int, int, int | float]:
     return int(images), int(pixels), keep
 
 
-def _race(archs: np.ndarray, ladder: list[Fidelity], name: str, folder: Path) -> Race:
-    scored: list[Scores] = []
-
-    def rung(fidelity: Fidelity) -> Rung:
-        def score_fn(archs: np.ndarray) -> np.ndarray:
-            scored.append(_score(fidelity.setting, archs, name, folder))
-            return scored[-1].mean(name)
-
-        return Rung(score_fn, fidelity.keep)
-
-    result = successive_halving(archs, [rung(fidelity) for fidelity in ladder])
-    full = _score(ladder[-1].setting, archs, name, folder) if _CHECK.value else None
-    return Race(name, archs, ladder, result, scored, full)
-
-
 def _score(setting: common.Setting, archs: np.ndarray, name: str, folder: Path) -> Scores:
     """Return the scores of `archs`, kept apart from all others: the store knows their own cost."""
-    digest = hashlib.sha256(archs.tobytes()).hexdigest()[:16]
-    context = setting.context | {
-        "pool": digest,
+    pool = {
+        "pool": hashlib.sha256(archs.tobytes()).hexdigest()[:16],
         "pool_proxy": name,
         "pool_seeds": list(setting.seeds),
     }
-    return common.score(setting._replace(context=context), archs, [name], folder)
-
-
-def _report(race: Race) -> tuple[Report, dict[str, Any]]:
-    rungs, winners = _rungs(race), _winners(race)
-    recall = None if race.full is None else _recall(race, race.full.mean(race.proxy))
-    summary = _summary(race, rungs, winners, recall)
-    parts: list[Text | Table | Plot] = [
-        Text("The outcome", _outcome(race, winners, summary)),
-        Table(
-            "The rungs",
-            rungs,
-            "Images@pixels. CPU s: compilation included; ms each: for a cell and a draw.",
-        ),
-        Table(
-            "The winner beside its controls",
-            winners,
-            "Test accuracy in percent after 200 epochs at C=16 and N=5, from the benchmark. "
-            "#params: the largest cell; random: any cell, so the mean of the pool.",
-        ),
-        _plot(race),
-    ]
-    if recall is not None:
-        table = Table(
-            "Recall",
-            recall,
-            "Share of the cells with the best full scores that reach each rung. The controls fill "
-            "the last rung otherwise: with the largest cells, or with any.",
-        )
-        parts.insert(2, table)
-    return Report(f"Successive halving by {race.proxy} on NAS-Bench-201", "", parts), summary
-
-
-def _summary(
-    race: Race, rungs: pd.DataFrame, winners: pd.DataFrame, recall: pd.DataFrame | None
-) -> dict[str, Any]:
-    summary = {"winner": winners["cell"].iloc[0], "race_cpu_seconds": race.cpu_seconds}
-    for number, (_, row) in enumerate(rungs[: len(race.ladder)].iterrows(), 1):
-        summary |= {f"rung_{number}_{what}": row[what] for what in ("scored", "kept")}
-        summary[f"rung_{number}_cpu_seconds"] = row["CPU s"]
-    for _, row in winners.iterrows():
-        by = row["chosen by"].replace(" ", "_")
-        summary |= {f"{by}_{data}_test": row[data] for data in DATASETS}
-    if race.full is not None and recall is not None:
-        last = recall.iloc[len(race.ladder) - 1]
-        summary |= {
-            "full_cpu_seconds": race.full.cpu_seconds,
-            "cost_ratio": race.cpu_seconds / race.full.cpu_seconds,
-            "recall_top_1_percent": last["top 1 %"],
-            "recall_top_10": last["top 10"],
-            "recall_top_5_percent": last["top 5 %"],
-        }
-    return summary
-
-
-def _outcome(race: Race, winners: pd.DataFrame, summary: dict[str, Any]) -> str:
-    """Return in words what won, whether it beats its controls, and what that cost."""
-    test = winners.set_index("chosen by")["cifar10"]
-    spread = nasbench201().accuracy(race.archs).std()
-    sentences = (
-        f"Of {len(race.archs)} cells the race finds {summary['winner']}: {test['race']:.2f} % on "
-        f"CIFAR-10 in the benchmark, {test['race'] - test['#params']:+.2f} points to the largest "
-        f"cell, {test['race'] - test['random']:+.2f} to a random one (sd {spread:.2f}). It cost "
-        f"{race.cpu_seconds:.0f} CPU seconds."
-    )
-    if race.full is not None:
-        sentences += (
-            f"\n\nEverything at {race.ladder[-1].name} cost {race.full.cpu_seconds:.0f}: the race "
-            f"cost {summary['cost_ratio']:.1%} of that, and {summary['recall_top_1_percent']:.0%} "
-            "of the top 1 % there reached its last rung."
-        )
-    return f"{sentences}\n\nAt {race.ladder[0].name}: {common.failures(race.scored[0])}"
+    return common.score(setting._replace(context=setting.context | pool), archs, [name], folder)
 
 
 def _rungs(race: Race) -> pd.DataFrame:
     """Return what each rung saw, kept and cost; below them the full score of everything."""
     rows: list[tuple[str, int, int | None, float]] = [
-        (fidelity.name, len(rung.scored), len(rung.kept), scored.cpu_seconds)
-        for fidelity, rung, scored in zip(race.ladder, race.result.rungs, race.scored, strict=True)
+        (name, len(rung.scored), len(rung.kept), scored.cpu_seconds)
+        for name, rung, scored in zip(race.names, race.result.rungs, race.scored, strict=True)
     ]
     if race.full is not None:
-        name = f"all at {race.ladder[-1].name}"
-        rows.append((name, len(race.archs), None, race.full.cpu_seconds))
-    frame = pd.DataFrame(rows, columns=["rung", "scored", "kept", "CPU s"])
-    draws = len(race.ladder[-1].setting.seeds)
-    frame["ms each"] = 1000 * frame["CPU s"] / (draws * frame["scored"])
-    return frame.astype({"kept": "Int64"})
+        rows.append((f"all at {race.names[-1]}", len(race.archs), None, race.full.cpu_seconds))
+    table = pd.DataFrame(rows, columns=["rung", "scored", "kept", "CPU s"])
+    table["ms each"] = 1000 * table["CPU s"] / (len(race.scored[0].seeds) * table["scored"])
+    return table.astype({"kept": "Int64"})
 
 
-def _recall(race: Race, full_scores: np.ndarray) -> pd.DataFrame:
-    """Return the share of the best full scores that each rung, and each control, gets to see."""
-    num = len(race.archs)
-    seen = [
-        (fidelity.name, rung.scored)
-        for fidelity, rung in zip(race.ladder, race.result.rungs, strict=True)
-    ]
-    num_last = len(seen[-1][1])
-    seen.append(("#params", _order(race.params)[:num_last]))
-    best = {top: _order(full_scores)[: count(num)] for top, count in _TOPS.items()}
-    rows = [
-        {"reached": name}
-        | {top: np.isin(best_rows, positions).mean() for top, best_rows in best.items()}
-        for name, positions in seen
-    ]
-    return pd.DataFrame([*rows, {"reached": "random"} | dict.fromkeys(_TOPS, num_last / num)])
+def _recall(race: Race, full: np.ndarray) -> pd.DataFrame:
+    """Return the share of the best full scores `[A]` that each rung, and each control, sees."""
+    reached = [rung.scored for rung in race.result.rungs]
+    num, num_last = len(full), len(reached[-1])
+    reached.append(np.argsort(-race.params, kind="stable")[:num_last])
+    best = np.argsort(-full, kind="stable")
+    table = pd.DataFrame({"reached": [*race.names, "#params", "random"]})
+    tops = {"top 1 %": math.ceil(num / 100), "top 10": min(10, num), "top 5 %": math.ceil(num / 20)}
+    for top, count in tops.items():
+        shares = [np.isin(best[:count], positions).mean() for positions in reached]
+        table[top] = [*shares, num_last / num]
+    return table
 
 
 def _winners(race: Race) -> pd.DataFrame:
     """Return the accuracies of the race's winner, and of what else could have been chosen."""
     chosen = {"race": race.result.winner}
     if race.full is not None:
-        chosen["full score"] = _order(race.full.mean(race.proxy))[0]
-    chosen["#params"] = _order(race.params)[0]
-    accuracy = {data: nasbench201().accuracy(race.archs, data) for data in DATASETS}
-    rows: list[dict[str, Any]] = [
-        {"chosen by": by}
-        | {data: column[position] for data, column in accuracy.items()}
-        | {"params": int(race.params[position]), "cell": cell.to_string(race.archs[position])}
-        for by, position in chosen.items()
-    ]
-    mean = {data: column.mean() for data, column in accuracy.items()}
-    rows.append({"chosen by": "random"} | mean | {"params": int(race.params.mean()), "cell": "any"})
-    return pd.DataFrame(rows)
+        chosen["full score"] = int(race.full.order(race.proxy)[0])
+    chosen["#params"] = int(race.params.argmax())
+    known = pd.DataFrame({data: nasbench201().accuracy(race.archs, data) for data in DATASETS})
+    known["params"] = race.params
+    table = pd.concat([known.iloc[list(chosen.values())], known.mean().to_frame().T])
+    table.insert(0, "chosen by", [*chosen, "random"])
+    strings = [cell.to_string(race.archs[position]) for position in chosen.values()]
+    return table.assign(cell=[*strings, "any"]).astype({"params": int})
 
 
-def _plot(race: Race) -> Plot:
-    """Return the full score over that of the first rung, where the full one is known."""
-    last = race.result.rungs[-1]
-    positions, full = last.scored, last.scores
-    if race.full is not None:
-        positions, full = np.arange(len(race.archs)), race.full.mean(race.proxy)
-    first_name, last_name = race.ladder[0].name, race.ladder[-1].name
+def _plot(race: Race, full: np.ndarray) -> Plot:
+    """Return the full score `[A]` over that of the first rung."""
+    first, last = race.names[0], race.names[-1]
     scatter = figures.score_versus_accuracy(
-        race.result.rungs[0].scores[positions],
+        race.result.rungs[0].scores,
         scipy.stats.rankdata(full),
-        score_name=f"{race.proxy} at {first_name}",
-        accuracy_name=f"{race.proxy} at {last_name}, rank",
+        score_name=f"{race.proxy} at {first}",
+        accuracy_name=f"{race.proxy} at {last}, rank",
         by_rank=True,
-        highlight=last.scored.tolist() if race.full is not None else None,
+        highlight=race.result.rungs[-1].scored.tolist(),
     )
-    ringed = " What reached the last rung is ringed." if race.full is not None else ""
-    return Plot(
-        "Cheap versus full",
-        scatter,
-        f"Ranks of {race.proxy} at {last_name} over those at {first_name}, larger is better."
-        f"{ringed}",
-        names=[cell.to_string(race.archs[position]) for position in positions],
+    described = (
+        f"Ranks of {race.proxy} at {last} over those at {first}, larger is better. What reached "
+        "the last rung is ringed."
     )
-
-
-def _order(values: np.ndarray) -> np.ndarray:
-    """Return the positions `[A]`, best first; of equals the first first."""
-    return np.argsort(-values, kind="stable")
+    names = [cell.to_string(arch) for arch in race.archs]
+    return Plot("Cheap versus full", scatter, described, names=names)
 
 
 if __name__ == "__main__":

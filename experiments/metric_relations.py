@@ -15,117 +15,99 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from absl import flags
 
 from experiments import common
-from jaxnas import correlation, processes
+from jaxnas import correlation
 from jaxnas.benchmarks.tabular import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Part, Plot, Report, Table, Text, figures
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 200, "Number of cells to score.", 20, 15625)
 
 common.reads(*common.SCORES, *common.PROCESSES)
 
-METRICS = ("ntk_trace", "grad_norm", "snip", "grasp")
-_CONDITION = "ntk_condition"
-_TAUS = np.linspace(0, 1, 11)
-_LOG_MUS = np.linspace(-4, 2, 13)
+METRICS = ["ntk_trace", "grad_norm", "snip", "grasp"]
+_LIKENESS_NOTE = (
+    "Over cells where both are positive and finite. A bound from above asks for no order, and "
+    "least of all for a line."
+)
+_BOUNDS_NOTE = (
+    "tuned: -(kappa / m + mu |m^2 - tau^2|) with the constants that are best on one half of the "
+    "cells, on the other half, mean of both; gain: over M alone."
+)
 
 
 def main() -> None:
     """Score, and relate."""
     setting = common.setting()
     with common.run_folder("metric_relations") as (folder, meter):
-        found = common.draw_pool(setting, _NUM_ARCHS.value, [*METRICS, _CONDITION], folder)
-        scored = found.scored
-        if processes.shard()[0] > 0:
-            return
-        relations = _relations({name: scored.mean(name) for name in METRICS})
+        found = common.draw_pool(setting, _NUM_ARCHS.value, [*METRICS, "ntk_condition"], folder)
+        metrics = pd.DataFrame({name: found.scored.mean(name) for name in METRICS})
         bounds = pd.DataFrame(
             [_bounds(found, data, metric) for data in DATASETS for metric in METRICS]
         )
+    usable = metrics.where((metrics > 0) & np.isfinite(metrics))
+    known = usable.notna().astype(int)
+    likeness = {
+        "cells": known.T @ known,
+        "spearman": usable.corr("spearman"),
+        "kendall": usable.corr("kendall"),
+        "pearson": usable.corr(),
+        "pearson of logs": usable.apply(np.log).corr(),
+    }
+    pairs = list(itertools.combinations(METRICS, 2))
+    relations = pd.DataFrame(
+        {"metrics": [", ".join(pair) for pair in pairs]}
+        | {name: [matrix.loc[pair] for pair in pairs] for name, matrix in likeness.items()}
+    )
     scatter = figures.score_versus_accuracy(
-        scored.mean(METRICS[1]),
-        np.log10(np.maximum(scored.mean(METRICS[0]), 1e-12)),
-        score_name=METRICS[1],
-        accuracy_name=f"log10 {METRICS[0]}",
+        metrics["grad_norm"],
+        np.log10(np.maximum(metrics["ntk_trace"], 1e-12)),
+        score_name="grad_norm",
+        accuracy_name="log10 ntk_trace",
         by_rank=True,
     )
-    parts: list[Text | Table | Plot] = [
-        Text("The pool", f"{len(found.archs)} cells. {common.failures(scored)}"),
-        Table(
-            "Theorem 1: how alike the metrics are",
-            relations,
-            "Over cells where both are positive and finite. A bound from above asks for no order, "
-            "and least of all for a line.",
-        ),
-        Table(
-            "Theorem 2: Spearman correlation with test accuracy",
-            bounds,
-            "tuned: -(kappa / m + mu |m^2 - tau^2|) with the constants that are best on one half "
-            "of the cells, on the other half, mean of both; gain: over M alone.",
-        ),
+    parts: list[Part] = [
+        Text("The pool", f"{len(found.archs)} cells. {common.failures(found.scored)}"),
+        Table("Theorem 1: how alike the metrics are", relations, _LIKENESS_NOTE),
+        Table("Theorem 2: Spearman correlation with test accuracy", bounds, _BOUNDS_NOTE),
         Plot("Two metrics", scatter, "By rank: the theorem is about orders of magnitude."),
     ]
-    summary: dict[str, Any] = {
+    summary = {
         f"spearman_{row['metric']}_{row['accuracy']}_tuned": row["tuned"]
-        for _, row in bounds.iterrows()
+        for row in bounds.to_dict("records")
     }
-    summary["scoring_cpu_seconds"] = scored.cpu_seconds
-    common.finish(
-        folder, meter, Report("HNAS: relations", common.describe(setting), parts), summary
-    )
-
-
-def _relations(scores: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return how alike each two metrics are, over the networks that have both."""
-    rows = []
-    for first, second in itertools.combinations(scores, 2):
-        pair = np.stack([scores[first], scores[second]])
-        one, other = pair[:, (np.isfinite(pair) & (pair > 0)).all(0)]
-        rows.append(
-            {
-                "metrics": f"{first}, {second}",
-                "cells": len(one),
-                "spearman": correlation.spearman(one, other),
-                "kendall": correlation.kendall(one, other),
-                "pearson": float(scipy.stats.pearsonr(one, other).statistic),
-                "pearson of logs": float(
-                    scipy.stats.pearsonr(np.log(one), np.log(other)).statistic
-                ),
-            }
-        )
-    return pd.DataFrame(rows)
+    summary["scoring_cpu_seconds"] = found.scored.cpu_seconds
+    report = Report("HNAS: relations", common.describe(setting), parts)
+    common.finish(folder, meter, report, summary)
 
 
 def _bounds(found: common.Pool, data: str, metric: str) -> dict[str, Any]:
     """Return how well each form of the score orders the accuracies."""
     accuracies = found.benchmark.accuracy(found.archs, data)
-    magnitude, condition = found.scored.mean(metric), -found.scored.mean(_CONDITION)
+    magnitude, kappa = found.scored.mean(metric), -found.scored.mean("ntk_condition")
     alone = correlation.spearman(magnitude, accuracies)
-    tuned = _tuned(magnitude, condition, accuracies)
+    tuned = _tuned(magnitude, kappa, accuracies)
+    bound = aggregate.realizable_bound(magnitude, kappa)
     return {
         "accuracy": data,
         "metric": metric,
         "M": alone,
-        "-kappa": correlation.spearman(-condition, accuracies),
-        "M / kappa": correlation.spearman(
-            -aggregate.realizable_bound(magnitude, condition), accuracies
-        ),
+        "-kappa": correlation.spearman(-kappa, accuracies),
+        "M / kappa": correlation.spearman(-bound, accuracies),
         "tuned": tuned,
         "gain": tuned - alone,
         "#params": correlation.spearman(found.params, accuracies),
     }
 
 
-def _tuned(magnitude: np.ndarray, condition: np.ndarray, accuracies: np.ndarray) -> float:
+def _tuned(magnitude: np.ndarray, kappa: np.ndarray, accuracies: np.ndarray) -> float:
     """Return the mean correlation on each half, with the constants that are best on the other."""
     scores = [
-        aggregate.hybrid_score(magnitude, condition, tau=tau, mu=10**log_mu)
-        for tau, log_mu in itertools.product(_TAUS, _LOG_MUS)
+        aggregate.hybrid_score(magnitude, kappa, tau=tau, mu=10**log_mu)
+        for tau, log_mu in itertools.product(np.linspace(0, 1, 11), np.linspace(-4, 2, 13))
     ]
     halves = np.arange(len(accuracies)) % 2 == 0
     judged = []

@@ -19,7 +19,7 @@ from experiments import common
 from experiments.media import conductivities
 from jaxnas import Scorer, Trainer, correlation, datasets, spaces
 from jaxnas.launch import launch
-from jaxnas.runs import Plot, Report, Table, Text, figures
+from jaxnas.runs import Report, Table, Text
 from jaxnas.training import TrainingOptions
 from jaxnas.types import Batch
 
@@ -41,9 +41,9 @@ common.reads("num_seeds", "batch_size", "channels", "cells", "norm", "plan")
 
 def main() -> None:
     """Score, train and correlate."""
-    value, names = flags.FLAGS, _PROXIES.value
-    rng = np.random.default_rng(common.seed())
+    value, rng = flags.FLAGS, np.random.default_rng(common.seed())
     media, labels = conductivities(_NUM_MEDIA.value, _SIDE.value, rng)
+    images = datasets.load("cifar10-sample")
     sizes = {"channels": value.channels, "cells": value.cells, "norm": value.norm}
     space = spaces.nasbench201(**sizes, colors=1, classes=labels.shape[1])
     archs = _different(space, _NUM_ARCHS.value, rng)
@@ -52,71 +52,56 @@ def main() -> None:
         rows = np.random.default_rng(seed).choice(len(media), value.batch_size, replace=False)
         return media[rows], labels[rows]
 
-    images = datasets.load("cifar10-sample")
-
     def of_cifar10(seed: int) -> Batch:
         return datasets.batch(images, value.batch_size, seed=seed, image_size=_SIDE.value)
 
+    both: dict[str, Any] = {
+        "": (space, of_task, _PROXIES.value, "mse"),
+        " on CIFAR-10": (spaces.nasbench201(**sizes), of_cifar10, _PROXIES.value, None),
+    }
+    ranked = {
+        "#params": np.array([[space.num_params(arch) for arch in archs]], float),
+        "random": rng.random((1, len(archs))),
+    }
+    explained = []
     with common.run_folder("regression") as (folder, meter):
         # Scores with the data of the task, and as if it were the classification of photographs.
-        ranked = {
-            "#params": np.array([[space.num_params(arch) for arch in archs]], float),
-            "random": rng.random((1, len(archs))),
-        }
-        both: dict[str, Any] = {
-            "": (space, of_task, "mse"),
-            " on CIFAR-10": (spaces.nasbench201(**sizes), of_cifar10, None),
-        }
-        for where, (each, batches, loss) in both.items():
+        for where, (*what, loss) in both.items():
             seeds, store = common.seeds(), folder / f"scores{len(where)}.sqlite"
-            with Scorer(
-                each, batches, names, loss=loss, seeds=seeds, store=store, plan=value.plan
-            ) as scorer:
+            with Scorer(*what, loss=loss, seeds=seeds, store=store, plan=value.plan) as scorer:
                 ranked |= {name + where: found for name, found in scorer(archs).scores.items()}
 
         # What is to be ranked, from half the mean squared error of labels whose variance is 1. What
         # diverged, or is worse than twice that, counts as -100 %.
-        explained = []
         for seed in range(_TRAININGS.value):
-            options = TrainingOptions(
+            training = TrainingOptions(
                 epochs=_EPOCHS.value, batch_size=64, flip=False, crop_padding=0, seed=seed
             )
-            trainer = Trainer(space, (media, labels), options, folder / "trainings", loss="mse")
+            trainer = Trainer(space, (media, labels), training, folder / "trainings", loss="mse")
             explained.append(np.maximum(100 * (1 + 2 * trainer(archs)), -100))
-    table = common.correlate(
-        *(ranked, np.mean(explained, 0), ranked["#params"][0], archs),
-        k=max(1, len(archs) // 10),
+        ranking, summary = common.ranking(
+            ranked, np.mean(explained, 0), archs, what="the explained variance"
+        )
+    pool = (
+        f"{len(archs)} cells explain {np.min(explained):.1f} to {np.max(explained):.1f} % of the "
+        "variance."
     )
-    agreement = correlation.seed_agreement(np.array(explained)) if len(explained) > 1 else np.nan
-    cells = pd.DataFrame({"cell": [space.to_string(arch) for arch in archs]}).assign(
-        **{f"explained %, training {number}": each for number, each in enumerate(explained, 1)}
+    if len(explained) > 1:
+        summary["seed_to_seed"] = correlation.seed_agreement(explained)
+        pool += f" Two trainings agree with Spearman {summary['seed_to_seed']:.2f}."
+    cells = pd.DataFrame(
+        {"cell": [space.to_string(arch) for arch in archs]}
+        | {f"explained %, training {number}": each for number, each in enumerate(explained, 1)}
     )
-    parts: list[Text | Table | Plot] = [
-        Text(
-            "The pool",
-            f"{len(archs)} cells explain {np.min(explained):.1f} to {np.max(explained):.1f} % of "
-            "the variance. "
-            + (f"Two trainings agree with Spearman {agreement:.2f}." if len(explained) > 1 else ""),
-        ),
-        Table("Rank correlations", table, common.CORRELATIONS_NOTE),
-        Plot(
-            "Rank correlations",
-            figures.correlation_bars(table, controls=("#params", "random")),
-            "Spearman correlation with the explained variance, with 95 % bootstrap intervals.",
-        ),
-        Table("The cells", cells.sort_values(cells.columns[1], ascending=False)),
-    ]
+    ordered = cells.sort_values(cells.columns[1], ascending=False)
     subtitle = (
         f"{len(media)} media of {_SIDE.value}x{_SIDE.value} pixels, {_EPOCHS.value} epochs, "
         f"{_TRAININGS.value} training(s); scores of {value.batch_size} examples, "
         f"{value.num_seeds} draw(s)."
     )
-    summary: dict[str, Any] = {
-        f"spearman_{row['score']}": row["spearman"] for _, row in table.iterrows()
-    }
-    summary["seed_to_seed"] = agreement
-    title = "Rank correlations on a regression"
-    common.finish(folder, meter, Report(title, subtitle, parts), summary)
+    parts = [Text("The pool", pool), *ranking, Table("The cells", ordered)]
+    report = Report("Rank correlations on a regression", subtitle, parts)
+    common.finish(folder, meter, report, summary)
 
 
 def _different(space: Any, count: int, rng: np.random.Generator) -> np.ndarray:

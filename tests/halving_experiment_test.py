@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.common import Setting
-from experiments.halving import Fidelity, Race, _parsed, _recall, _rungs, _winners
+from experiments.halving import Race, _parsed, _recall, _rungs, _winners
 from jaxnas.benchmarks import nasbench201
 from jaxnas.runs import ScoreStore
 from jaxnas.scorer import Scores
@@ -49,14 +48,13 @@ def _raced(cheap, full, keep, *, check=True):
         for table, kept in zip(tables, (keep, 1.0), strict=True)
     ]
     result = successive_halving(archs, rungs)
-    setting = Setting(None, None, None, (0, 1), 8, {})
-    ladder = [Fidelity(name, setting, 1.0) for name in ("2@8", "4@8")]
     scored = [
-        Scores(None, None, (0,), {"own": rung.scores[None]}, {}, {}, None, seconds)
+        Scores(None, None, (0, 1), {"score": rung.scores[None]}, {}, {}, None, seconds)
         for rung, seconds in zip(result.rungs, (3.0, 1.0), strict=True)
     ]
-    everything = Scores(None, None, (0,), {"own": tables[1][None]}, {}, {}, None, 16.0)
-    return Race("own", archs, ladder, result, scored, everything if check else None)
+    everything = Scores(None, None, (0, 1), {"score": tables[1][None]}, {}, {}, None, 16.0)
+    names = ["2@8", "4@8"]
+    return Race("score", archs, names, result, scored, everything if check else None)
 
 
 def test_recall_by_hand():

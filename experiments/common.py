@@ -16,7 +16,18 @@ from jaxnas import correlation, datasets, processes, proxies, spaces
 from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.launch import keep_programs, say
 from jaxnas.network import normalization
-from jaxnas.runs import Meter, Part, Plot, Report, Table, figures, save, to_text, write_summary
+from jaxnas.runs import (
+    Meter,
+    Part,
+    Plot,
+    Report,
+    Table,
+    correlation_table,
+    figures,
+    save,
+    to_text,
+    write_summary,
+)
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.search import sample_distinct
@@ -243,7 +254,7 @@ def draw(space: SearchSpace, count: int) -> np.ndarray:
 
 def from_table(benchmark: TabularBenchmark) -> ScoreFn:
     """Return the look-up of CIFAR-10 validation accuracy after 12 epochs, in percent."""
-    return lambda archs: benchmark.accuracy(archs, "cifar10", "valid_12ep")
+    return lambda archs: benchmark.accuracy(archs, "cifar10/valid_12ep")
 
 
 class Pool(NamedTuple):
@@ -320,11 +331,13 @@ def ranking(
     """
     by_name = accuracies if isinstance(accuracies, Mapping) else {"": accuracies}
     params, k = ranked["#params"].mean(0), k or max(1, len(functions) // 10)
-    table = pd.DataFrame(
-        {"score": name, "accuracy": of, **_row(scores, values, functions, params, k)}
-        for name, scores in ranked.items()
+    table = pd.concat(
+        _table(ranked, values, functions, params, k).assign(accuracy=of)
         for of, values in by_name.items()
     )
+    order = {name: place for place, name in enumerate(ranked)}
+    table = table.sort_values("score", key=lambda names: names.map(order), kind="stable")
+    table.insert(1, "accuracy", table.pop("accuracy"))
     names = (table["score"] + "_" + table["accuracy"]).str.removesuffix("_")
     lines = dict(zip("spearman_" + names, table["spearman"], strict=True))
     first = next(iter(by_name))
@@ -336,26 +349,35 @@ def ranking(
     return [Table(title, table, _RANKING_NOTE), Plot(title, bars, described)], lines
 
 
-def _row(
-    scores: np.ndarray, accuracies: np.ndarray, functions: np.ndarray, params: np.ndarray, k: int
-) -> dict[str, float]:
-    """Return how well one score `[S, A]` orders the accuracies `[A]`."""
-    mean = scores.mean(0)
-    best = accuracies >= np.quantile(accuracies, 0.9)
-    spearman = correlation.spearman
-    low, high = correlation.bootstrap_interval(spearman, mean, accuracies, groups=functions)
-    return {
-        "spearman": spearman(mean, accuracies),
-        "low": low,
-        "high": high,
-        "sd of seeds": pd.Series([spearman(one, accuracies) for one in scores]).std(skipna=False),
-        "seed to seed": correlation.seed_agreement(scores) if len(scores) > 1 else np.nan,
-        "kendall": correlation.kendall(mean, accuracies),
-        "best tenth": spearman(mean[best], accuracies[best]),
-        f"top-{k} recall": correlation.top_k_recall(mean, accuracies, k),
-        "partial | #params": correlation.partial_spearman(mean, accuracies, np.log(params)),
-        "ties": correlation.ties(mean),
-    }
+def _table(
+    ranked: Mapping[str, np.ndarray],
+    accuracies: np.ndarray,
+    functions: np.ndarray,
+    params: np.ndarray,
+    k: int,
+) -> pd.DataFrame:
+    """Return `runs.correlation_table` with what several draws and the best networks say."""
+    means = {name: draws.mean(0) for name, draws in ranked.items()}
+    table = correlation_table(
+        means, accuracies, groups=functions, given={"#params": np.log(params)}
+    )
+    partial = table.pop("| #params")
+    best, spearman = accuracies >= np.quantile(accuracies, 0.9), correlation.spearman
+    more = pd.DataFrame(
+        {
+            "sd of seeds": pd.Series([spearman(one, accuracies) for one in draws]).std(
+                skipna=False
+            ),
+            "seed to seed": correlation.seed_agreement(draws) if len(draws) > 1 else np.nan,
+            "kendall": correlation.kendall(means[name], accuracies),
+            "best tenth": spearman(means[name][best], accuracies[best]),
+            f"top-{k} recall": correlation.top_k_recall(means[name], accuracies, k),
+            "partial | #params": partial[place],
+            "ties": correlation.ties(means[name]),
+        }
+        for place, (name, draws) in enumerate(ranked.items())
+    )
+    return table.join(more)
 
 
 def failures(scored: Scores) -> str:

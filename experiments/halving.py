@@ -31,11 +31,11 @@ from absl import flags
 from experiments import common
 from jaxnas import proxies
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.benchmarks.nasbench201 import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Plot, Report, Table, Text, figures
 from jaxnas.scorer import Scores
-from jaxnas.search import HalvingResult, Rung, successive_halving
+from jaxnas.search import Result, Rung, RungResult, successive_halving
 from jaxnas.spaces.nasbench201 import cell
 
 _PROXY = flags.DEFINE_string(
@@ -83,7 +83,7 @@ class Race(NamedTuple):
     proxy: str
     archs: np.ndarray
     names: list[str]
-    result: HalvingResult
+    result: Result[RungResult]
     scored: list[Scores]
     full: Scores | None
 
@@ -185,7 +185,7 @@ def _rungs(race: Race) -> pd.DataFrame:
     """Return what each rung saw, kept and cost; below them the full score of everything."""
     rows: list[tuple[str, int, int | None, float]] = [
         (name, len(rung.scored), len(rung.kept), scored.cpu_seconds)
-        for name, rung, scored in zip(race.names, race.result.rungs, race.scored, strict=True)
+        for name, rung, scored in zip(race.names, race.result.steps, race.scored, strict=True)
     ]
     if race.full is not None:
         rows.append((f"all at {race.names[-1]}", len(race.archs), None, race.full.cpu_seconds))
@@ -196,7 +196,7 @@ def _rungs(race: Race) -> pd.DataFrame:
 
 def _recall(race: Race, full: np.ndarray) -> pd.DataFrame:
     """Return the share of the best full scores `[A]` that each rung, and each control, sees."""
-    reached = [rung.scored for rung in race.result.rungs]
+    reached = [rung.scored for rung in race.result.steps]
     num, num_last = len(full), len(reached[-1])
     reached.append(np.argsort(-race.params, kind="stable")[:num_last])
     best = np.argsort(-full, kind="stable")
@@ -226,12 +226,12 @@ def _plot(race: Race, full: np.ndarray) -> Plot:
     """Return the full score `[A]` over that of the first rung."""
     first, last = race.names[0], race.names[-1]
     scatter = figures.score_versus_accuracy(
-        race.result.rungs[0].scores,
+        race.result.steps[0].scores,
         scipy.stats.rankdata(full),
         score_name=f"{race.proxy} at {first}",
         accuracy_name=f"{race.proxy} at {last}, rank",
         by_rank=True,
-        highlight=race.result.rungs[-1].scored.tolist(),
+        highlight=race.result.steps[-1].scored.tolist(),
     )
     described = (
         f"Ranks of {race.proxy} at {last} over those at {first}, larger is better. What reached "

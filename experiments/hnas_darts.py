@@ -95,7 +95,7 @@ def main() -> None:
             key=jax.random.fold_in(jax.random.key(common.seed()), 1),
             num_evaluations=min(_NUM_EVALUATIONS.value, len(archs)),
         )
-        looks = [step.candidate for step in found.evaluations if not step.failure]
+        looks = [step.candidate for step in found.steps if not step.failure]
         params = np.array([space.num_params(arch) for arch in archs])
         orders = {
             "HNAS": np.array(looks),

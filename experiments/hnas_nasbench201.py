@@ -26,7 +26,7 @@ from absl import flags
 
 from experiments import common
 from jaxnas import processes, search
-from jaxnas.benchmarks.tabular import DATASETS
+from jaxnas.benchmarks.nasbench201 import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Part, Plot, Report, Table, Text, figures
@@ -127,7 +127,7 @@ def _runs(found: common.Pool) -> Iterator[tuple[str, np.ndarray]]:
                 key=key,
                 num_evaluations=_NUM_EVALUATIONS.value,
                 options=options,
-            ).evaluations
+            ).steps
             yield method, found.archs[[step.candidate for step in steps]]
         yield "random", np.asarray(jax.random.permutation(key, found.archs))
         yield "evolution", _evolve(found, key)
@@ -175,8 +175,8 @@ def _evolve(found: common.Pool, key: jax.Array) -> np.ndarray:
 
 def _outcomes(found: common.Pool, method: str, archs: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yield what a search has found at each budget that pays for one look."""
-    seconds = found.benchmark.seconds(archs).cumsum()
-    seen = found.benchmark.accuracy(archs, "cifar10", "valid_12ep")
+    seconds = found.benchmark.value(archs, "seconds").cumsum()
+    seen = found.benchmark.accuracy(archs, "cifar10/valid_12ep")
     for budget in np.geomspace(100, _BUDGET.value, 24):
         looks = int((seconds <= budget).sum())
         if looks:

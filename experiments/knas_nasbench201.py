@@ -115,18 +115,19 @@ def _searches(found: common.Pool, trainer: Trainer | None) -> pd.DataFrame:
     table, archs = found.benchmark, found.archs
     fine_fn: ScoreFn = trainer or common.from_table(table)
     tests = {label: table.accuracy(archs, data) for label, data in _TESTS.items()}
-    seconds = table.seconds(archs)
+    seconds = table.value(archs, "seconds")
 
     def search(kept_by: str, coarse: np.ndarray) -> dict[str, Any]:
         result = two_step(archs, coarse, fine_fn, _K.value)
+        first, last = result.steps
         winner = cell.to_string(result.arch)
         trained = {"own test %": trainer.test_accuracy[winner]} if trainer else {}
         return {
             **{"kept by": kept_by, **trained},
             **{label: each[result.winner] for label, each in tests.items()},
-            "mean of kept C10 %": tests["C10 test %"][result.kept].mean(),
-            "fine score %": result.fine_scores.max(),
-            "GPU s": seconds[result.kept].sum(),
+            "mean of kept C10 %": tests["C10 test %"][first.kept].mean(),
+            "fine score %": last.scores.max(),
+            "GPU s": seconds[first.kept].sum(),
             "winner": winner,
         }
 

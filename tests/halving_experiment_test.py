@@ -50,7 +50,7 @@ def _raced(cheap, full, keep, *, check=True):
     result = successive_halving(archs, rungs)
     scored = [
         Scores(None, None, (0, 1), {"score": rung.scores[None]}, {}, {}, None, seconds)
-        for rung, seconds in zip(result.rungs, (3.0, 1.0), strict=True)
+        for rung, seconds in zip(result.steps, (3.0, 1.0), strict=True)
     ]
     everything = Scores(None, None, (0, 1), {"score": tables[1][None]}, {}, {}, None, 16.0)
     names = ["2@8", "4@8"]
@@ -94,7 +94,7 @@ def test_winners():
     race = _raced([7, 6, 5, 4, 3, 2, 8, 1], range(8), 3)
     table = _winners(race).set_index("chosen by")
     assert table.index.tolist() == ["race", "full score", "#params", "random"]
-    accuracies = nasbench201().columns["cifar10/test"][:8]
+    accuracies = nasbench201().columns["cifar10"][:8]
     largest = int(np.argmax(nasbench201().params[:8]))
     expected = [accuracies[6], accuracies[7], accuracies[largest], accuracies.mean()]
     assert table["cifar10"].tolist() == pytest.approx(expected)

@@ -101,7 +101,7 @@ def serve() -> None:
     from jaxnas import allocator, datasets
     from jaxnas.proxies import BY_NAME
     from jaxnas.proxies.measures import measure_all
-    from jaxnas.spaces.nasbench201 import cell, nasbench201
+    from jaxnas.spaces.nasbench201_space import cell, nasbench201
 
     try:
         from jaxnas.network import Bucket

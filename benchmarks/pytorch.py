@@ -73,7 +73,7 @@ def draw_archs(num: int) -> np.ndarray:
     import jax
 
     from jaxnas.search import sample_distinct
-    from jaxnas.spaces.nasbench201 import cell
+    from jaxnas.spaces.nasbench201_space import cell
 
     drawn = np.asarray(sample_distinct(jax.random.key(0), cell.NUM_CHOICES, 2 * num))
     return drawn[[bool(cell.is_connected(arch)) for arch in drawn]][:num]

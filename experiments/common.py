@@ -31,7 +31,7 @@ from jaxnas.runs import (
 from jaxnas.runs.files import output_folder
 from jaxnas.scorer import Scorer, Scores, run_context
 from jaxnas.search import sample_distinct
-from jaxnas.spaces.nasbench201 import equivalence
+from jaxnas.spaces.nasbench201_space import equivalence
 from jaxnas.types import Batch, ScoreFn, SearchSpace
 
 _SEED = flags.DEFINE_integer("seed", 0, "Random seed.", lower_bound=0)

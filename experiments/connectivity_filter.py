@@ -26,12 +26,12 @@ from absl import flags
 from experiments import common
 from jaxnas import connectivity, encoding, processes, search, te_nas
 from jaxnas.benchmarks import TabularBenchmark
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.connectivity import filter as filters
 from jaxnas.connectivity.cells import NASBENCH201_KINDS
 from jaxnas.launch import launch
 from jaxnas.runs import JsonCache, Part, Plot, Report, Table, Text, figures
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 
 _NUM_ARCHS = flags.DEFINE_integer("num_archs", 15625, "Number of cells to draw from.", 30, 15625)
 _NUM_SEARCHES = flags.DEFINE_integer("num_searches", 500, "Number of searches of each kind.", 2)

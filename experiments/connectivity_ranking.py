@@ -31,7 +31,7 @@ from absl import flags
 from experiments import common
 from jaxnas import Batch, connectivity, spaces, wiring
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import (
     Part,
@@ -44,7 +44,7 @@ from jaxnas.runs import (
     figures,
     track,
 )
-from jaxnas.spaces.nasbench201 import cell, equivalence
+from jaxnas.spaces.nasbench201_space import cell, equivalence
 from jaxnas.types import Array, Kernels
 
 _NUM_ARCHS = flags.DEFINE_integer(

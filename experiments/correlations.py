@@ -15,7 +15,7 @@ gradient_diversity .841, layer_balance .769, #params .753, grad_norm .708, mgm .
 from absl import flags
 
 from experiments import common
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Report, Text
 

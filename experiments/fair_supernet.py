@@ -37,8 +37,8 @@ from jaxnas.benchmarks.macro import NUM_CHOICES
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Report, Table, correlation_table
 from jaxnas.spaces import nasbench_macro as space_of
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork
-from jaxnas.spaces.nasbench_macro import layout, representative
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork
+from jaxnas.spaces.nasbench_macro_space import layout, representative
 from jaxnas.types import SearchSpace
 
 _NUM_INHERITED = flags.DEFINE_integer(

@@ -31,12 +31,12 @@ from absl import flags
 from experiments import common
 from jaxnas import proxies
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Plot, Report, Table, Text, figures
 from jaxnas.scorer import Scores
 from jaxnas.search import Result, Rung, RungResult, successive_halving
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 
 _PROXY = flags.DEFINE_string(
     "proxy", "grad_norm", f"Score to race by, of {', '.join(common.SCORE_NAMES)}."

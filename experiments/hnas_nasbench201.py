@@ -26,12 +26,12 @@ from absl import flags
 
 from experiments import common
 from jaxnas import processes, search
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Part, Plot, Report, Table, Text, figures
 from jaxnas.search import HybridOptions
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 
 _NUM_CANDIDATES = flags.DEFINE_integer(
     "num_candidates", 1000, "Number of cells in the pool.", 30, 15625

@@ -28,7 +28,7 @@ from experiments.supernet_runs import OTHER, SAME, Runs
 from jaxnas import search
 from jaxnas.launch import launch
 from jaxnas.runs import Report, Table
-from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Layout, SearchedNetwork, num_choices, resolve
+from jaxnas.spaces.mobilenetv2_space import BY_LAYOUT, Layout, SearchedNetwork, num_choices, resolve
 from jaxnas.supernet import indicators
 
 _LAYOUT = flags.DEFINE_enum("layout", "digits", tuple(BY_LAYOUT), "Layout of the networks.")

@@ -22,7 +22,7 @@ from jaxnas import processes
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Report, Table, Text, Winner
 from jaxnas.search import two_step
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import ScoreFn

@@ -33,8 +33,8 @@ from jaxnas.datasets import text, tokens
 from jaxnas.launch import launch, say
 from jaxnas.runs import JsonCache, Part, Report, Table, Text, correlation_table
 from jaxnas.scorer import Scorer, Scores, run_context
-from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers, wiring
-from jaxnas.spaces.encoder.tuning import Splits, tune
+from jaxnas.spaces.encoder_space import EncoderNetwork, Options, encoder, layers, wiring
+from jaxnas.spaces.encoder_space.tuning import Splits, tune
 from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.types import Batch, SearchSpace
 

@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import common
 from jaxnas import correlation
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.launch import launch
 from jaxnas.proxies import aggregate
 from jaxnas.runs import Part, Plot, Report, Table, Text, figures

@@ -14,7 +14,7 @@ from experiments import common
 from jaxnas import datasets
 from jaxnas.launch import say
 from jaxnas.runs import Plot, figures
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork
 from jaxnas.supernet import (
     SupernetRecord,
     TrainedSupernet,

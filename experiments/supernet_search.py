@@ -28,7 +28,7 @@ from jaxnas import search
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Report, Table
 from jaxnas.spaces import mobilenetv2 as space_of
-from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, Costs, SearchedNetwork, costs, resolve
+from jaxnas.spaces.mobilenetv2_space import BY_LAYOUT, Costs, SearchedNetwork, costs, resolve
 from jaxnas.trainer import Trainer
 from jaxnas.training import TrainingOptions
 from jaxnas.types import SearchSpace

@@ -16,7 +16,7 @@ from flax import traverse_util
 from benchmarks import pytorch
 from jaxnas import engine, proxies
 from jaxnas.spaces import nasbench201
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 from jaxnas.types import Batch
 
 ROOT = Path(__file__).parents[1]

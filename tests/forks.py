@@ -16,7 +16,7 @@ import jaxnas.correlation
 import jaxnas.finder
 import jaxnas.launch
 import jaxnas.runs.figures  # noqa: F401
-from jaxnas.spaces.nasbench201 import equivalence
+from jaxnas.spaces.nasbench201_space import equivalence
 
 
 def main() -> None:

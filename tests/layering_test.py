@@ -4,6 +4,9 @@ A module sees the floors below its own and the rest of its own package, never a 
 """
 
 import ast
+import importlib
+import importlib.util
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -216,7 +219,7 @@ def test_a_planted_violation_is_caught(module, source, rule):
     [
         ("gram", "import math\nimport jax.numpy as jnp\nfrom jaxnas.types import Array"),
         ("search.evolution", "from jaxnas import benchmarks\nfrom .base import run"),
-        ("spaces.nasbench201.network", "from .. import images\nfrom ...types import Array"),
+        ("spaces.nasbench201_space.network", "from .. import images\nfrom ...types import Array"),
         ("datasets.other", "def load():\n    import tensorflow_datasets as tfds"),
         ("runs.figures", "import sqlite3, pandas\nfrom jaxnas import correlation"),
         ("scoring", "from jaxnas import proxies, search"),
@@ -247,3 +250,15 @@ def test_a_module_is_small_and_public(module):
 
 def test_type_checkers_of_users_read_its_types():
     assert (ROOT / "py.typed").exists()
+
+
+@pytest.mark.parametrize("package", ["spaces", "benchmarks", "datasets", "runs", "training"])
+def test_no_module_is_hidden_behind_a_function_of_its_name(package):
+    module = importlib.import_module(f"jaxnas.{package}")
+    hidden = [
+        name
+        for name in module.__all__
+        if not inspect.ismodule(getattr(module, name))
+        and importlib.util.find_spec(f"jaxnas.{package}.{name}")
+    ]
+    assert hidden == []

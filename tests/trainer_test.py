@@ -7,7 +7,7 @@ from jaxnas import Scorer, datasets, find
 from jaxnas.benchmarks import nasbench201 as table
 from jaxnas.spaces import autoformer, family, nasbench201
 from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 from jaxnas.trainer import Trainer, _held_out, _of_norm
 from jaxnas.training import TrainingOptions
 

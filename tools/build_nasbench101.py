@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from jaxnas import encoding
 from jaxnas.benchmarks import nasbench101_channels as channels
 from jaxnas.benchmarks import nasbench101_notation as notation
-from jaxnas.benchmarks.nasbench101 import EPOCHS, IMAGES, SECONDS_SCALE, TABLE
+from jaxnas.benchmarks.nasbench101_table import EPOCHS, IMAGES, SECONDS_SCALE, TABLE
 
 
 def build(csv_path: str | Path, table_path: str | Path = TABLE) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnas.benchmarks.nasbench201 import SCALES, TABLE
+from jaxnas.benchmarks.nasbench201_table import SCALES, TABLE
 from jaxnas.benchmarks.notation import NUM_CHOICES, from_string
 
 _SOURCES = {

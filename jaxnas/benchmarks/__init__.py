@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxnas.benchmarks.macro import nasbench_macro
-from jaxnas.benchmarks.nasbench101 import nasbench101
-from jaxnas.benchmarks.nasbench201 import nasbench201
+from jaxnas.benchmarks.nasbench101_table import nasbench101
+from jaxnas.benchmarks.nasbench201_table import nasbench201
 from jaxnas.benchmarks.tabular import TabularBenchmark
 from jaxnas.benchmarks.transformers import autoformer, nasbench_bert, pit
 

@@ -4,18 +4,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxnas.spaces.autoformer import autoformer
-from jaxnas.spaces.bert import bert
-from jaxnas.spaces.darts import darts
-from jaxnas.spaces.encoder import encoder
-from jaxnas.spaces.family import family
-from jaxnas.spaces.mobilenetv2 import mobilenetv2
-from jaxnas.spaces.nasbench101 import nasbench101
-from jaxnas.spaces.nasbench201 import nasbench201
-from jaxnas.spaces.nasbench_macro import nasbench_macro
-from jaxnas.spaces.pit import pit
-from jaxnas.spaces.shufflenetv2 import shufflenetv2
-from jaxnas.spaces.transnas import transnas
+from jaxnas.spaces.autoformer_space import autoformer
+from jaxnas.spaces.bert_space import bert
+from jaxnas.spaces.darts_space import darts
+from jaxnas.spaces.encoder_space import encoder
+from jaxnas.spaces.family_space import family
+from jaxnas.spaces.mobilenetv2_space import mobilenetv2
+from jaxnas.spaces.nasbench101_space import nasbench101
+from jaxnas.spaces.nasbench201_space import nasbench201
+from jaxnas.spaces.nasbench_macro_space import nasbench_macro
+from jaxnas.spaces.pit_space import pit
+from jaxnas.spaces.shufflenetv2_space import shufflenetv2
+from jaxnas.spaces.transnas_space import transnas
 from jaxnas.types import SearchSpace
 
 BY_NAME: Mapping[str, Callable[..., SearchSpace]] = {

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import encoding
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork, num_choices
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork, num_choices
 from jaxnas.training.options import smoothed_cross_entropy
 from jaxnas.types import Array, Params
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxnas import correlation
-from jaxnas.spaces.mobilenetv2 import IDENTITY, SearchedNetwork, layers
+from jaxnas.spaces.mobilenetv2_space import IDENTITY, SearchedNetwork, layers
 from jaxnas.types import Params
 
 Mode = Literal["block", "literal", "share", "skip"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnas import isometry
 from jaxnas.isometry.initializers import BlockShape
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork, layers
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork, layers
 from jaxnas.supernet.indicators import LAST, layer_names
 from jaxnas.types import Array, Params
 

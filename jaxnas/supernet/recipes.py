@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxnas.spaces.mobilenetv2.network import Bypass
+from jaxnas.spaces.mobilenetv2_space.network import Bypass
 from jaxnas.supernet.indicators import Mode
 from jaxnas.supernet.parameters import Trained
 from jaxnas.training import TrainingOptions

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork
 from jaxnas.supernet import indicators, parameters, sampling
 from jaxnas.supernet.parameters import Flat, Split
 from jaxnas.training import TrainingOptions, augment, checkpoints

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from jaxnas.spaces.mobilenetv2 import SearchedNetwork, num_choices
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork, num_choices
 from jaxnas.supernet import indicators, parameters, recipes, sampling
 from jaxnas.supernet.evaluation import inherited
 from jaxnas.supernet.recipes import Recipe

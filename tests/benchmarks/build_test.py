@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.nasbench201 import SCALES, TABLE
+from jaxnas.benchmarks.nasbench201_table import SCALES, TABLE
 from jaxnas.benchmarks.notation import to_string
 from tools.build_nasbench201 import _SOURCES, build
 

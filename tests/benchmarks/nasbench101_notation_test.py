@@ -6,7 +6,7 @@ import pytest
 
 from jaxnas.benchmarks import nasbench101_channels as channels
 from jaxnas.benchmarks import nasbench101_notation as notation
-from jaxnas.benchmarks.nasbench101 import nasbench101
+from jaxnas.benchmarks.nasbench101_table import nasbench101
 
 TABLE = nasbench101()
 

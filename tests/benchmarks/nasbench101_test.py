@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxnas.benchmarks import nasbench101_notation as notation
-from jaxnas.benchmarks.nasbench101 import EPOCHS, TABLE, nasbench101
+from jaxnas.benchmarks.nasbench101_table import EPOCHS, TABLE, nasbench101
 from tools.build_nasbench101 import build
 
 TOOLS = Path(__file__).parents[2] / "tools"

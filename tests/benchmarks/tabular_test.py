@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.nasbench201 import DATASETS, SCALES, TABLE
+from jaxnas.benchmarks.nasbench201_table import DATASETS, SCALES, TABLE
 from jaxnas.benchmarks.notation import from_string, to_string
 
 BENCHMARK = nasbench201()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnas.connectivity import convolutional, recursion
-from jaxnas.spaces.nasbench201 import cell, equivalence
+from jaxnas.spaces.nasbench201_space import cell, equivalence
 
 NONE, SKIP, CONV1, CONV3, POOL = range(5)
 

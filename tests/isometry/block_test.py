@@ -8,7 +8,7 @@ import pytest
 from jaxnas.isometry import BY_NAME, BlockShape, FixedBlock, calibrate, convolve
 from jaxnas.network import Weights
 from jaxnas.network.operations import Context, describe
-from jaxnas.spaces.mobilenetv2 import BlockPlace, Candidate
+from jaxnas.spaces.mobilenetv2_space import BlockPlace, Candidate
 
 SHAPE = BlockShape(4, 12, 4, 3)
 

@@ -12,11 +12,11 @@ from jaxnas import Batch, Scorer, proxies, score
 from jaxnas.benchmarks.transformers import Choice
 from jaxnas.network import operations as ops
 from jaxnas.proxies import measures
-from jaxnas.spaces.autoformer import AutoFormer
-from jaxnas.spaces.bert import Bert
+from jaxnas.spaces.autoformer_space import AutoFormer
+from jaxnas.spaces.bert_space import Bert
 from jaxnas.spaces.image_space import factory
-from jaxnas.spaces.nasbench201 import NASBench201, cell, network
-from jaxnas.spaces.pit import PiT
+from jaxnas.spaces.nasbench201_space import NASBench201, cell, network
+from jaxnas.spaces.pit_space import PiT
 from jaxnas.spaces.transformer.space import space_of
 
 NAMES = list(proxies.BY_NAME)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks import nasbench201
-from jaxnas.benchmarks.nasbench201 import DATASETS
+from jaxnas.benchmarks.nasbench201_table import DATASETS
 from jaxnas.benchmarks.notation import NUM_CHOICES
 from jaxnas.search import BY_NAME, controls, run, sample_distinct
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxnas import Batch, gradients
 from jaxnas.network.operations import describe
-from jaxnas.spaces.mobilenetv2 import (
+from jaxnas.spaces.mobilenetv2_space import (
     BY_LAYOUT,
     IDENTITY,
     BlockPlace,
@@ -22,7 +22,7 @@ from jaxnas.spaces.mobilenetv2 import (
     layers,
     mobilenetv2,
 )
-from jaxnas.spaces.mobilenetv2.layout import CANDIDATES, resolve
+from jaxnas.spaces.mobilenetv2_space.layout import CANDIDATES, resolve
 from jaxnas.types import PerExampleDifferentiable, Statistic
 
 TINY = Layout(

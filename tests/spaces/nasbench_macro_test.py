@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnas.benchmarks.macro import nasbench_macro as benchmark
-from jaxnas.spaces.mobilenetv2 import layers
-from jaxnas.spaces.nasbench_macro import cost_table, layout, nasbench_macro, representative
+from jaxnas.spaces.mobilenetv2_space import layers
+from jaxnas.spaces.nasbench_macro_space import cost_table, layout, nasbench_macro, representative
 
 TABLE = benchmark()
 KEY = jax.random.key(0)

@@ -8,8 +8,8 @@ import pytest
 
 from jaxnas.network import Weights, tensors
 from jaxnas.network.operations import Context, describe
-from jaxnas.spaces.mobilenetv2 import BlockPlace, SearchedNetwork, Stage, costs
-from jaxnas.spaces.shufflenetv2 import BY_LAYOUT, UNITS, Unit, checked, shufflenetv2
+from jaxnas.spaces.mobilenetv2_space import BlockPlace, SearchedNetwork, Stage, costs
+from jaxnas.spaces.shufflenetv2_space import BY_LAYOUT, UNITS, Unit, checked, shufflenetv2
 
 KEY = jax.random.key(0)
 TINY = BY_LAYOUT["img32"]._replace(

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnas import Batch, Scorer, benchmarks, gradients, spaces
 from jaxnas.benchmarks import transformers
-from jaxnas.spaces.bert import Bert
+from jaxnas.spaces.bert_space import Bert
 from jaxnas.spaces.transformer.space import space_of
 from jaxnas.types import Statistic
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2 import BY_LAYOUT, SearchedNetwork, num_choices
+from jaxnas.spaces.mobilenetv2_space import BY_LAYOUT, SearchedNetwork, num_choices
 from jaxnas.supernet import parameters, recipes, sampling, train
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2 import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
+from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
 from jaxnas.supernet import indicators
 
 LAYOUT = Layout(

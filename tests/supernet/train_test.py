@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2 import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
+from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
 from jaxnas.supernet import indicators, inherited, parameters, recipes, sampling, train
 from jaxnas.supernet import train as train_fn
 from jaxnas.training import TrainingOptions

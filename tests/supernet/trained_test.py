@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2 import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
+from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
 from jaxnas.supernet import BY_NAME, indicators, inherited, parameters, sampling, train_recipe
 from jaxnas.supernet import train as train_fn
 

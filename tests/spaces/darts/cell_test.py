@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxnas.spaces.darts import cell, darts
+from jaxnas.spaces.darts_space import cell, darts
 
 OPS = cell.OPERATIONS
 # The first order cells of the paper, as its authors' code writes them.

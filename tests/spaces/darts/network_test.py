@@ -15,9 +15,9 @@ from flax import traverse_util
 import jaxnas
 from jaxnas.network import Bucket, Network, module, operation
 from jaxnas.network import operations as ops
-from jaxnas.spaces.darts import cell, darts
-from jaxnas.spaces.darts.network import CellPlace, dil_conv, sep_conv
-from jaxnas.spaces.darts.network import cell as write_cell
+from jaxnas.spaces.darts_space import cell, darts
+from jaxnas.spaces.darts_space.network import CellPlace, dil_conv, sep_conv
+from jaxnas.spaces.darts_space.network import cell as write_cell
 from jaxnas.types import Batch, PerExampleDifferentiable, Statistic
 
 WIDTH, CLASSES = 2, 3

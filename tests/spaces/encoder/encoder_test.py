@@ -11,7 +11,7 @@ import pytest
 from jaxnas import Batch, Scorer, gradients, pretrained
 from jaxnas.kernels import empirical
 from jaxnas.network.operations import Context, Weights
-from jaxnas.spaces.encoder import EncoderNetwork, Options, encoder, layers
+from jaxnas.spaces.encoder_space import EncoderNetwork, Options, encoder, layers
 from jaxnas.types import Statistic
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import Batch, Scorer, pretrained
-from jaxnas.spaces.encoder import encoder
+from jaxnas.spaces.encoder_space import encoder
 
 config = pretrained.EncoderConfig(
     "roberta", 50265, 1024, 24, 16, 4096, positions=512, segments=1, epsilon=1e-5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnas import pretrained
-from jaxnas.spaces.encoder import EncoderNetwork, Options, low_rank
+from jaxnas.spaces.encoder_space import EncoderNetwork, Options, low_rank
 
 PARAMS = {
     "layer": {

@@ -9,7 +9,7 @@ import pytest
 
 from jaxnas import pretrained
 from jaxnas.datasets import text, tokens
-from jaxnas.spaces.encoder import EncoderNetwork
+from jaxnas.spaces.encoder_space import EncoderNetwork
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxnas import pretrained
 from jaxnas.datasets.tokens import Tokens
-from jaxnas.spaces.encoder import EncoderNetwork, Options, tuning
+from jaxnas.spaces.encoder_space import EncoderNetwork, Options, tuning
 from jaxnas.training.adamw import FineTuneOptions
 
 CONFIG = pretrained.EncoderConfig(

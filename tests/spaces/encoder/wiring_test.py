@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxnas.spaces.encoder import wiring
+from jaxnas.spaces.encoder_space import wiring
 
 OTHERS = ("relu", "tanh")
 # Pairs 1>3, 1>4, 2>4; four layers; own activation or two others.

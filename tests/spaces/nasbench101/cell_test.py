@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.benchmarks.nasbench101 import nasbench101 as table
-from jaxnas.spaces.nasbench101 import cell, nasbench101
+from jaxnas.benchmarks.nasbench101_table import nasbench101 as table
+from jaxnas.spaces.nasbench101_space import cell, nasbench101
 
 ARCHS = table().archs
 # A path from vertex 1 to the output, but none from the input.

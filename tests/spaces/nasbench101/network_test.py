@@ -14,12 +14,12 @@ from flax import traverse_util
 
 import jaxnas
 from jaxnas import engine, proxies
-from jaxnas.benchmarks.nasbench101 import nasbench101 as table
+from jaxnas.benchmarks.nasbench101_table import nasbench101 as table
 from jaxnas.gradients import GRADIENT
 from jaxnas.network import Architecture, Network, StaticArch
 from jaxnas.proxies import measures
-from jaxnas.spaces.nasbench101 import NASBench101, cell, nasbench101
-from jaxnas.spaces.nasbench101.network import cell as write_cell
+from jaxnas.spaces.nasbench101_space import NASBench101, cell, nasbench101
+from jaxnas.spaces.nasbench101_space.network import cell as write_cell
 from jaxnas.types import Batch, PerExampleDifferentiable, Staged, Statistic
 
 CHANNELS, CLASSES = 5, 3

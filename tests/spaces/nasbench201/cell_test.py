@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxnas import spaces
 from jaxnas.benchmarks import nasbench201
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 
 BENCHMARK = nasbench201()
 CELLS = [tuple(arch) for arch in BENCHMARK.archs.tolist()]

@@ -7,7 +7,7 @@ import pytest
 
 from jaxnas import encoding
 from jaxnas.spaces import nasbench201
-from jaxnas.spaces.nasbench201 import cell, equivalence
+from jaxnas.spaces.nasbench201_space import cell, equivalence
 
 ARCHS = encoding.enumerate_archs(cell.NUM_CHOICES)
 

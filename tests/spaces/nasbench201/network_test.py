@@ -19,7 +19,7 @@ from flax import traverse_util
 from jaxnas import gradients
 from jaxnas.network import Architecture, StaticArch
 from jaxnas.spaces import nasbench201
-from jaxnas.spaces.nasbench201 import NASBench201, cell
+from jaxnas.spaces.nasbench201_space import NASBench201, cell
 from jaxnas.types import PerExampleDifferentiable, Statistic
 
 CLASSES = 3

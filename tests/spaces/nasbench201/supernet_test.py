@@ -9,7 +9,7 @@ import jaxnas
 from jaxnas.network import Net, Value, eager
 from jaxnas.network.graph import Graph
 from jaxnas.network.operations import Context
-from jaxnas.spaces.nasbench201 import cell, network
+from jaxnas.spaces.nasbench201_space import cell, network
 
 
 def mask(arch):

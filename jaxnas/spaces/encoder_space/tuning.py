@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 from jaxnas.datasets import tokens
 from jaxnas.datasets.tokens import LENGTHS, Tokens
-from jaxnas.spaces.encoder import low_rank
-from jaxnas.spaces.encoder.network import EncoderNetwork
+from jaxnas.spaces.encoder_space import low_rank
+from jaxnas.spaces.encoder_space.network import EncoderNetwork
 from jaxnas.training.adamw import FineTuneOptions
 from jaxnas.training.fine_tune import TunedFn, evaluate, fine_tune
 from jaxnas.types import Params

@@ -10,7 +10,7 @@ from typing import Any
 from jaxnas.network import Net, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces.images import ImageNetwork
-from jaxnas.spaces.nasbench201.cell import EDGES, NUM_CHOICES, NUM_NODES
+from jaxnas.spaces.nasbench201_space.cell import EDGES, NUM_CHOICES, NUM_NODES
 
 
 class NASBench201(ImageNetwork):

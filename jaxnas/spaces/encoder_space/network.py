@@ -30,7 +30,7 @@ from jaxnas.network import (
 from jaxnas.network import operations as ops
 from jaxnas.network.normalization import Mode
 from jaxnas.pretrained import EncoderConfig
-from jaxnas.spaces.encoder import layers, low_rank, wiring
+from jaxnas.spaces.encoder_space import layers, low_rank, wiring
 from jaxnas.spaces.transformer import layers as transformer
 from jaxnas.spaces.transformer.space import validate_tokens
 from jaxnas.types import Array, Outputs, Params

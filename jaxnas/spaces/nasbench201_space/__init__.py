@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jaxnas import check
 from jaxnas.network import StaticArch, SuperArch, normalization
 from jaxnas.spaces.image_space import image_space
-from jaxnas.spaces.nasbench201 import cell, equivalence
-from jaxnas.spaces.nasbench201.network import NASBench201
+from jaxnas.spaces.nasbench201_space import cell, equivalence
+from jaxnas.spaces.nasbench201_space.network import NASBench201
 from jaxnas.types import SearchSpace
 
 __all__ = ["NASBench201", "cell", "equivalence", "nasbench201"]

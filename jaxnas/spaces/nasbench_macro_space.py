@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 
 from jaxnas import check
 from jaxnas.benchmarks import macro
-from jaxnas.spaces.mobilenetv2 import space_of
-from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Candidate
-from jaxnas.spaces.mobilenetv2.layout import Layout, Stage, layers, resolve
-from jaxnas.spaces.mobilenetv2.network import Bypass, Costs, SearchedNetwork, costs
+from jaxnas.spaces.mobilenetv2_space import space_of
+from jaxnas.spaces.mobilenetv2_space.blocks import IDENTITY, Candidate
+from jaxnas.spaces.mobilenetv2_space.layout import Layout, Stage, layers, resolve
+from jaxnas.spaces.mobilenetv2_space.network import Bypass, Costs, SearchedNetwork, costs
 from jaxnas.types import SearchSpace
 
 CANDIDATES = (IDENTITY, Candidate(3, 3), Candidate(5, 6))

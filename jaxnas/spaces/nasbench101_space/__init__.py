@@ -3,8 +3,8 @@
 from jaxnas import check
 from jaxnas.network import StaticArch, normalization
 from jaxnas.spaces.image_space import image_space
-from jaxnas.spaces.nasbench101 import cell
-from jaxnas.spaces.nasbench101.network import NASBench101
+from jaxnas.spaces.nasbench101_space import cell
+from jaxnas.spaces.nasbench101_space.network import NASBench101
 from jaxnas.types import SearchSpace
 
 __all__ = ["NASBench101", "cell", "nasbench101"]

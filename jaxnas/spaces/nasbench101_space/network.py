@@ -20,7 +20,7 @@ from jaxnas.network import Bucket, Net, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
 from jaxnas.network.layers import Convolution
 from jaxnas.spaces.images import ImageNetwork
-from jaxnas.spaces.nasbench101.cell import (
+from jaxnas.spaces.nasbench101_space.cell import (
     EDGES,
     NUM_CHOICES,
     OPERATIONS,

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxnas import check
 from jaxnas.network import Operation, Weights, operation
 from jaxnas.network import operations as ops
-from jaxnas.spaces.mobilenetv2 import blocks, space_of
-from jaxnas.spaces.mobilenetv2.blocks import Activate, BlockPlace
-from jaxnas.spaces.mobilenetv2.layout import Layout, Stage, resolve
+from jaxnas.spaces.mobilenetv2_space import blocks, space_of
+from jaxnas.spaces.mobilenetv2_space.blocks import Activate, BlockPlace
+from jaxnas.spaces.mobilenetv2_space.layout import Layout, Stage, resolve
 from jaxnas.types import Array, SearchSpace
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnas import encoding
-from jaxnas.spaces.nasbench201 import cell
+from jaxnas.spaces.nasbench201_space import cell
 
 Key = tuple[object, ...]
 

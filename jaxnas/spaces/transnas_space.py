@@ -14,7 +14,7 @@ from jaxnas.network import Arch, Net, Value
 from jaxnas.network import operations as ops
 from jaxnas.spaces.image_space import factory
 from jaxnas.spaces.images import ImageNetwork
-from jaxnas.spaces.nasbench201.cell import EDGES, drawn, is_connected, pruned
+from jaxnas.spaces.nasbench201_space.cell import EDGES, drawn, is_connected, pruned
 
 
 class TransNAS(ImageNetwork):

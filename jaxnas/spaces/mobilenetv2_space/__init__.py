@@ -6,8 +6,8 @@ from jax.typing import ArrayLike
 from jaxnas import check, encoding
 from jaxnas.network import normalization
 from jaxnas.spaces.image_space import image_space
-from jaxnas.spaces.mobilenetv2.blocks import IDENTITY, Block, BlockPlace, Candidate
-from jaxnas.spaces.mobilenetv2.layout import (
+from jaxnas.spaces.mobilenetv2_space.blocks import IDENTITY, Block, BlockPlace, Candidate
+from jaxnas.spaces.mobilenetv2_space.layout import (
     BY_LAYOUT,
     Layout,
     Stage,
@@ -15,7 +15,7 @@ from jaxnas.spaces.mobilenetv2.layout import (
     num_choices,
     resolve,
 )
-from jaxnas.spaces.mobilenetv2.network import Bypass, Costs, SearchedNetwork, costs
+from jaxnas.spaces.mobilenetv2_space.network import Bypass, Costs, SearchedNetwork, costs
 from jaxnas.types import SearchSpace
 
 __all__ = [

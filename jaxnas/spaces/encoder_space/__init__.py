@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from jaxnas import check, encoding
 from jaxnas.network import StaticArch, architectures, tensors
 from jaxnas.pretrained import EncoderConfig, Pretrained
-from jaxnas.spaces.encoder import layers, wiring
-from jaxnas.spaces.encoder.network import TEXT, EncoderNetwork, Options
+from jaxnas.spaces.encoder_space import layers, wiring
+from jaxnas.spaces.encoder_space.network import TEXT, EncoderNetwork, Options
 from jaxnas.spaces.image_space import always_connected
 from jaxnas.spaces.transformer.layers import ACTIVATIONS
 from jaxnas.types import Array, Params, SearchSpace, TrainableFn

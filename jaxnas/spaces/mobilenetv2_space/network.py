@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 
 from jaxnas.network import Net, Network, Value, graph, module, tensors
 from jaxnas.network import operations as ops
-from jaxnas.spaces.mobilenetv2 import blocks
-from jaxnas.spaces.mobilenetv2.blocks import BlockPlace
-from jaxnas.spaces.mobilenetv2.layout import BY_LAYOUT, Layout, layers
+from jaxnas.spaces.mobilenetv2_space import blocks
+from jaxnas.spaces.mobilenetv2_space.blocks import BlockPlace
+from jaxnas.spaces.mobilenetv2_space.layout import BY_LAYOUT, Layout, layers
 from jaxnas.types import Array
 
 Bypass = Literal["identity", "norm"]

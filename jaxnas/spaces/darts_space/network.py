@@ -16,7 +16,14 @@ import jax.numpy as jnp
 
 from jaxnas.network import Net, Operation, Value, Weights, operation
 from jaxnas.network import operations as ops
-from jaxnas.spaces.darts.cell import INPUTS, NODES, NUM_CHOICES, OPERATIONS, PER_CELL, PER_NODE
+from jaxnas.spaces.darts_space.cell import (
+    INPUTS,
+    NODES,
+    NUM_CHOICES,
+    OPERATIONS,
+    PER_CELL,
+    PER_NODE,
+)
 from jaxnas.spaces.images import ImageNetwork
 from jaxnas.types import Array
 

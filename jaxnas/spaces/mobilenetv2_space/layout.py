@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxnas import check
-from jaxnas.spaces.mobilenetv2.blocks import ACTIVATIONS, Activation, Block, BlockPlace, Candidate
+from jaxnas.spaces.mobilenetv2_space.blocks import (
+    ACTIVATIONS,
+    Activation,
+    Block,
+    BlockPlace,
+    Candidate,
+)
 
 CANDIDATES = tuple(Candidate(size, expansion) for size in (3, 5, 7) for expansion in (3, 6))
 """Kernel and expansion in the order of the published code: (3, 3), (3, 6), (5, 3), ..., (7, 6)."""

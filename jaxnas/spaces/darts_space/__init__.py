@@ -2,8 +2,8 @@
 
 from jaxnas import check
 from jaxnas.network import normalization
-from jaxnas.spaces.darts import cell
-from jaxnas.spaces.darts.network import Darts
+from jaxnas.spaces.darts_space import cell
+from jaxnas.spaces.darts_space.network import Darts
 from jaxnas.spaces.image_space import image_space
 from jaxnas.types import SearchSpace
 

@@ -44,7 +44,7 @@ def super_scores(
         >>> look = te_nas.super_scores(space, lambda seed: batch, seeds=[0])
         >>> alive = np.eye(5, dtype=bool)[[3, 3, 3, 3, 3, 1]]  # one operation an edge
         >>> alive[0, 1] = True  # and two on the first
-        >>> search.prune(alive, look).evaluations
+        >>> search.prune(alive, look).steps[0].evaluations
         2
     """
     check.instance("space", space, SearchSpace, "a SearchSpace")

@@ -43,8 +43,8 @@ _NUM_ARCHS = flags.DEFINE_integer(
 _PROXIES = common.define_proxies(
     [
         *("gradient_diversity_mean", "gradient_diversity", "layer_balance", "mgm", "grad_norm"),
-        *("unified_kernel", "gradient_correlation", "gradient_values", "ntk_condition", "naswot"),
-        *("swap", "expressivity", "progressivity", "trainability", "channel_entropy"),
+        *("unified_kernel", "gradient_correlation", "gradient_values", "ntk_condition", "zico"),
+        *("naswot", "swap", "expressivity", "progressivity", "trainability", "channel_entropy"),
         *("az_nas", "panel", "quintet", "pair"),
     ]
 )

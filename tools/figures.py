@@ -1,6 +1,6 @@
 """Draws the pictures of the documentation from the tables of its pages, and of a store.
 
-    jaxnas rank --num_archs=300 --by=panel,pair,params --output_dir=results/panel300
+    jaxnas rank --num_archs=300 --batch_size=16 --by=panel,pair,params --output_dir=results/panel300
     python tools/figures.py --store=results/panel300/scores.sqlite
 
 Without --store the picture that needs it, `front.svg`, is left as it is. Run it after a number in a

@@ -7,6 +7,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,13 +253,12 @@ def test_type_checkers_of_users_read_its_types():
     assert (ROOT / "py.typed").exists()
 
 
-@pytest.mark.parametrize("package", ["spaces", "benchmarks", "datasets", "runs", "training"])
-def test_no_module_is_hidden_behind_a_function_of_its_name(package):
-    module = importlib.import_module(f"jaxnas.{package}")
-    hidden = [
-        name
-        for name in module.__all__
-        if not inspect.ismodule(getattr(module, name))
-        and importlib.util.find_spec(f"jaxnas.{package}.{name}")
-    ]
+def test_no_module_is_hidden_behind_a_function_of_its_name():
+    hidden = []
+    for found in pkgutil.walk_packages(jaxnas.__path__, "jaxnas."):
+        package = importlib.import_module(found.name) if found.ispkg else None
+        for name in getattr(package, "__all__", ()):
+            is_module = importlib.util.find_spec(f"{found.name}.{name}")
+            if is_module and not inspect.ismodule(getattr(package, name)):
+                hidden.append(f"{found.name}.{name}")
     assert hidden == []

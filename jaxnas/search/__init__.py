@@ -6,18 +6,18 @@ from jaxnas.search.base import History, Result, run
 from jaxnas.search.constrained import EvolutionOptions, constrained_evolution
 from jaxnas.search.evolution import regularized_evolution
 from jaxnas.search.halving import Rung, RungResult, successive_halving
-from jaxnas.search.hybrid import (
+from jaxnas.search.hill_climbing import local_search
+from jaxnas.search.hybrid_search import (
     Evaluation,
     HybridOptions,
     Objective,
     hybrid,
     hybrid_steps,
 )
-from jaxnas.search.knapsack import knapsack, pareto_front
-from jaxnas.search.local_search import local_search
+from jaxnas.search.knapsack_search import knapsack, pareto_front
 from jaxnas.search.pruning import PruningRound, Reserve, SuperScoreFn, prune
 from jaxnas.search.sampling import random_sampling, sample, sample_distinct
-from jaxnas.search.two_step import Controls, controls, two_step
+from jaxnas.search.two_step_search import Controls, controls, two_step
 from jaxnas.types import SearchStrategy
 
 BY_NAME: Mapping[str, Callable[..., SearchStrategy]] = {

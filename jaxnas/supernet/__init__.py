@@ -2,8 +2,8 @@
 
 from jaxnas.supernet.evaluation import Inherited, inherited
 from jaxnas.supernet.recipes import BY_NAME, Recipe
-from jaxnas.supernet.train import Supernet, SupernetRecord, train
 from jaxnas.supernet.trained import TrainedSupernet, train_recipe
+from jaxnas.supernet.training import Supernet, SupernetRecord, train
 
 __all__ = [
     "BY_NAME",

@@ -12,7 +12,7 @@ from jaxnas.spaces.mobilenetv2_space import SearchedNetwork, num_choices
 from jaxnas.supernet import indicators, parameters, recipes, sampling
 from jaxnas.supernet.evaluation import inherited
 from jaxnas.supernet.recipes import Recipe
-from jaxnas.supernet.train import Supernet, SupernetRecord, train
+from jaxnas.supernet.training import Supernet, SupernetRecord, train
 from jaxnas.types import Array
 
 

@@ -1,6 +1,5 @@
 """What a step of a supernet costs, and that one of ImageNet's size takes one."""
 
-import importlib
 import itertools
 import statistics
 import time
@@ -12,11 +11,9 @@ import pytest
 
 from jaxnas.spaces.mobilenetv2_space import BY_LAYOUT, SearchedNetwork, num_choices
 from jaxnas.supernet import parameters, recipes, sampling, train
+from jaxnas.supernet.training import _gradient as gradient
 
 pytestmark = pytest.mark.slow
-
-# The package exports the function of the same name.
-gradient = importlib.import_module("jaxnas.supernet.train")._gradient
 
 
 def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():

@@ -115,19 +115,18 @@ def _checked_scores(scored: ArrayLike, shape: tuple[int, ...], number: int) -> N
     scores = np.asarray(check.array("What score_fn gives", scored), np.float64)
     if scores.shape != shape[:1]:
         raise ValueError(
-            f"score_fn must return one score an architecture: got shape {list(scores.shape)} for "
-            f"archs of shape {list(shape)} in rung {number}."
+            f"Rung {number} must give one score an architecture: got shape {list(scores.shape)} "
+            f"for archs of shape {list(shape)}."
         )
     unordered = ~(scores < np.inf)
     if unordered.any():
         raise ValueError(
-            f"score_fn must not return nan or inf: got {scores[unordered][0]} for "
-            f"{unordered.sum()} of {len(scores)} in rung {number}; use -inf for what cannot be "
-            "scored."
+            f"Rung {number} must not give nan or inf: got {scores[unordered][0]} for "
+            f"{unordered.sum()} of {len(scores)}; use -inf for what cannot be scored."
         )
     if np.isneginf(scores).all():
         raise ValueError(
-            f"score_fn must give a finite score to one architecture at least: got -inf for all "
-            f"{len(scores)} in rung {number}; sample more, or keep more in the rung before."
+            f"Rung {number} must give a finite score to one architecture at least: got -inf for "
+            f"all {len(scores)}; sample more, or keep more in the rung before."
         )
     return scores

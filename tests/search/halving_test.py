@@ -183,9 +183,13 @@ GOOD = Rung(_by([1, 2, 3, 4]), 2)
         (POOL, [GOOD._replace(keep=np.nan)], "got nan; "),
         (POOL, [GOOD._replace(keep=True)], "got True; "),
         (POOL, [Rung(lambda archs: archs)], r"got shape \[4, 1\] for archs of shape \[4, 1\]"),
-        (POOL, [GOOD, Rung(_by([1, 2, 3, np.nan]))], "got nan for 1 of 2 in rung 2; use -inf"),
-        (POOL, [Rung(_by([1, INF, INF, 1]))], "got inf for 2 of 4 in rung 1; use -inf"),
-        (POOL, [GOOD, Rung(_by([1, 2, -INF, -INF]))], "got -inf for all 2 in rung 2; "),
+        (
+            POOL,
+            [GOOD, Rung(_by([1, 2, 3, np.nan]))],
+            "Rung 2 must not .*: got nan for 1 of 2; use -inf",
+        ),
+        (POOL, [Rung(_by([1, INF, INF, 1]))], "Rung 1 must not .*: got inf for 2 of 4; use -inf"),
+        (POOL, [GOOD, Rung(_by([1, 2, -INF, -INF]))], "Rung 2 must .*: got -inf for all 2; "),
     ],
 )
 def test_bad_input(candidates, rungs, message):

@@ -121,10 +121,10 @@ POOL = [[0], [1], [2], [0]]
         (lambda: two_step([[0.5]], [1], _first, 1), "candidates must be .*: got float64"),
         (lambda: two_step(POOL, [1, 2, 3], _first, 1), r"coarse_scores .*shape \[3\] for 4"),
         (lambda: two_step(POOL, [1, 2, np.nan, 4], _first, 1), "nan for candidate 2; use -inf"),
-        (lambda: two_step(POOL, [1, 2, 3, 4], lambda a: a, 2), r"score_fn .*shape \[2, 1\] for"),
+        (lambda: two_step(POOL, [1, 2, 3, 4], lambda a: a, 2), r"Rung 2 must .*shape \[2, 1\] for"),
         (
             lambda: two_step(POOL, [1, 2, 3, 4], lambda a: [np.nan, -INF], 2),
-            r"score_fn .* -inf for all 2 in rung 2",
+            "Rung 2 must give a finite score .* -inf for all 2",
         ),
         (lambda: controls(jax.random.key(0), [], [], _first, 1), "candidates must be"),
         (lambda: controls(jax.random.key(0), POOL, [1], _first, 1), "coarse_scores"),

@@ -60,10 +60,8 @@ def _read(path: Path) -> TabularBenchmark:
             raise ValueError(f"runs of shape {list(runs.shape)}")
         columns = {f"run_{number}": run.copy() for number, run in enumerate(runs.T, 1)}
         columns |= {"accuracy": runs.mean(axis=1), **costs}
-        keys = functools.partial(encoding.encode, num_choices=NUM_CHOICES)
         return TabularBenchmark(
-            *("nasbench_macro", archs, columns, "accuracy", NUM_CHOICES, from_string),
-            *(keys, keys(archs)),
+            "nasbench_macro", archs, columns, "accuracy", NUM_CHOICES, from_string
         )
 
 

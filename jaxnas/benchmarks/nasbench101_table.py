@@ -68,6 +68,5 @@ def _read(path: Path) -> TabularBenchmark:
             columns["seconds"] = stored["seconds"] / SECONDS_SCALE
             row_keys = stored["keys"].astype(np.int64)
         return TabularBenchmark(
-            *("nasbench101", archs, columns, "valid_108ep", NUM_CHOICES, from_string),
-            *(_keys, row_keys),
+            "nasbench101", archs, columns, "valid_108ep", NUM_CHOICES, from_string, _keys, row_keys
         )

@@ -73,8 +73,4 @@ def _read(path: Path) -> TabularBenchmark:
         if not np.array_equal(np.sort(order), np.arange(np.prod(NUM_CHOICES))):
             raise ValueError("some cells are missing")
         archs = encoding.decode(order, NUM_CHOICES)
-        keys = functools.partial(encoding.encode, num_choices=NUM_CHOICES)
-        return TabularBenchmark(
-            *("nasbench201", archs, columns, "cifar10", NUM_CHOICES, from_string),
-            *(keys, order.astype(np.int64)),
-        )
+        return TabularBenchmark("nasbench201", archs, columns, "cifar10", NUM_CHOICES, from_string)

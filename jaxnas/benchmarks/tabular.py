@@ -36,8 +36,9 @@ class TabularBenchmark:
         num_choices: of each decision.
         from_string: returns the architecture `int32[D]` of its string.
         keys: `keys(archs)`: numbers `int64[A]` of `int32[A, D]`, equal for networks that are the
-            same one to the benchmark.
-        row_keys: `int64[N]`, those of `archs`. Of several rows with one key the first is found.
+            same one to the benchmark; None if those of equal decisions are.
+        row_keys: `int64[N]`, those of `archs` where they are stored, because `keys` takes long. Of
+            several rows with one key the first is found.
     """
 
     name: str
@@ -46,13 +47,15 @@ class TabularBenchmark:
     target: str
     num_choices: tuple[int, ...]
     from_string: Callable[[str], NDArray[np.int32]]
-    keys: Callable[[NDArray[np.int32]], NDArray[np.int64]]
-    row_keys: NDArray[np.int64]
+    keys: Callable[[NDArray[np.int32]], NDArray[np.int64]] | None = None
+    row_keys: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if len({len(self.archs), len(self.row_keys), *map(len, self.columns.values())}) > 1:
+        arrays: list[NDArray[Any]] = [self.archs, *self.columns.values()]
+        if self.row_keys is not None:
+            arrays.append(self.row_keys)
+        if len(set(map(len, arrays))) > 1:
             raise ValueError("columns of different lengths")
-        arrays: list[NDArray[Any]] = [self.archs, self.row_keys, *self.columns.values()]
         for array in arrays:
             array.flags.writeable = False  # all readers share them
 
@@ -121,7 +124,7 @@ class TabularBenchmark:
         if len(self.archs) < prod(self.num_choices):
             return functools.partial(self._look_up, column)
         dense = np.empty(len(self.archs), np.float32)
-        dense[self.row_keys] = self.columns[column]
+        dense[self._keys_of(self.archs)] = self.columns[column]
         return jax.tree_util.Partial(_entries, jnp.asarray(dense.reshape(self.num_choices)))
 
     def _look_up(self, column: str, archs: ArrayLike) -> NDArray[np.float64]:
@@ -137,14 +140,18 @@ class TabularBenchmark:
     def _rows(self, archs: NDArray[np.int32]) -> NDArray[np.int64]:
         """Return the rows of valid architectures, -1 where there is none."""
         keys, rows = self._known
-        wanted = self.keys(np.atleast_2d(archs))
+        wanted = self._keys_of(np.atleast_2d(archs))
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where(keys[at] == wanted, rows[at], -1).reshape(archs.shape[:-1])
 
     @functools.cached_property
     def _known(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The different keys in rising order, and the first row of each."""
-        return np.unique(self.row_keys, return_index=True)
+        found = self._keys_of(self.archs) if self.row_keys is None else self.row_keys
+        return np.unique(found, return_index=True)
+
+    def _keys_of(self, archs: NDArray[np.int32]) -> NDArray[np.int64]:
+        return encoding.encode(archs, self.num_choices) if self.keys is None else self.keys(archs)
 
 
 def _entries(table: Array, archs: Array) -> Array:

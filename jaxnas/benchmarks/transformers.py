@@ -184,7 +184,4 @@ def _read(name: str) -> TabularBenchmark:
             }
         archs = encoding.validate_archs(columns.pop("archs"), sizes)
         parse = functools.partial(from_string, choices)
-        keys = functools.partial(encoding.encode, num_choices=sizes)
-        return TabularBenchmark(
-            name, archs, columns, _TARGETS[name], sizes, parse, keys, keys(archs)
-        )
+        return TabularBenchmark(name, archs, columns, _TARGETS[name], sizes, parse)

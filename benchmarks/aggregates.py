@@ -73,10 +73,9 @@ def _measured(folder: Path) -> tuple[str, pd.DataFrame]:
 
 
 def _combined(name: str, measured: pd.DataFrame) -> np.ndarray:
-    recipe = aggregate.RECIPES.get(name)
-    parts = recipe.parts if recipe else name.split("+")
-    combine = recipe.combine if recipe else aggregate.log_rank
-    return combine([measured[part].to_numpy() for part in parts])
+    parts = tuple(name.split("+"))
+    recipe = aggregate.RECIPES.get(name, aggregate.Recipe(parts, aggregate.log_rank))
+    return recipe(dict(measured.items()))
 
 
 def _agreements(

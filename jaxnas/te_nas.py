@@ -58,15 +58,21 @@ def super_scores(
     tiny = spaces.nasbench201(channels=1, cells=1, colors=colors, norm="batch")
     shape = (_REGION_IMAGES, _REGION_PIXELS, _REGION_PIXELS, colors)
 
+    # Examples and weights are those of the draws; a look changes what is alive alone.
+    draws = []
+    for seed in seeds:
+        weights, images = jax.random.split(jax.random.key(seed))
+        noise = Batch(jax.random.normal(images, shape), jnp.zeros(_REGION_IMAGES, int))
+        for of, batch, name in (
+            (space, data(seed), "ntk_condition"),
+            (tiny, noise, "linear_regions"),
+        ):
+            draws.append((of, of.init(weights, batch.inputs), batch, name))
+
     def look(alive: NDArray[np.bool_]) -> list[float]:
-        found = []
-        for seed in seeds:
-            weights, images = jax.random.split(jax.random.key(seed))
-            noise = Batch(jax.random.normal(images, shape), jnp.zeros(_REGION_IMAGES, int))
-            looks = ((space, data(seed), "ntk_condition"), (tiny, noise, "linear_regions"))
-            for of, batch, name in looks:
-                network, params = of.bind(alive, of.init(weights, batch.inputs))
-                found.append(score(network, params, batch, name)[name])
+        found = [
+            score(*of.bind(alive, params), batch, name)[name] for of, params, batch, name in draws
+        ]
         return np.reshape(found, (-1, 2)).mean(0).tolist()
 
     return look

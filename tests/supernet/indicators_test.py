@@ -3,19 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
+from jaxnas.spaces.mobilenetv2_space import Candidate, SearchedNetwork
 from jaxnas.supernet import indicators
+from tests.supernet import tiny
 
-LAYOUT = Layout(
-    image_size=8,
-    stem=2,
-    stem_stride=1,
-    first=0,
-    stages=(Stage(2, 2, 1), Stage(4, 1, 2)),
-    head=4,
-    candidates=(Candidate(3, 1), Candidate(3, 2)),
-    optional=(IDENTITY,),
-)
+LAYOUT = tiny.LAYOUT._replace(candidates=(Candidate(3, 1), Candidate(3, 2)))
 NAN = np.nan
 
 # Layers 0 and 1 keep the shape and have the identity as choice 2; layer 2 does neither.

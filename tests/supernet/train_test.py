@@ -6,22 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork, Stage
 from jaxnas.supernet import indicators, inherited, parameters, recipes, sampling, train
-from jaxnas.supernet import train as train_fn
 from jaxnas.training import TrainingOptions
+from tests.supernet.tiny import CHOICES, LAYOUT
 
-LAYOUT = Layout(
-    image_size=8,
-    stem=2,
-    stem_stride=1,
-    first=0,
-    stages=(Stage(2, 2, 1), Stage(4, 1, 2)),
-    head=4,
-    candidates=(Candidate(3, 2), Candidate(5, 2)),
-    optional=(IDENTITY,),
-)
-CHOICES = (3, 3, 2)
 MODULE = SearchedNetwork(layout=LAYOUT, classes=3, norm="batch", bypass="norm")
 OPTIONS = TrainingOptions(
     epochs=2, batch_size=8, learning_rate=0.2, weight_decay=0.0, crop_padding=0, flip=False
@@ -43,7 +32,7 @@ def drawn(initialization="qr", trained="last", **options):
 
 
 def run(found, images, **options):
-    return train_fn(MODULE, found, *images, OPTIONS, paths=PATHS, record_every=2, **options)
+    return train(MODULE, found, *images, OPTIONS, paths=PATHS, record_every=2, **options)
 
 
 def test_roles():
@@ -79,7 +68,7 @@ def test_a_step_is_fair_and_its_gradient_the_mean_over_paths(images):
     # One step of plain descent against autodiff through the static networks of its paths.
     found = drawn(trained="norms")
     options = OPTIONS._replace(epochs=1, batch_size=24, momentum=0.0)
-    result = train_fn(MODULE, found, *images, options, paths=PATHS)
+    result = train(MODULE, found, *images, options, paths=PATHS)
     paths = np.asarray(PATHS(jax.random.key(0), 0))
     assert (np.sort(paths[:, 0]) == [0, 1, 2]).all()
 
@@ -173,7 +162,7 @@ def test_a_hopeless_run_ends_early(images):
     # What was there before stays.
     jax.tree.map(np.testing.assert_array_equal, result.params, parameters.merge(found))
     wild = OPTIONS._replace(learning_rate=1e4, epochs=20)
-    result = train_fn(MODULE, drawn(trained="all"), *images, wild, paths=PATHS, record_every=1)
+    result = train(MODULE, drawn(trained="all"), *images, wild, paths=PATHS, record_every=1)
     assert result.diverged
     assert result.history[-1].step < 60
     assert np.isfinite(indicators.read(MODULE, result.params).block[0]).all()

@@ -5,21 +5,18 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnas.spaces.mobilenetv2_space import IDENTITY, Candidate, Layout, SearchedNetwork, Stage
-from jaxnas.supernet import BY_NAME, indicators, inherited, parameters, sampling, train_recipe
-from jaxnas.supernet import train as train_fn
-
-LAYOUT = Layout(
-    image_size=8,
-    stem=2,
-    stem_stride=1,
-    first=0,
-    stages=(Stage(2, 2, 1), Stage(4, 1, 2)),
-    head=4,
-    candidates=(Candidate(3, 2), Candidate(5, 2)),
-    optional=(IDENTITY,),
+from jaxnas.spaces.mobilenetv2_space import SearchedNetwork
+from jaxnas.supernet import (
+    BY_NAME,
+    indicators,
+    inherited,
+    parameters,
+    sampling,
+    train,
+    train_recipe,
 )
-CHOICES = (3, 3, 2)
+from tests.supernet.tiny import CHOICES, LAYOUT
+
 ARCHS = np.array([[0, 1, 0], [2, 0, 1]], np.int32)
 
 
@@ -51,7 +48,7 @@ def test_a_recipe_is_its_parts(name, images, tmp_path):
     params = parameters.draw(module, key, recipe.initialization)
     split = parameters.split(module, params, recipe.trained, classifier=recipe.classifier)
     paths = sampling.strict_fair(CHOICES)
-    expected = train_fn(module, split, *images, recipe.options, paths=paths)
+    expected = train(module, split, *images, recipe.options, paths=paths)
     chex.assert_trees_all_equal(found.supernet.params, expected.params)
     judged = inherited(module, expected.params, ARCHS, *images)
     losses = found.by_inheritance(ARCHS)["inherited loss"]

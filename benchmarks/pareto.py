@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument("--by", default="panel")
     parser.add_argument("--cells", type=int, default=100)
     args = parser.parse_args()
-    scorer = jaxnas.Scorer(
-        spaces.nasbench201(), datasets.load("cifar10-sample"), by=args.by, progress=False
-    )
+    scorer = jaxnas.Scorer(spaces.nasbench201(), datasets.load("cifar10-sample"), by=args.by)
     found = jaxnas.find(scorer, "random", evaluations=args.cells, caps=dict.fromkeys(COSTS, np.inf))
     accuracy = benchmarks.accuracy_of(found.space.name, found.scores.archs)
     frame = found.to_frame().assign(accuracy=accuracy)

@@ -127,6 +127,48 @@ class TabularBenchmark:
         dense[self._keys_of(self.archs)] = self.columns[column]
         return jax.tree_util.Partial(_entries, jnp.asarray(dense.reshape(self.num_choices)))
 
+    def best_found(
+        self, archs: Networks, budgets: ArrayLike, *, seen: str, cost: str
+    ) -> dict[str, NDArray]:
+        """Return what a search has found by each budget, when it looks at networks in this order.
+
+        A look at a network costs an entry of one column and shows that of another; a search keeps
+        the network that showed most, the first of equals. Simulated searches of all kinds compare
+        so at equal cost.
+
+        Args:
+            archs: the networks that the search looks at, first to last.
+            budgets: `[N]`, in the unit of `cost`.
+            seen: the column of what a look shows, for example a validation accuracy.
+            cost: the column of what a look costs, for example seconds of training.
+
+        Returns:
+            Arrays by name, an entry for each budget that pays for a look: the `budget`, how many
+            `looks` it pays for, what they have `spent`, and all columns of the network that was
+            found. `pandas.DataFrame` makes a table of them.
+
+        Raises:
+            ValueError: If a column or a network is unknown.
+
+        Example:
+            >>> from jaxnas import benchmarks
+            >>> table = benchmarks.nasbench201()
+            >>> looked = table.archs[[5, 700, 9000]]
+            >>> found = table.best_found(
+            ...     looked, [200, 2000], seen="cifar10/valid_12ep", cost="seconds"
+            ... )
+            >>> found["looks"], found["spent"].round(2), found["cifar10"]
+            (array([2, 3]), array([182.79, 339.3 ]), array([91.94, 91.94]))
+        """
+        rows = self.index(archs)
+        shown, spent = self.value(archs, seen), self.value(archs, cost).cumsum()
+        looks = np.searchsorted(spent, budgets, side="right")
+        paid = looks > 0
+        looks = looks[paid]
+        best = rows[[shown[:count].argmax() for count in looks]]
+        table = {"budget": np.asarray(budgets)[paid], "looks": looks, "spent": spent[looks - 1]}
+        return table | {name: each[best] for name, each in self.columns.items()}
+
     def _look_up(self, column: str, archs: ArrayLike) -> NDArray[np.float64]:
         rows = []
         for arch in encoding.validate_archs(archs, self.num_choices):

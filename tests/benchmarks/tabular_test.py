@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.benchmarks import nasbench201
+from jaxnas.benchmarks import TabularBenchmark, nasbench201
 from jaxnas.benchmarks.nasbench201_table import DATASETS, SCALES, TABLE
 from jaxnas.benchmarks.notation import from_string, to_string
 
@@ -133,6 +133,23 @@ def test_lookup_is_the_column_under_transformations(column):
     scanned = jax.lax.scan(lambda _, arch: (None, score_fn(arch[None])[0]), None, archs)[1]
     np.testing.assert_array_equal(scanned, expected)
     assert score_fn(archs).dtype == jnp.float32
+
+
+def test_best_found_keeps_the_first_of_the_best_it_can_pay_for():
+    """Five looks of 3 seconds each: a budget pays for whole ones."""
+    columns = {
+        "valid": np.array([1.0, 7.0, 9.0, 7.0]),
+        "seconds": np.full(4, 3.0),
+        "test": np.array([10.0, 20.0, 30.0, 40.0]),
+    }
+    archs = np.arange(4, dtype=np.int32)[:, None]
+    table = TabularBenchmark("four", archs, columns, "test", (4,), lambda s: np.array([int(s)]))
+    looked = [[0], [3], [1], [2], [0]]
+    found = table.best_found(looked, [2, 3, 8.9, 9, 100], seen="valid", cost="seconds")
+    assert found["budget"].tolist() == [3, 8.9, 9, 100]
+    assert found["looks"].tolist() == [1, 2, 3, 5]
+    assert found["spent"].tolist() == [3, 6, 9, 15]
+    assert found["test"].tolist() == [10, 40, 40, 30]
 
 
 def test_lookup_scores_operations_out_of_range_nan():

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jaxnas import benchmarks, correlation, spaces
+from jaxnas import benchmarks, correlation
 from jaxnas.proxies import aggregate
 from jaxnas.runs import ScoreStore
 
@@ -27,11 +27,6 @@ COLUMNS = {
     "pit": ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc"),
     "autoformer": ("c100_base_acc", "flower_base_acc", "chaoyang_base_acc"),
     "bert": ("glue", "sst", "cola"),
-}
-_TRAINED = {
-    "pit": lambda: spaces.pit(image_size=224, classes=100),
-    "autoformer": lambda: spaces.autoformer(image_size=224, classes=100),
-    "bert": spaces.bert,
 }
 
 
@@ -63,13 +58,8 @@ def _measured(folder: Path) -> tuple[str, pd.DataFrame]:
         (run, context), *_ = store.contexts().items()
         scores = store.frame(run).pivot_table("score", "arch", "proxy", dropna=False)
     space = str(context["space"])
-    table = benchmarks.BY_SPACE[space]()
-    if space in _TRAINED:
-        trained = _TRAINED[space]()
-        params = [trained.num_params(trained.from_string(arch)) for arch in scores.index]
-    else:
-        params = table.value(list(scores.index), "params")
-    return space, scores.assign(params=np.asarray(params, float))
+    params = benchmarks.BY_SPACE[space]().value(list(scores.index), "params")
+    return space, scores.assign(params=params.astype(float))
 
 
 def _combined(name: str, measured: pd.DataFrame) -> np.ndarray:

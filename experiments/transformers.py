@@ -54,11 +54,7 @@ common.reads(*common.BATCHES, *common.PROCESSES, "plan", "deduplicate")
 
 def main() -> None:
     """Score and correlate."""
-    if _SPACE.value == "bert":
-        setting, trained = _sentences(), spaces.bert()
-    else:
-        factory = spaces.BY_NAME[_SPACE.value]
-        setting, trained = _images(factory), factory(image_size=224, classes=100)
+    setting = _sentences() if _SPACE.value == "bert" else _images(spaces.BY_NAME[_SPACE.value])
     table_of, choices, depths, width, accuracies = SPACES[_SPACE.value]
     table = table_of()
     archs = table.archs[: _NUM_ARCHS.value]
@@ -67,7 +63,7 @@ def main() -> None:
         scored = common.score(setting, archs, names, folder)
         decisions = [chosen(choices, arch) for arch in archs]
         controls = {
-            "#params": [trained.num_params(arch) for arch in archs],
+            "#params": table.params[: len(archs)],
             "depth": [sum(one[name][0] for name in depths) for one in decisions],
             "width": [one[width][0] for one in decisions],
             "random": np.random.default_rng(common.seed()).random(len(archs)),

@@ -2,19 +2,29 @@
 
 Each is a CSV (or CSV.gz) with one row a network: the decisions, in columns named as in
 `transformers` (of PiT `heads_1` to `heads_3`; one value a layer, with spaces between, where layers
-differ), and what was measured.
+differ), and what was measured. The parameters are counted here, of the networks as they were
+trained: PiT and AutoFormer on 224 pixels and 100 classes.
 """
 
 import csv
+import functools
 import gzip
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxnas import spaces
 from jaxnas.benchmarks.transformers import BY_NAME, TABLE, Choices
+from jaxnas.types import SearchSpace
+
+TRAINED: dict[str, Callable[[], SearchSpace]] = {
+    "pit": functools.partial(spaces.pit, image_size=224, classes=100),
+    "autoformer": functools.partial(spaces.autoformer, image_size=224, classes=100),
+    "nasbench_bert": spaces.bert,
+}
 
 
 def build(paths: Mapping[str, str | Path], table_path: str | Path = TABLE) -> None:
@@ -30,8 +40,10 @@ def build(paths: Mapping[str, str | Path], table_path: str | Path = TABLE) -> No
             rows = list(csv.DictReader(lines, quoting=csv.QUOTE_NONE))
         for row in rows if name == "pit" else ():
             row["heads"] = "/".join(row.pop(f"heads_{stage}") for stage in (1, 2, 3))
-        choices = BY_NAME[name]
-        arrays[f"{name}/archs"] = np.array([_arch(choices, row) for row in rows], np.int32)
+        choices, trained = BY_NAME[name], TRAINED[name]()
+        archs = np.array([_arch(choices, row) for row in rows], np.int32)
+        arrays[f"{name}/archs"] = archs
+        arrays[f"{name}/params"] = np.array([trained.num_params(arch) for arch in archs], np.int64)
         for column in rows[0].keys() - {choice.name for choice in choices}:
             values = [row[column] for row in rows]
             measured = column != "declared_operations"

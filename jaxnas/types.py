@@ -6,6 +6,7 @@ Letters in shapes, everywhere in jaxnas: `A` architectures, `D` decisions, `B` e
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -40,10 +41,22 @@ class Batch(NamedTuple):
     inputs: Any
     labels: Any
 
+    def __repr__(self) -> str:
+        return f"Batch(inputs={_shapes(self.inputs)}, labels={_shapes(self.labels)})"
+
     @property
     def size(self) -> int:
         """The number of examples, B."""
         return int(jax.tree.leaves(self.inputs)[0].shape[0])
+
+
+def _shapes(tree: Any) -> str:
+    """Return the types and shapes of the arrays of a tree, in a line."""
+    found = [
+        f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
+        for leaf in jax.tree.leaves(tree)
+    ]
+    return found[0] if len(found) == 1 else f"({', '.join(found)})"
 
 
 class Outputs(NamedTuple):
@@ -249,6 +262,11 @@ class SearchSpace(NamedTuple):
     cells: Callable[[ArrayLike], Mapping[str, Cell]] | None = None
     module: Callable[[ArrayLike], Any] | None = None
 
+    def __repr__(self) -> str:
+        count = math.prod(self.num_choices)
+        size = f"{count:,}" if count < 10**7 else f"about 10^{math.log10(count):.0f}"
+        return f"SearchSpace({self.name}, {len(self.num_choices)} decisions, {size} architectures)"
+
 
 Measure = Callable[[ApplyFn, Params, Batch, Array], Any]
 """`measure(apply_fn, params, batch, key)`: a pytree of arrays."""
@@ -268,6 +286,9 @@ class Proxy(NamedTuple):
     name: str
     measure: Measure
     reduce: Callable[[Any], Array]
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.name})"
 
     def __call__(
         self, apply_fn: ApplyFn, params: Params, batch: Batch, *, key: Array | None = None

@@ -36,6 +36,13 @@ class Dataset(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
 
+    def __repr__(self) -> str:
+        images = "x".join(map(str, self.x_train.shape[1:]))
+        return (
+            f"Dataset({self.name}, {len(self.x_train)} training and {len(self.x_test)} test images "
+            f"of {images}, {self.num_classes} classes)"
+        )
+
 
 def create(
     name: str,

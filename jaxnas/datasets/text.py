@@ -47,6 +47,9 @@ class Texts(NamedTuple):
     second: tuple[str, ...] | None
     labels: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Texts({len(self.first)} {'texts' if self.second is None else 'pairs of texts'})"
+
     def take(self, positions: ArrayLike) -> "Texts":
         """Return the examples at some positions `int[M]`, in their order."""
         at = np.asarray(positions, np.int64)

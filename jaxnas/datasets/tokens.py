@@ -70,6 +70,9 @@ class Tokens(NamedTuple):
     inputs: np.ndarray
     labels: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Tokens({len(self.labels)} examples of {self.inputs.shape[-1]} tokens)"
+
 
 def tokenize(tokenizer: Tokenizer, texts: Texts, *, lengths: Sequence[int] = LENGTHS) -> Tokens:
     """Return texts as tokens, padded to the least of `lengths` that all fit into.

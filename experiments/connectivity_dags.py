@@ -31,7 +31,8 @@ from jaxnas.connectivity.recursion import Order, Stem
 from jaxnas.launch import launch
 from jaxnas.runs import Part, Plot, Report, Table, correlation_table, figures
 from jaxnas.scorer import run_context
-from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
+from jaxnas.spaces import dag_mlp
+from jaxnas.spaces.dag_mlp_space import DagMLP
 from jaxnas.types import Kernels
 
 NAMED = {"DAG#1 sequential": "2_02_002", "DAG#2 parallel": "1_01_222", "DAG#3 mixed": "2_21_112"}

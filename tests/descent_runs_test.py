@@ -9,7 +9,8 @@ from experiments.descent_runs import Descent, Problem
 from jaxnas import wiring
 from jaxnas.connectivity import input_gram, linearised_loss, unit_rows
 from jaxnas.connectivity.recursion import over_wirings
-from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
+from jaxnas.spaces import dag_mlp
+from jaxnas.spaces.dag_mlp_space import DagMLP
 
 WIRINGS = np.stack([wiring.from_code(code) for code in ("2", "1")])
 

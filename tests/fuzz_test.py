@@ -19,8 +19,7 @@ import jaxnas
 from jaxnas import connectivity, correlation, datasets, gradients, search, spaces, wiring
 from jaxnas.benchmarks import nasbench101, nasbench201, nasbench_macro
 from jaxnas.proxies import aggregate
-from jaxnas.spaces.dag_cnn import dag_cnn
-from jaxnas.spaces.dag_mlp import dag_mlp
+from jaxnas.spaces import dag_cnn, dag_mlp
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

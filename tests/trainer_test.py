@@ -5,8 +5,8 @@ from flax import linen as nn
 from experiments.common import from_table
 from jaxnas import Scorer, datasets, find
 from jaxnas.benchmarks import nasbench201 as table
-from jaxnas.spaces import autoformer, family, nasbench201
-from jaxnas.spaces.dag_mlp import DagMLP, dag_mlp
+from jaxnas.spaces import autoformer, dag_mlp, family, nasbench201
+from jaxnas.spaces.dag_mlp_space import DagMLP
 from jaxnas.spaces.nasbench201_space import cell
 from jaxnas.trainer import Trainer, _held_out, _of_norm
 from jaxnas.training import TrainingOptions

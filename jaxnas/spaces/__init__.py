@@ -6,6 +6,8 @@ from typing import Any
 
 from jaxnas.spaces.autoformer_space import autoformer
 from jaxnas.spaces.bert_space import bert
+from jaxnas.spaces.dag_cnn_space import dag_cnn
+from jaxnas.spaces.dag_mlp_space import dag_mlp
 from jaxnas.spaces.darts_space import darts
 from jaxnas.spaces.encoder_space import encoder
 from jaxnas.spaces.family_space import family
@@ -50,6 +52,8 @@ __all__ = [
     "arguments",
     "autoformer",
     "bert",
+    "dag_cnn",
+    "dag_mlp",
     "darts",
     "encoder",
     "family",

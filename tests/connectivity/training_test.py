@@ -13,7 +13,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxnas import wiring
-from jaxnas.spaces.dag_mlp import RELEASED, dag_mlp
+from jaxnas.spaces import dag_mlp
+from jaxnas.spaces.dag_mlp_space import RELEASED
 
 ROOT = Path(__file__).parents[2]
 NAMED = ("DAG#1 sequential", "DAG#2 parallel", "DAG#3 mixed")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxnas import wiring
 from jaxnas.spaces import dag_cnn
-from jaxnas.spaces.dag_cnn import DagCNN
+from jaxnas.spaces.dag_cnn_space import DagCNN
 
 SHAPE = (4, 4, 2)
 MIXED = wiring.from_code("2_21_112")
@@ -20,7 +20,7 @@ def images():
 
 
 def _space(**options):
-    return dag_cnn.dag_cnn(DagCNN(**{"width": 3, "classes": 3} | options), shape=SHAPE)
+    return dag_cnn(DagCNN(**{"width": 3, "classes": 3} | options), shape=SHAPE)
 
 
 def _logits(space, params, arch, images):
@@ -86,7 +86,7 @@ def test_a_traced_wiring_is_the_concrete_one(images):
 def test_wide_networks_have_the_analytic_kernels(analytic, images, readout):
     """The NTK of 16 networks of 64 channels agrees with neural-tangents to 8 %."""
     module = DagCNN(width=64, classes=1, order="pre", readout=readout)
-    space = dag_cnn.dag_cnn(module, nodes=3, shape=SHAPE)
+    space = dag_cnn(module, nodes=3, shape=SHAPE)
     edges = wiring.from_code("2_11")
     network, _ = space.bind(edges, space.init(jax.random.key(0), images))
 
@@ -124,7 +124,7 @@ def test_the_facts_of_the_space(images):
         (lambda x: _space(kernel_size=2), "must be odd, to keep the size: got 2"),
         (lambda x: _space(kernel_size=0), "kernel_size must be an integer from 1 .*: got 0"),
         (lambda x: _space(order="both"), "post, pre: got 'both'"),
-        (lambda x: dag_cnn.dag_cnn(shape=(4, 0, 3)), "A size of shape must be .*: got 0"),
+        (lambda x: dag_cnn(shape=(4, 0, 3)), "A size of shape must be .*: got 0"),
         (
             lambda x: _space().init(jax.random.key(0), x[:, :2]),
             r"floats \[B, 4, 4, 2\]: got float32\[3, 2, 4, 2\]",

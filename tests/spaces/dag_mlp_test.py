@@ -9,7 +9,7 @@ import pytest
 from jaxnas import encoding, wiring
 from jaxnas.connectivity import recursion
 from jaxnas.spaces import dag_mlp
-from jaxnas.spaces.dag_mlp import DagMLP
+from jaxnas.spaces.dag_mlp_space import RELEASED, DagMLP
 from jaxnas.types import Statistic
 
 FEATURES = 5
@@ -22,7 +22,7 @@ def inputs():
 
 
 def _space(**options):
-    return dag_mlp.dag_mlp(DagMLP(**{"width": 6, "classes": 3} | options), features=FEATURES)
+    return dag_mlp(DagMLP(**{"width": 6, "classes": 3} | options), features=FEATURES)
 
 
 def _outputs(space, params, arch, inputs):
@@ -172,7 +172,7 @@ def test_a_concrete_wiring_inside_a_compiled_function(inputs):
 )
 def test_wide_networks_have_the_kernels_of_the_recursion(inputs, order, stem):
     """The NTK of four networks of width 256 agrees with the closed form to 8 %."""
-    space = dag_mlp.dag_mlp(DagMLP(width=256, classes=1, order=order, stem=stem), features=FEATURES)
+    space = dag_mlp(DagMLP(width=256, classes=1, order=order, stem=stem), features=FEATURES)
     network, _ = space.bind(MIXED, space.init(jax.random.key(0), inputs))
 
     def drawn(key):
@@ -214,7 +214,7 @@ def test_the_facts_of_the_space(inputs):
     many = encoding.enumerate_archs(space.num_choices)
     assert jax.jit(jax.vmap(space.is_connected))(many).sum() == 662
     assert space.options["width"] == 6
-    assert dag_mlp.dag_mlp(dag_mlp.RELEASED).options == {
+    assert dag_mlp(RELEASED).options == {
         "nodes": 4,
         "features": 3072,
         "width": 1024,
@@ -235,7 +235,7 @@ def test_the_facts_of_the_space(inputs):
         (lambda x: _space(parameterization="mup"), "ntk, standard: got 'mup'"),
         (lambda x: _space(width=0), "width must be an integer from 1 .*: got 0"),
         (lambda x: _space(order="pre", stem="relu"), "got stem='relu'"),
-        (lambda x: dag_mlp.dag_mlp(nodes=1), "nodes must be an integer from 2 .*: got 1"),
+        (lambda x: dag_mlp(nodes=1), "nodes must be an integer from 2 .*: got 1"),
         (lambda x: _space().from_string("2"), "4 nodes: got '2'"),
         (
             lambda x: _space().init(jax.random.key(0), x[:, :2]),

@@ -7,8 +7,7 @@ import pytest
 
 from jaxnas import wiring
 from jaxnas.runs import figures
-from jaxnas.spaces import BY_NAME
-from jaxnas.spaces.dag_mlp import dag_mlp
+from jaxnas.spaces import BY_NAME, dag_mlp
 
 DRAWN = ("nasbench101", "nasbench201", "darts", "transnas")
 

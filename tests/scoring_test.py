@@ -255,6 +255,10 @@ BAD_CHOICES = {
         r"Unknown proxy 'naswott': use a jaxnas.Proxy or one of params, .*mgm",
     ),
     "an unknown name": ("naswott", r"Unknown proxy 'naswott'"),
+    "a factory that was not called": (
+        proxies.knas.mgm,
+        r"Unknown proxy <function mgm .* \(did you mean mgm\(\)\?\): use a jaxnas.Proxy",
+    ),
     "two of one name": ([DRAW, DRAW._replace(reduce=jnp.negative)], r"got \['draw', 'draw'\]"),
 }
 

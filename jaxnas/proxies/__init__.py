@@ -1,5 +1,6 @@
 """Training-free scores; larger is better, always."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
         ['mgm', 'snip@head']
     """
     resolved = []
-    for proxy in [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen):
+    for proxy in _asked(chosen):
         if isinstance(proxy, str) and proxy.partition("@")[0] in BY_NAME:
             name, restricted, pattern = proxy.partition("@")
             proxy = BY_NAME[name]
@@ -138,8 +139,9 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
                 f"several to jaxnas.rank or a Scorer, or take {', '.join(recipe.parts)}."
             )
         if not isinstance(proxy, Proxy):
+            uncalled = f" (did you mean {proxy.__name__}()?)" if inspect.isfunction(proxy) else ""
             raise ValueError(
-                f"Unknown proxy {proxy!r}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}; "
+                f"Unknown proxy {proxy!r}{uncalled}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}; "
                 f"of a pool also {', '.join(aggregate.RECIPES)}."
             )
         resolved.append(proxy)
@@ -204,7 +206,7 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
         >>> [proxy.name for proxy in proxies.expand("pair").proxies]
         ['layer_balance', 'channel_independence']
     """
-    asked = [chosen] if isinstance(chosen, str | Proxy) else check.items("proxies", chosen)
+    asked = _asked(chosen)
     names = tuple(map(_name, asked))
     if not names or len(set(names)) < len(names):
         raise ValueError(
@@ -217,6 +219,12 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
         else:
             needed[name] = proxy
     return Chosen(names, resolve(needed.values()))
+
+
+def _asked(chosen: Any) -> list[Any]:
+    """Return what was asked for, a list of one or more."""
+    alone = isinstance(chosen, str) or callable(chosen)
+    return [chosen] if alone else check.items("proxies", chosen)
 
 
 def _name(proxy: str | Proxy) -> str:

@@ -8,7 +8,6 @@ import functools
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 
 from jaxnas import Batch, SearchSpace
+from jaxnas.launch import keep_programs
 from jaxnas.spaces import nasbench201
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -82,16 +82,24 @@ def analytic():
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(pytestconfig):
+    """The folder of compiled programs, of all processes and all runs of the tests.
+
+    It lies in pytest's cache, which `--cache-clear` empties. A second run takes half the time.
+    """
+    folder = pytestconfig.cache.mkdir("xla")
+    keep_programs(str(folder))
+    # Of the processes that a test starts.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return folder
+
+
 @pytest.fixture(scope="session")
-def _experiment_flags(tmp_path_factory, testrun_uid):
-    """All experiments of a run of the tests, in whatever process, share what is compiled."""
-    cache = tmp_path_factory.getbasetemp().parent / f"xla-{testrun_uid}"
-
-    def flags(folder: Path, *arguments: str) -> list[str]:
-        return [f"--output_dir={folder}", f"--compilation_cache={cache}", *arguments]
-
-    yield flags
-    shutil.rmtree(cache, ignore_errors=True)
+def _experiment_flags(compiled):
+    cache = f"--compilation_cache={compiled}"
+    return lambda folder, *arguments: [f"--output_dir={folder}", cache, *arguments]
 
 
 @pytest.fixture(scope="session")

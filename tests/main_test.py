@@ -9,10 +9,9 @@ SMALL = ("--options=channels=2,cells=1", "--batch_size=4", "--image_size=8", "--
 
 
 @pytest.fixture(scope="module")
-def jaxnas(command, tmp_path_factory):
+def jaxnas(command, compiled):
     """`jaxnas(*arguments)`: run a command; all share what is compiled."""
-    cache = tmp_path_factory.mktemp("xla")
-    return lambda *arguments: command("jaxnas", *arguments, f"--compilation_cache={cache}")
+    return lambda *arguments: command("jaxnas", *arguments, f"--compilation_cache={compiled}")
 
 
 def test_without_a_command_random_cells_are_ranked(jaxnas):

@@ -141,8 +141,8 @@ def resolve(chosen: str | Proxy | Iterable[str | Proxy]) -> tuple[Proxy, ...]:
         if not isinstance(proxy, Proxy):
             uncalled = f" (did you mean {proxy.__name__}()?)" if inspect.isfunction(proxy) else ""
             raise ValueError(
-                f"Unknown proxy {proxy!r}{uncalled}: use a jaxnas.Proxy or one of {', '.join(BY_NAME)}; "
-                f"of a pool also {', '.join(aggregate.RECIPES)}."
+                f"Unknown proxy {proxy!r}{uncalled}: use a jaxnas.Proxy or one of "
+                f"{', '.join(BY_NAME)}; of a pool also {', '.join(aggregate.RECIPES)}."
             )
         resolved.append(proxy)
     names = [proxy.name for proxy in resolved]

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from jaxnas import calibration, check, encoding, processes, search
-from jaxnas.proxies import cost, resolve
+from jaxnas.proxies import cost, failed, resolve
 from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
@@ -116,6 +116,7 @@ class Found(NamedTuple):
             Columns `arch`, the first score, and what the trainer `decides` by, such as
             `validation %` (`trained` for a function); and `test %`, if it has a data set.
         """
+        check.instance("trainer", trainer, Callable, "a Trainer or a function")
         best, first, decides = self._first(k), self.scores.first, _decides(trainer)
         archs = self.scores.archs[best]
         found = trainer(archs)
@@ -140,7 +141,7 @@ class Found(NamedTuple):
 
         Args:
             trainer: see `validate`.
-            k: how many to train.
+            k: how many to train, four or more.
             seed: of the choice, and of the draws behind the intervals.
 
         Returns:
@@ -148,7 +149,7 @@ class Found(NamedTuple):
             `percentile` (100 is the most accurate of these networks) with its 90 % interval from
             `low` to `high`, and what the trainer `decides` by, nan where it was not trained.
         """
-        first, (scored, few) = self.scores.first, self._spread(k, seed)
+        first, (scored, few) = self.scores.first, self._spread(trainer, k, seed)
         score, known = scored.mean(first), np.full(len(scored.archs), np.nan)
         known[few] = trainer(scored.archs[few])
         expected = calibration.percentiles(score, few, known[few], seed=seed)
@@ -170,20 +171,24 @@ class Found(NamedTuple):
 
         Args:
             trainer: see `validate`.
-            k: how many to train.
+            k: how many to train, four or more.
             control: the score to compare with.
             seed: of the choice, and of the bootstrap.
         """
-        scored, few = self._spread(k, seed)
+        scored, few = self._spread(trainer, k, seed)
         archs, (proxy,) = scored.archs[few], resolve(control)
         others = self.scorer.of([proxy])(archs).mean(proxy.name)
         ours = scored.mean(self.scores.first)[few]
         return calibration.advantage(ours, others, trainer(archs), seed=seed)
 
-    def _spread(self, k: int, seed: int) -> tuple[Scores, NDArray[np.int64]]:
+    def _spread(
+        self, trainer: Trainer | ScoreFn, k: int, seed: int
+    ) -> tuple[Scores, NDArray[np.int64]]:
         """Return what has a score, best first, and `k` positions that are spread over it."""
+        check.instance("trainer", trainer, Callable, "a Trainer or a function")
         first, order = self.scores.first, self.scores.order()
         scored = self.scores.take(order[np.isfinite(self.scores.mean(first)[order])])
+        check.integer("k", k, 4, max(4, len(scored.archs)), "; train four of them or more.")
         return scored, calibration.spread(scored.mean(first), k, seed=seed)
 
     def report(self, folder: str | Path, k: int = 20) -> Path:
@@ -303,7 +308,7 @@ def find(
 
     Raises:
         ValueError: an unknown strategy or score, a number that is not positive, a space that is too
-            large for an exhaustive search, or no architecture within the caps.
+            large for an exhaustive search, no architecture within the caps, or none with a score.
 
     Examples:
         >>> import jaxnas
@@ -329,9 +334,9 @@ def find(
     if strategy == EXHAUSTIVE:
         everything = _everything(scorer.space, evaluations)
         archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
-        scores, count = scorer(archs) if len(archs) else None, len(everything)
+        scores, met = scorer(archs) if len(archs) else None, everything
         if scores is not None:
-            write(len(archs), _progress(scores, count))
+            write(len(archs), _progress(scores, len(met)))
     else:
         wanted = 100 if evaluations is None else evaluations
         at_once = 1 if strategy == "local_search" else at_once
@@ -339,17 +344,31 @@ def find(
         rounds = _rounds(scorer, chosen, limits, wanted, seed, at_once)
         written = 0
         shown = track(rounds, wanted, "searching") if scorer.progress else rounds
-        for scores, count in shown:
+        for scores, met in shown:
             if scores is not None and len(scores.archs) > written:
                 written = len(scores.archs)
-                write(written, _progress(scores, count))
+                write(written, _progress(scores, len(met)))
     if scores is None:
         named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
+        why = _failure(scorer.of(list(limits))(met[:8])) or "raise them"
         raise ValueError(
-            f"An architecture must be within the caps {named}: got none among {count}; raise them."
+            f"An architecture must be within the caps {named}: got none among {len(met)}; {why}."
         )
-    found = Found(scores, _costs(scorer, limits, scores.archs), count - len(scores.archs), scorer)
+    if not np.isfinite(scores.mean(scores.first)).any():
+        why = _failure(scores) or "see Scores.unscored"
+        raise ValueError(
+            f"A search needs an architecture with a score: got none among {len(scores.archs)}; "
+            f"{why}."
+        )
+    num_refused = len(met) - len(scores.archs)
+    found = Found(scores, _costs(scorer, limits, scores.archs), num_refused, scorer)
     return _confirmed(found, limits[_LATENCY]) if _LATENCY in limits else found
+
+
+def _failure(scores: Scores) -> str:
+    """Return why the first of the scores that failed did so, "" if none did."""
+    reasons = [reason for name in scores.scores for reason in scores.unscored(name)]
+    return next((reason.rstrip(".") for reason in reasons if reason.startswith("failed: ")), "")
 
 
 def _confirmed(found: Found, limit: float) -> Found:
@@ -375,8 +394,8 @@ def _rounds(
     wanted: int,
     seed: int,
     at_once: int,
-) -> Iterator[tuple[Scores | None, int]]:
-    """Yield all scores so far and the number of architectures met, once for each that is new."""
+) -> Iterator[tuple[Scores | None, np.ndarray]]:
+    """Yield all scores so far and all architectures met, once for each that is new."""
     quiet = copy.copy(scorer)
     quiet.progress = False
     init_key, ask_key = jax.random.split(jax.random.key(seed))
@@ -407,9 +426,13 @@ def _rounds(
             archs = np.concatenate([archs, legal])
             scores = quiet.extended(scores, legal)
         for _ in legal:
-            yield scores, len(met)
+            yield scores, _decoded(met)
     if scores is None:
-        yield scores, len(met)
+        yield scores, _decoded(met)
+
+
+def _decoded(met: Iterable[bytes]) -> np.ndarray:
+    return np.array([np.frombuffer(code, np.int32) for code in met])
 
 
 def _progress(scores: Scores, count: int) -> dict[str, float]:
@@ -424,11 +447,16 @@ def _progress(scores: Scores, count: int) -> dict[str, float]:
 def _costs(
     scorer: Scorer, limits: Mapping[Proxy, float], archs: np.ndarray
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what the caps are about, by name, `[A]`."""
+    """Return what the caps are about, by name, `[A]`: nan, within no cap, where that failed."""
     if not limits:
         return {}
     measured = scorer.of(list(limits))(archs)
-    return {proxy.name: measured.mean(proxy.name) for proxy in limits}
+    return {
+        proxy.name: np.where(
+            failed(measured.status[proxy.name]).any(0), np.nan, measured.mean(proxy.name)
+        )
+        for proxy in limits
+    }
 
 
 def _is_within(

@@ -48,8 +48,8 @@ class Scores(NamedTuple):
         space: the search space.
         archs: `int32[A, D]`.
         seeds: of the draws of weights and examples, `S` of them.
-        scores: by the names that were asked for, `float64[S, A]`; larger is better, `-inf` where
-            `status` is not "ok". The first is what `ranked` and `top` go by.
+        scores: by name, the first of which `ranked` and `top` go by, `float64[S, A]`; larger is
+            better. `-inf` where `status` is not "ok"; of an aggregate only where a part failed.
         status: by name, `object[S, A]`: "ok", "disconnected", "nothing to score", "not finite" or
             "failed: reason".
         measured: the parts of aggregates, and all else that was measured, as `scores`.
@@ -280,7 +280,7 @@ class Scorer:
         _collect_parts(self._store)
         run = self._store.open_run(self._context)
         known = self._store.rows(run, strings)
-        done = {key for key, (_, status) in known.items() if not _failed(status)}
+        done = {key for key, (_, status) in known.items() if not status.startswith("failed: ")}
         lacking: dict[tuple[int, tuple[Proxy, ...]], list[int]] = {}
         for seed in self.seeds:
             for arch, position in {arch: at for at, arch in enumerate(strings)}.items():
@@ -304,19 +304,20 @@ class Scorer:
 
         # Everything by name, seed and position.
         known = self._store.rows(run, strings)
-        values, status = {}, {}
+        values, reasons = {}, {}
         for proxy in self.by.proxies:
             rows = [known[arch, proxy.name, seed] for seed in self.seeds for arch in strings]
             shape = len(self.seeds), len(strings)
             values[proxy.name] = np.array([value for value, _ in rows]).reshape(shape)
-            status[proxy.name] = np.array([status for _, status in rows], object).reshape(shape)
+            reasons[proxy.name] = np.array([reason for _, reason in rows], object).reshape(shape)
+        status = self.by.status(reasons)
         seconds = [[taken.get((arch, seed), np.nan) for arch in strings] for seed in self.seeds]
         return Scores(
             space=self.space,
             archs=archs,
             seeds=self.seeds,
-            scores=self.by.scores(values),
-            status=self.by.status(status),
+            scores=self.by.scores(values, status),
+            status=status,
             measured=values,
             seconds=np.array(seconds),
             cpu_seconds=self._store.cpu_seconds(run),
@@ -334,11 +335,11 @@ class Scorer:
         def both(first: Mapping[str, NDArray[Any]], then: Mapping[str, NDArray[Any]]) -> Any:
             return {name: np.concatenate([first[name], then[name]], 1) for name in then}
 
-        measured = both(scores.measured, more.measured)
+        measured, status = both(scores.measured, more.measured), both(scores.status, more.status)
         return more._replace(
             archs=np.concatenate([scores.archs, more.archs]),
-            scores=self.by.scores(measured),
-            status=both(scores.status, more.status),
+            scores=self.by.scores(measured, status),
+            status=status,
             measured=measured,
             seconds=np.concatenate([scores.seconds, more.seconds], 1),
         )
@@ -411,7 +412,7 @@ class Scorer:
             found = ((running[at].tobytes(), scores) for at, scores in ran)
             for function, scores in itertools.chain(idle, found):
                 if self._deduplicate:
-                    ok = {n: score for n, score in scores.items() if not _failed(score.status)}
+                    ok = {n: s for n, s in scores.items() if not s.status.startswith("failed: ")}
                     self._met.setdefault((function, seed), {}).update(ok)
                 for position in functions[function]:
                     counts = self._counts(draw, proxies, archs[position])
@@ -571,10 +572,6 @@ def _collect_parts(store: ScoreStore) -> None:
     if processes.shard()[0] == 0:
         store.absorb_parts()
     processes.wait("collected")
-
-
-def _failed(status: str) -> bool:
-    return status.startswith("failed: ")
 
 
 def _write(

@@ -12,6 +12,12 @@ from jaxnas.proxies import resolve
 from jaxnas.tasks import LOSSES, Loss, Targets
 from jaxnas.types import ApplyFn, Array, Batch, Params, Proxy
 
+_CALLED = (
+    "jaxnas called apply_fn(params, inputs). Make a network of a model by "
+    "jaxnas.as_network(model, variables, ...), which takes the other arguments of a call, such as "
+    "train=False."
+)
+
 
 def score(
     apply_fn: ApplyFn,
@@ -67,6 +73,10 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
         ValueError: no example, another number of labels, labels that are not integers `[B]` from 0
             (or whatever the loss takes), an unknown loss, or inputs that are not finite numbers.
     """
+    if isinstance(batch, str):
+        raise ValueError(
+            f"Data are loaded first: got the text {batch!r}; pass jaxnas.datasets.load({batch!r})."
+        )
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(f"A batch is (inputs, labels): got {type(batch).__name__}; pass a pair.")
     inputs = jax.tree.map(jnp.asarray, check.tree("inputs", batch[0]))
@@ -145,7 +155,11 @@ def validate_network(apply_fn: ApplyFn, params: Params, batch: Batch) -> None:
         )
     for count in (batch.size, 1):
         inputs = jax.tree.map(lambda each, count=count: each[:count], batch.inputs)
-        given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
+        try:
+            given = jax.eval_shape(functools.partial(gradients.outputs, apply_fn), params, inputs)
+        except Exception as error:
+            error.add_note(_CALLED)
+            raise
         shape: tuple[int, ...] = getattr(given.logits, "shape", ())
         is_task = isinstance(batch.labels, Targets)
         if shape[:1] != (count,) or (len(shape) != 2 and not is_task):
@@ -176,6 +190,8 @@ def _validate_labels(labels: Any, logits: jax.ShapeDtypeStruct) -> None:
         found = jax.eval_shape(labels.loss, logits, labels.values)
         shape, floating = found.shape, jnp.issubdtype(found.dtype, jnp.floating)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
+        if labels.loss in LOSSES.values() and isinstance(error, ValueError):
+            raise  # it says what to do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{expected}: got {reason!r}; match outputs and labels.") from error
     if shape[:1] != logits.shape[:1] or not floating:

@@ -19,7 +19,6 @@ Loss = Callable[[Array, Any], Array]
 and labels, an array or a pytree of arrays `[B, ...]`."""
 
 
-@jax.jit
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return the cross-entropy in nats, `[B]`: the mean over positions whose label is not negative.
 
@@ -32,7 +31,16 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
         >>> from jaxnas import tasks
         >>> tasks.cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[3, -1]])).tolist()
         [1.3863]
+
+    Raises:
+        ValueError: labels of another shape.
     """
+    _check_shape(labels, logits.shape[:-1], "outputs without their last axis")
+    return _cross_entropy(logits, labels)
+
+
+@jax.jit
+def _cross_entropy(logits: Array, labels: Array) -> Array:
     kept = labels >= 0
     chosen = jnp.where(kept, labels, 0)[..., None]
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=-1)[..., 0]
@@ -52,7 +60,11 @@ def mse(outputs: Array, labels: Array) -> Array:
         >>> from jaxnas import tasks
         >>> tasks.mse(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
         [1.0]
+
+    Raises:
+        ValueError: labels of another shape.
     """
+    _check_shape(labels, outputs.shape, "outputs")
     return _mean(jnp.square(outputs - labels) / 2)
 
 
@@ -68,7 +80,11 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
         >>> from jaxnas import tasks
         >>> tasks.binary_cross_entropy(jnp.zeros((1, 3)), jnp.array([[0, 1, 1]])).tolist()
         [0.6931]
+
+    Raises:
+        ValueError: labels of another shape.
     """
+    _check_shape(labels, logits.shape, "outputs")
     yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     return _mean(-labels * yes - (1 - labels) * no)
 
@@ -111,6 +127,15 @@ def class_numbers(labels: Any, reader: str) -> Array:
             "that does not."
         )
     return labels
+
+
+def _check_shape(labels: Array, shape: tuple[int, ...], of: str) -> None:
+    """Refuse labels that would be broadcast: each number would be compared with all labels."""
+    if jnp.shape(labels) != shape:
+        raise ValueError(
+            f"Labels must have the shape of the {of}, {list(shape)}: got "
+            f"{list(jnp.shape(labels))}; reshape them, such as labels[:, None]."
+        )
 
 
 def _mean(values: Array) -> Array:

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from flax import linen as nn
 
 from jaxnas import Proxy, Scorer, SearchSpace, find, finder, proxies, search
 from jaxnas.finder import STRATEGIES
 from jaxnas.proxies import cost
 from jaxnas.runs import ScoreStore
 from jaxnas.scorer import Scores
+from jaxnas.spaces import family
 
 NUM_CHOICES = (4, 4, 4)
 
@@ -68,6 +70,33 @@ def test_caps_are_kept(scorer, strategy):
     assert found.num_refused > 0
     # What has no score of a cap, such as a disconnected one, exceeds none.
     assert {"params", "last"} <= set(found.to_frame().columns)
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random"])
+def test_what_cannot_be_built_never_wins(strategy):
+    """Neither by the rank that an aggregate would give it, nor as what costs nothing."""
+
+    def build(width):
+        if width == 3:
+            raise RuntimeError("unlucky")
+        return nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(3)])
+
+    def search(width, **options):
+        space = family(build, width=width)
+        data = np.ones((6, 4), np.float32), np.arange(6) % 3
+        return find(Scorer(space, data, "pair", progress=False), strategy, **options)
+
+    found = search((3, 4, 5))
+    assert np.isneginf(found.scores.mean("pair")).tolist() == [
+        name == "width=3" for name in map(found.space.to_string, found.scores.archs)
+    ]
+    capped = search((3, 4, 5), caps={"params": 1000})
+    assert capped.num_refused == 1
+    assert np.isfinite(capped.scores.mean("pair")).all()
+    with pytest.raises(ValueError, match=r"with a score: got none among 1; failed: .*unlucky\.$"):
+        search((3,))
+    with pytest.raises(ValueError, match=r"within the caps .* among 1; failed: .*unlucky\.$"):
+        search((3,), caps={"params": 1000})
 
 
 def test_nothing_within_the_caps(scorer):
@@ -136,6 +165,10 @@ def test_a_few_trainings_say_where_all_should_stand(scorer):
     assert found.advantage(train, 6, control=LAST) > 0.8
     assert found.advantage(train, 6) == 0.5  # #params are 100 times the sum
     assert {*trained} == set(known["arch"])
+    with pytest.raises(ValueError, match=r"k must be an integer from 4 to .*: got 3; train four"):
+        found.percentiles(train, 3)
+    with pytest.raises(ValueError, match="trainer must be a Trainer or a function: got 2"):
+        found.validate(2, train)
     best = found.validate(train, 3)
     assert list(best) == ["arch", "sum", "trained"]
     assert best["trained"].is_monotonic_decreasing

@@ -271,6 +271,16 @@ def test_bad_choices_of_proxies(linear, kind):
     _assert_one_sentence(error)
 
 
+def test_a_model_in_the_place_of_a_network_is_told_how_to_become_one(linear):
+    model = nn.Dense(3)
+    params = model.init(jax.random.key(0), linear[2][0])
+    with pytest.raises(Exception, match="unbound") as error:
+        jaxnas.score(model, params, linear[2], "mgm")
+    assert "Make a network of a model by jaxnas.as_network" in error.value.__notes__[-1]
+    with pytest.raises(ValueError, match=r"pass jaxnas.datasets.load\('npz:mine.npz'\)"):
+        jaxnas.score(*linear[:2], "npz:mine.npz", "mgm")
+
+
 def test_measures_are_shared_by_what_they_are():
     # Seven scores of the Gram matrices are one backward pass.
     assert proxies.BY_NAME["layer_balance"].measure is measures.tensor_grams

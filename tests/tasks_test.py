@@ -166,7 +166,7 @@ BAD = {
     "an unknown loss": ({"loss": "hinge"}, r"one of cross_entropy, mse, .*: got 'hinge'"),
     "labels too few": ({"labels": np.ones((3, 3))}, r"arrays \[4, ...\]: got \[\[3, 3\]\]"),
     "nan labels": ({"labels": np.full((4, 3), np.nan)}, r"Labels must be finite: got nan or inf"),
-    "other labels": ({"labels": np.ones((4, 5))}, r"outputs \[4, 3\]: got .*TypeError"),
+    "other labels": ({"labels": np.ones((4, 5))}, r"shape of the outputs, \[4, 3\]: got \[4, 5\]"),
     "one loss for all": ({"loss": lambda o, _: o.mean()}, r"got float\d+\[\]; return one an"),
     "classes without a loss": ({"loss": None}, r"or the loss of another task"),
 }
@@ -188,3 +188,29 @@ def test_the_outputs_of_a_sequence_need_a_loss():
     batch = Batch(_normal(COUNT, SIZE, 5), np.zeros(COUNT, int))
     with pytest.raises(ValueError, match="or name the loss of another task"):
         jaxnas.score(_perceptron, PERCEPTRON, batch, "mgm")
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "labels", "wanted"),
+    [
+        ("mse", (6, 1), (6,), r"of the outputs, \[6, 1\]: got \[6\]"),
+        ("mse", (6, 1), (6, 3), r"of the outputs, \[6, 1\]: got \[6, 3\]"),
+        ("binary_cross_entropy", (6, 4), (6, 1), r"of the outputs, \[6, 4\]: got \[6, 1\]"),
+        (
+            "cross_entropy",
+            (6, 5, 3),
+            (6, 1),
+            r"of the outputs without their last axis, \[6, 5\]: got \[6, 1\]",
+        ),
+    ],
+)
+def test_labels_are_not_broadcast(loss, outputs, labels, wanted):
+    """Otherwise each output would be compared with the labels of all examples."""
+    params = {"w": jnp.ones((2, *outputs[1:]))}
+
+    def network(params, x):
+        return jnp.tensordot(x, params["w"], 1)
+
+    batch = jnp.ones((6, 2)), jnp.ones(labels, int if loss == "cross_entropy" else float)
+    with pytest.raises(ValueError, match="Labels must have the shape " + wanted):
+        jaxnas.score(network, params, batch, "mgm", loss=loss)

@@ -96,6 +96,7 @@ __all__ = [
     "az_nas",
     "cost",
     "expand",
+    "failed",
     "gradient_statistics",
     "input_jacobian",
     "knas",
@@ -162,18 +163,24 @@ class Chosen(NamedTuple):
     names: tuple[str, ...]
     proxies: tuple[Proxy, ...]
 
-    def scores(self, measured: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    def scores(
+        self, measured: Mapping[str, ArrayLike], status: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
         """Return the scores `float64[..., A]` of a pool, by the names that were asked for.
 
         Aggregates rank along the last axis: each draw of weights by itself.
 
         Args:
             measured: `[..., A]` by the name of the proxy.
+            status: `[..., A]` by the names that were asked for; what failed is then `-inf`, also
+                where an aggregate has ranks of other parts.
         """
         found = {}
         for name in self.names:
             recipe = aggregate.RECIPES.get(name)
             found[name] = recipe(measured) if recipe else np.asarray(measured[name], np.float64)
+            if status is not None:
+                found[name] = np.where(failed(status[name]), -np.inf, found[name])
         return found
 
     def status(self, measured: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -219,6 +226,11 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
         else:
             needed[name] = proxy
     return Chosen(names, resolve(needed.values()))
+
+
+def failed(status: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which scores, of any shape, are missing because something was raised."""
+    return np.char.startswith(status.astype(str), "failed: ")
 
 
 def _asked(chosen: Any) -> list[Any]:

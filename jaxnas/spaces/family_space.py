@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from jaxnas import encoding
+from jaxnas import check, encoding
 from jaxnas.network.models import eager_network
 from jaxnas.types import Array, Params, SearchSpace
 
@@ -43,8 +43,8 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
         **choices: what each argument of `build` may be, `D` decisions in order.
 
     Raises:
-        ValueError: no choices, or two of one argument that are written alike. What `build` raises
-            for a candidate is the reason why that candidate has no scores.
+        ValueError: no choices, choices that are no list, or two of one argument that are written
+            alike. What `build` raises for a candidate is the reason why it has no scores.
     """
     if not callable(build) or isinstance(build, nn.Module):
         raise ValueError(
@@ -53,7 +53,10 @@ def family(build: Callable[..., Any], **choices: Sequence[Any]) -> SearchSpace:
         )
     if not choices:
         raise ValueError("A family needs choices: got none; pass family(build, depth=(1, 2)).")
-    written = {name: [_label(value) for value in values] for name, values in choices.items()}
+    written = {
+        name: [_label(value) for value in check.items(f"The choices of {name}", values)]
+        for name, values in choices.items()
+    }
     for name, labels in written.items():
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(

@@ -120,8 +120,17 @@ def factory(
         is_connected: see `SearchSpace`.
         representative: see `SearchSpace`.
         cells: see `SearchSpace`.
+
+    Raises:
+        ValueError: the notation does not have a digit for each decision.
     """
     choices = networks.num_choices
+    if notation.count("{}") != len(choices) or max(choices) > 10:
+        raise ValueError(
+            f"A notation has a {{}} for each decision, which is a digit: got {notation!r} for "
+            f"decisions of {choices}; write {'-'.join(['{}'] * len(choices))!r}, or make the space "
+            "by image_space."
+        )
     fields = [field for field in dataclasses.fields(networks) if field.name not in _OF_FLAX]
     keyword = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.Signature(

@@ -71,7 +71,7 @@ def test_architectures_are_written_by_their_choices(space):
         space.from_string("depth=4,width=4,act=relu")
 
 
-@pytest.mark.parametrize("choices", [{}, {"depth": ()}, {"depth": (1, "1")}])
+@pytest.mark.parametrize("choices", [{}, {"depth": ()}, {"depth": (1, "1")}, {"depth": 3}])
 def test_choices_that_cannot_be_written_are_refused(choices):
     with pytest.raises(ValueError, match="choices"):
         family(CNN, **choices)

@@ -6,8 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxnas
+from jaxnas.spaces.image_space import factory
+from jaxnas.spaces.images import ImageNetwork
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "space.md"
 
@@ -33,3 +36,10 @@ def test_the_space_shown_is_one(draw_batch):
     assert eager.scores["params"] == 54 + 4 + 4 * 44 + 4 * 4 + 4 + 2 * 10 + 10
     patterns = space.pattern(jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]]))
     np.testing.assert_array_equal(patterns, [[0, 0, 0, 0], [0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(("notation", "num_choices"), [("{}-{}", (3,) * 4), ("{}", (12,))])
+def test_a_notation_has_a_digit_for_each_decision(notation, num_choices):
+    networks = type("Networks", (ImageNetwork,), {"space": "s", "num_choices": num_choices})
+    with pytest.raises(ValueError, match=r"A notation has a \{\} for each decision"):
+        factory(networks, notation=notation, is_connected=bool, representative=np.asarray)

@@ -8,7 +8,9 @@ r"""Rank and search networks without training any: `jaxnas rank`, `jaxnas search
     jaxnas report --output_dir=results/search_nasbench201  shows what a folder holds
 
 Networks are scored on real CIFAR-10 images that come with the package, or on yours (--data). Scores
-are stored as they come: the same command goes on where it was interrupted.
+of a search are stored as they come, and those of rank with --output_dir: the same command goes on
+where it was interrupted. `jaxnas search --help` has the flags of one command. A clone of the
+repository has experiments as well: `python -m experiments.halving --help`.
 """
 
 import functools
@@ -60,22 +62,22 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of scores and report. [of search: results/search_SPACE]"
 )
 _ARCHS = flags.DEFINE_string(
-    "archs", None, "rank: text file of architectures in the notation of the space, one a line."
+    "archs", None, "Text file of architectures in the notation of the space, one a line."
 )
 _NUM_ARCHS = flags.DEFINE_integer(
-    "num_archs", 24, "rank: number of random architectures, without --archs.", lower_bound=3
+    "num_archs", 24, "Number of random architectures, without --archs.", lower_bound=3
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     None,
     finder.STRATEGIES,
-    "search: strategy. [exhaustive for a space of at most 20,000, else regularized_evolution]",
+    "Strategy. [exhaustive for a space of at most 20,000, else regularized_evolution]",
 )
 _EVALUATIONS = flags.DEFINE_integer(
-    "evaluations", None, "search: number of architectures to score. [100]", lower_bound=1
+    "evaluations", None, "Number of architectures to score. [100]", lower_bound=1
 )
 _CAPS = flags.DEFINE_list(
-    "caps", [], "search: largest allowed costs, such as params=1e6,flops=2e7,latency_ms=5."
+    "caps", [], "Largest allowed costs, such as params=1e6,flops=2e7,latency_ms=5."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -183,6 +185,17 @@ def report() -> None:
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"rank": rank, "search": search, "report": report}
+
+_SCORING = (
+    *("space", "options", "by", "data", "batch_size", "image_size", "seed", "num_seeds", "plan"),
+    *("output_dir", "compilation_cache"),
+)
+READS = {
+    "rank": {*_SCORING, "archs", "num_archs"},
+    "search": {*_SCORING, "strategy", "evaluations", "caps"},
+    "report": {"output_dir", "compilation_cache"},
+}
+"""The flags of each command."""
 
 
 @functools.cache
@@ -297,6 +310,10 @@ def main() -> None:
     name = sys.argv.pop(1) if named else "rank"
     if name not in COMMANDS:
         raise SystemExit(f"error: Unknown command {name!r}: use {', '.join(COMMANDS)}.")
+    # A command has its flags alone; without a command, --help shows all.
+    unread = set[str]().union(*READS.values()) - READS[name]
+    for other in unread if named or "--help" not in sys.argv else ():
+        delattr(flags.FLAGS, other)
     # A console script is another module; its --help is that of this one.
     sys.modules["__main__"].__doc__ = __doc__
     for flag in flags.FLAGS.flags_by_module_dict().get(__name__, ()):

@@ -75,3 +75,12 @@ def test_the_help_names_the_flags(jaxnas):
     run = jaxnas("--help")
     assert run.stdout.startswith("Rank and search networks without training any")
     assert "--strategy: <exhaustive|random|regularized_evolution|local_search>" in run.stdout
+
+
+def test_a_command_has_its_flags_alone(jaxnas):
+    help_of_rank = jaxnas("rank", "--help").stdout
+    assert "--num_archs" in help_of_rank
+    assert "--evaluations" not in help_of_rank.split("flags:")[1]
+    run = jaxnas("rank", "--evaluations=3")
+    assert run.returncode == 1
+    assert "Unknown command line flag 'evaluations'" in run.stderr

@@ -34,6 +34,7 @@ _SVG_STYLE = (
     "@media(prefers-color-scheme:dark){:root{color:#e4e7eb;--grid:#343b43}}"
     "*{stroke-linejoin:round;stroke-linecap:butt}text{fill:currentColor}</style>"
 )
+_FILE = (160, 24)  # columns and lines where the text goes to no terminal
 _LONG = 30  # characters from which a column breaks its lines instead of stretching the table
 
 
@@ -132,7 +133,7 @@ def to_text(report: Report, width: int | None = None) -> str:
     Raises:
         ValueError: a plot has no description.
     """
-    width = shutil.get_terminal_size().columns if width is None else width
+    width = shutil.get_terminal_size(_FILE).columns if width is None else width
     blocks = [_headline(report.title, "="), _wrapped(report.subtitle, width)]
     for part in report.parts:
         blocks.append(_headline(part.title, "-"))

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -334,7 +334,8 @@ def find(
     if strategy == EXHAUSTIVE:
         everything = _everything(scorer.space, evaluations)
         archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
-        scores, met = scorer(archs) if len(archs) else None, everything
+        met: Collection[bytes] = [arch.tobytes() for arch in everything]
+        scores = scorer(archs) if len(archs) else None
         if scores is not None:
             write(len(archs), _progress(scores, len(met)))
     else:
@@ -350,7 +351,8 @@ def find(
                 write(written, _progress(scores, len(met)))
     if scores is None:
         named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
-        why = _failure(scorer.of(list(limits))(met[:8])) or "raise them"
+        tried = np.array([np.frombuffer(arch, np.int32) for arch in [*met][:8]])
+        why = _failure(scorer.of(list(limits))(tried)) or "raise them"
         raise ValueError(
             f"An architecture must be within the caps {named}: got none among {len(met)}; {why}."
         )
@@ -394,8 +396,8 @@ def _rounds(
     wanted: int,
     seed: int,
     at_once: int,
-) -> Iterator[tuple[Scores | None, np.ndarray]]:
-    """Yield all scores so far and all architectures met, once for each that is new."""
+) -> Iterator[tuple[Scores | None, Collection[bytes]]]:
+    """Yield all scores so far and the bytes of all architectures met, once for each new one."""
     quiet = copy.copy(scorer)
     quiet.progress = False
     init_key, ask_key = jax.random.split(jax.random.key(seed))
@@ -426,13 +428,9 @@ def _rounds(
             archs = np.concatenate([archs, legal])
             scores = quiet.extended(scores, legal)
         for _ in legal:
-            yield scores, _decoded(met)
+            yield scores, met.keys()
     if scores is None:
-        yield scores, _decoded(met)
-
-
-def _decoded(met: Iterable[bytes]) -> np.ndarray:
-    return np.array([np.frombuffer(code, np.int32) for code in met])
+        yield scores, met.keys()
 
 
 def _progress(scores: Scores, count: int) -> dict[str, float]:

@@ -207,12 +207,7 @@ MEASURE_MEMORY = """
 import pathlib, re, sys
 import numpy as np
 from jaxnas import wiring
-
-analytic = pytest.importorskip(
-    "jaxnas.kernels.analytic",
-    reason="the extra `analytic` is not installed",
-    exc_type=ModuleNotFoundError,
-)
+from jaxnas.kernels import analytic
 
 code, readout, count, side = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 

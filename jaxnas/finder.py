@@ -201,14 +201,14 @@ class Found(NamedTuple):
         score, count = self.scores.mean(first), len(self.scores.archs)
         frame = self.to_frame(best)
         course = pd.Series(np.maximum.accumulate(score), np.arange(1, count + 1))
-        refused = f" Caps refused {self.num_refused} more." if self.num_refused else ""
+        refused = f" {self.num_refused} more exceeded a cap." if self.num_refused else ""
         parts: list[Part] = [
             picture(self.scores, *list(self.costs.items())[:1]),
             winner(
                 self.space,
                 self.best,
                 f"Best by {first} of {count} architectures; no network was trained.{refused} "
-                f"Scores of this kind have cost {self.scores.cpu_seconds:.0f} CPU seconds, "
+                f"All scores of this setting have cost {self.scores.cpu_seconds:.0f} CPU seconds, "
                 "compilation included.",
             ),
             Table(

@@ -1,4 +1,4 @@
-r"""Rank and search networks without training any: `jaxnas rank`, `jaxnas search`, `jaxnas report`.
+r"""Rank and search networks without training any: `jaxnas rank`, `search`, `report`, `run`.
 
     jaxnas                                        ranks 24 random NAS-Bench-201 cells
     jaxnas rank --archs=cells.txt --by=panel      ranks the cells of a file, one a line
@@ -6,15 +6,18 @@ r"""Rank and search networks without training any: `jaxnas rank`, `jaxnas search
     jaxnas search --space=darts --strategy=regularized_evolution --evaluations=200 \
         --caps=params=1e6 --data=npz:images.npz
     jaxnas report --output_dir=results/search_nasbench201  shows what a folder holds
+    jaxnas run halving --check                    runs an experiment; `jaxnas run` lists them
 
 Networks are scored on real CIFAR-10 images that come with the package, or on yours (--data). Scores
 of a search are stored as they come, and those of rank with --output_dir: the same command goes on
-where it was interrupted. `jaxnas search --help` has the flags of one command. A clone of the
-repository has experiments as well: `python -m experiments.halving --help`.
+where it was interrupted. `jaxnas search --help` has the flags of one command.
 """
 
+import ast
 import functools
+import importlib.util
 import inspect
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -304,12 +307,41 @@ def _finish(report: Report, folder: str | None) -> None:
     say(f"{to_text(report)}{page}")
 
 
+def _experiments() -> dict[str, str]:
+    """Return the first line of each experiment, by its name."""
+    spec = importlib.util.find_spec("experiments")
+    found = {}
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in sorted(Path(folder).glob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if "launch(main)" in text:
+                found[path.stem] = (ast.get_docstring(ast.parse(text)) or "").split("\n", 1)[0]
+    return found
+
+
+def run_experiment() -> None:
+    """Run an experiment as `python -m experiments.NAME` does, or list them all."""
+    found = _experiments()
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        say("\n".join(f"jaxnas run {name:22} {line}" for name, line in found.items()))
+        return
+    name = sys.argv.pop(1)
+    if name not in found:
+        raise SystemExit(f"error: Unknown experiment {name!r}: use {', '.join(found)}.")
+    for flag in set[str]().union(*READS.values()):  # it has flags of these names
+        delattr(flags.FLAGS, flag)
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+
+
 def main() -> None:
     """Run a command of the command line."""
     named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
     name = sys.argv.pop(1) if named else "rank"
+    if name == "run":
+        run_experiment()
+        return
     if name not in COMMANDS:
-        raise SystemExit(f"error: Unknown command {name!r}: use {', '.join(COMMANDS)}.")
+        raise SystemExit(f"error: Unknown command {name!r}: use {', '.join(COMMANDS)}, run.")
     # A command has its flags alone; without a command, --help shows all.
     unread = set[str]().union(*READS.values()) - READS[name]
     for other in unread if named or "--help" not in sys.argv else ():

@@ -55,7 +55,8 @@ def test_a_search_is_resumed_and_reported(jaxnas, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("find",), "Unknown command 'find': use rank, search, report."),
+        (("find",), "Unknown command 'find': use rank, search, report, run."),
+        (("run", "halvin"), "Unknown experiment 'halvin': use connectivity_dags, "),
         (("search", "--caps=params"), "--caps has the form name=value: got 'params'."),
         (("rank", "--options=depth=3"), "nasbench201 has the options channels, cells, classes"),
         (("rank", "--by=naswott"), "Unknown proxy 'naswott'"),
@@ -75,6 +76,22 @@ def test_the_help_names_the_flags(jaxnas):
     run = jaxnas("--help")
     assert run.stdout.startswith("Rank and search networks without training any")
     assert "--strategy: <exhaustive|random|regularized_evolution|local_search>" in run.stdout
+
+
+def test_experiments_are_listed_and_run(command, compiled, tmp_path):
+    listed = command("jaxnas", "run").stdout
+    assert "jaxnas run halving " in listed
+    assert "common" not in listed
+    tiny = ["--channels=2", "--cells=1", "--batch_size=4", "--image_size=8", "--num_seeds=1"]
+    where = [f"--output_dir={tmp_path}", f"--compilation_cache={compiled}"]
+    chosen = ["--num_archs=4", "--proxies=naswot", "--seed=3"]
+    run = command("jaxnas", "run", "correlations", *chosen, *tiny, *where)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "report.html").is_file()
+    assert "option_seed" in (tmp_path / "summary.json").read_text(encoding="utf-8")
+    described = command("jaxnas", "run", "halving", "--help").stdout
+    assert described.startswith("A race over NAS-Bench-201")
+    assert "--rungs" in described
 
 
 def test_a_command_has_its_flags_alone(jaxnas):

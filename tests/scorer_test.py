@@ -643,7 +643,7 @@ def test_a_bad_draw_of_images_is_refused_when_it_comes(tmp_path, draw_batch):
 @pytest.mark.parametrize(
     ("data", "got"),
     [
-        ("cifar10", r"A batch is \(inputs, labels\): got str"),
+        ("cifar10", r"pass jaxnas.datasets.load\('cifar10'\)"),
         (None, r"A batch is \(inputs, labels\): got NoneType"),
         ((np.ones((0, 4)), np.zeros(0, int)), r"got inputs \(0, 4\)"),
     ],

@@ -1,6 +1,6 @@
 r"""What nothing beats in both a score and a cost, on NAS-Bench-201 beside #params.
 
-    python benchmarks/pareto.py
+    python benchmarks/pareto.py  # 3.5 minutes on two quiet cores; see docs/results/search.md
 
 Random cells of NAS-Bench-201 are scored by `panel` on 16 images of CIFAR-10, one draw of weights
 and images, and their forward passes are timed on this device. Within each quartile of a cost as its

@@ -7,11 +7,13 @@ reads it directly: `pandas.read_sql("SELECT * FROM scores", sqlite3.connect(path
 checksum, so that a disk that changes a bit is found out when the file is opened.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import sqlite3
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +86,8 @@ class ScoreStore:
             self._connection = sqlite3.connect(
                 self._path, timeout=timeout_seconds, isolation_level=None
             )
+        # A store that nobody closes is closed when nobody has it: Python 3.13 warns otherwise.
+        weakref.finalize(self, _close, self._connection)
         try:
             prepare(self._connection, self._path)
         except Exception:
@@ -243,6 +247,11 @@ class ScoreStore:
                 f"The run must be one of {self._path}: got {run}; get its id from open_run."
             )
         return run
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.ProgrammingError):  # where another thread collects it
+        connection.close()
 
 
 def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:

@@ -1,5 +1,6 @@
 """The score store: round trips, resumption after kill -9, and one sentence per bad file."""
 
+import gc
 import math
 import os
 import signal
@@ -22,6 +23,16 @@ ROWS = [
     ScoreRow("|a|", "knas", 0, math.nan, "not finite"),
     ScoreRow("|a|", "knas", 1, math.nan, "failed: out of memory at 3;0 'x'"),
 ]
+
+
+def test_a_store_that_nobody_has_is_closed():
+    """Python 3.13 warns of connections that are not."""
+    store = ScoreStore(ScoreStore.IN_MEMORY)
+    connection = store._connection
+    del store
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 DONE = {row[:3] for row in ROWS if not row.status.startswith("failed:")}

@@ -199,6 +199,7 @@ READS = {
     "report": {"output_dir", "compilation_cache"},
 }
 """The flags of each command."""
+_EVERY_FLAG = frozenset[str]().union(*READS.values())
 
 
 @functools.cache
@@ -328,7 +329,7 @@ def run_experiment() -> None:
     name = sys.argv.pop(1)
     if name not in found:
         raise SystemExit(f"error: Unknown experiment {name!r}: use {', '.join(found)}.")
-    for flag in set[str]().union(*READS.values()):  # it has flags of these names
+    for flag in _EVERY_FLAG:  # it has flags of these names
         delattr(flags.FLAGS, flag)
     runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
 
@@ -343,8 +344,7 @@ def main() -> None:
     if name not in COMMANDS:
         raise SystemExit(f"error: Unknown command {name!r}: use {', '.join(COMMANDS)}, run.")
     # A command has its flags alone; without a command, --help shows all.
-    unread = set[str]().union(*READS.values()) - READS[name]
-    for other in unread if named or "--help" not in sys.argv else ():
+    for other in _EVERY_FLAG - READS[name] if named or "--help" not in sys.argv else ():
         delattr(flags.FLAGS, other)
     # A console script is another module; its --help is that of this one.
     sys.modules["__main__"].__doc__ = __doc__

@@ -22,7 +22,17 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxnas import check, gradients
 from jaxnas.network import Bucket
 from jaxnas.proxies.measures import measure_all
-from jaxnas.types import ApplyFn, Array, Batch, Measure, Params, Proxy, SearchSpace, TrainableFn
+from jaxnas.types import (
+    FAILED,
+    ApplyFn,
+    Array,
+    Batch,
+    Measure,
+    Params,
+    Proxy,
+    SearchSpace,
+    TrainableFn,
+)
 
 # Most buckets of NAS-Bench-201 are this large or larger.
 _MAX_CHUNK = 4
@@ -222,7 +232,7 @@ def score_each(
     except Exception as error:
         if len(proxies) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            return [{proxies[0].name: Score(-np.inf, f"failed: {reason}")}] * count
+            return [{proxies[0].name: Score(-np.inf, f"{FAILED}{reason}")}] * count
         alone = [score_each((proxy,), count, run) for proxy in proxies]
         return [dict(collections.ChainMap(*of_one)) for of_one in zip(*alone, strict=True)]
     names = [proxy.name for proxy in proxies]

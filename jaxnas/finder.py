@@ -18,7 +18,7 @@ from jaxnas.proxies import cost, failed, resolve
 from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
-from jaxnas.types import Array, Proxy, ScoreFn, SearchSpace, SearchStrategy
+from jaxnas.types import FAILED, Array, Proxy, ScoreFn, SearchSpace, SearchStrategy
 
 EXHAUSTIVE = "exhaustive"
 STRATEGIES = (EXHAUSTIVE, *search.BY_NAME)
@@ -370,7 +370,7 @@ def find(
 def _failure(scores: Scores) -> str:
     """Return why the first of the scores that failed did so, "" if none did."""
     reasons = [reason for name in scores.scores for reason in scores.unscored(name)]
-    return next((reason.rstrip(".") for reason in reasons if reason.startswith("failed: ")), "")
+    return next((reason.rstrip(".") for reason in reasons if reason.startswith(FAILED)), "")
 
 
 def _confirmed(found: Found, limit: float) -> Found:

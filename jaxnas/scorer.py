@@ -24,7 +24,7 @@ from jaxnas.proxies.measures import measure_all
 from jaxnas.runs import ScoreRow, ScoreStore, track
 from jaxnas.scoring import validate_batch, validate_network
 from jaxnas.tasks import Loss
-from jaxnas.types import Array, Batch, Params, Proxy, ScoreFn, SearchSpace, TrainableFn
+from jaxnas.types import FAILED, Array, Batch, Params, Proxy, ScoreFn, SearchSpace, TrainableFn
 
 _FLUSH_SECONDS = 2.0
 _KEPT_DRAWS = 2
@@ -280,7 +280,7 @@ class Scorer:
         _collect_parts(self._store)
         run = self._store.open_run(self._context)
         known = self._store.rows(run, strings)
-        done = {key for key, (_, status) in known.items() if not status.startswith("failed: ")}
+        done = {key for key, (_, status) in known.items() if not status.startswith(FAILED)}
         lacking: dict[tuple[int, tuple[Proxy, ...]], list[int]] = {}
         for seed in self.seeds:
             for arch, position in {arch: at for at, arch in enumerate(strings)}.items():
@@ -412,7 +412,7 @@ class Scorer:
             found = ((running[at].tobytes(), scores) for at, scores in ran)
             for function, scores in itertools.chain(idle, found):
                 if self._deduplicate:
-                    ok = {n: s for n, s in scores.items() if not s.status.startswith("failed: ")}
+                    ok = {n: s for n, s in scores.items() if not s.status.startswith(FAILED)}
                     self._met.setdefault((function, seed), {}).update(ok)
                 for position in functions[function]:
                     counts = self._counts(draw, proxies, archs[position])

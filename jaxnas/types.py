@@ -325,5 +325,8 @@ class SearchStrategy(NamedTuple):
     tell: Callable[[Any, Array, Array], Any]
 
 
+FAILED = "failed: "
+"""How the status of a score begins when something was raised; the reason follows."""
+
 ScoreFn = Callable[[Any], Any]
 """`score_fn(archs)`: scores `[A]` of the architectures `int32[A, D]`; larger is better."""

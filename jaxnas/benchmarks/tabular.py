@@ -160,8 +160,9 @@ class TabularBenchmark:
             >>> found["looks"], found["spent"].round(2), found["cifar10"]
             (array([2, 3]), array([182.79, 339.3 ]), array([91.94, 91.94]))
         """
-        rows = self.index(archs)
-        shown, spent = self.value(archs, seen), self.value(archs, cost).cumsum()
+        rows, names = self.index(archs), tuple(self.columns)
+        shown = self.columns[check.choice("seen", seen, names)][rows]
+        spent = self.columns[check.choice("cost", cost, names)][rows].cumsum()
         looks = np.searchsorted(spent, budgets, side="right")
         paid = looks > 0
         looks = looks[paid]

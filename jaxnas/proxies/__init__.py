@@ -27,7 +27,7 @@ from jaxnas.proxies import (
     te_nas,
     zen,
 )
-from jaxnas.types import Proxy
+from jaxnas.types import FAILED, Proxy
 
 BY_NAME: dict[str, Proxy] = {
     proxy.name: proxy
@@ -230,7 +230,7 @@ def expand(chosen: str | Proxy | Iterable[str | Proxy]) -> Chosen:
 
 def failed(status: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which scores, of any shape, are missing because something was raised."""
-    return np.char.startswith(status.astype(str), "failed: ")
+    return np.char.startswith(status.astype(str), FAILED)
 
 
 def _asked(chosen: Any) -> list[Any]:

@@ -24,6 +24,7 @@ import pandas as pd
 from jaxnas.runs.files import output_folder
 from jaxnas.runs.schema import checksum_of, prepare, run_of, transaction
 from jaxnas.runs.sqlite_errors import plain_errors
+from jaxnas.types import FAILED
 
 STATUSES = ("ok", "disconnected", "nothing to score", "not finite")
 """What became of a score; besides these, "failed: " and the reason."""
@@ -261,7 +262,7 @@ def _checked(row: ScoreRow) -> tuple[str, str, int, float | None, str]:
             "write it with the to_string of its space."
         )
     score = float(row.score)
-    if row.status not in STATUSES and not row.status.startswith("failed: "):
+    if row.status not in STATUSES and not row.status.startswith(FAILED):
         raise ValueError(
             f"A status must be one of {', '.join(STATUSES)}, or 'failed: ' and the reason: "
             f"got {row.status!r} for {row.arch}; choose one of them."

@@ -118,12 +118,12 @@ def rank() -> None:
                 f"{1.96 / np.sqrt(len(archs)):.1f}.",
             )
         ]
-    ranked = finder.ranking(frame.iloc[order])
-    table = Table(f"Ranked by {_BY.value[0]}, larger is better", ranked)
+    title = f"Ranked by {_BY.value[0]}, larger is better"
+    ranked = finder.ranking(title, frame.iloc[order], scores)
     best = finder.winner(space, scores.top(1)[0])
-    title = "jaxnas: networks ranked without training"
     shown = finder.picture(scores) if accuracy is None else _picture(scores, accuracy)
-    report = Report(title, _subtitle(space), [shown, best, table, *parts])
+    title = "jaxnas: networks ranked without training"
+    report = Report(title, _subtitle(space), [shown, best, ranked, *parts])
     _finish(report, _OUTPUT_DIR.value)
 
 

@@ -211,9 +211,9 @@ class Found(NamedTuple):
                 f"All scores of this setting have cost {self.scores.cpu_seconds:.0f} CPU seconds, "
                 "compilation included.",
             ),
-            Table(
+            ranking(
                 f"The best {len(best)}, each another function",
-                ranking(frame.drop(columns="best so far")),
+                *(frame.drop(columns="best so far"), self.scores),
             ),
             Plot(
                 "The course of the search",
@@ -264,13 +264,31 @@ def winner(space: SearchSpace, arch: np.ndarray, text: str = "") -> Winner:
     return Winner("The best", space.to_string(arch), space.cells(arch) if space.cells else {}, text)
 
 
-def ranking(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame of architectures, best first, for reading: numbered, long names last."""
+def ranking(title: str, frame: pd.DataFrame, scores: Scores) -> Table:
+    """Return the section of a report with architectures, best first: numbered, long names last.
+
+    Args:
+        title: its heading.
+        frame: the rows, from `Scores.to_frame`.
+        scores: all of the pool. What is one and the same number for most of it is named in a note.
+    """
     shown = frame.drop(columns="arch").assign(arch=frame["arch"])
     if not frame["missing"].any():
         shown = shown.drop(columns="missing")
     shown.insert(0, "rank", np.arange(1, len(frame) + 1))
-    return shown
+    return Table(title, shown, " ".join(_ties(scores)))
+
+
+def _ties(scores: Scores) -> Iterator[str]:
+    """Yield a sentence for each score, or part of one, that most networks have in common."""
+    for name, draws in (scores.scores | scores.measured).items():
+        scored = draws.mean(0)[np.isfinite(draws).all(0)]
+        values, counts = np.unique(scored, return_counts=True)
+        if counts.max(initial=0) > max(3, len(scored) / 2):
+            yield (
+                f"{name} is {values[counts.argmax()]:.4g} for {counts.max()} of {len(scored)} "
+                "networks, which it does not order; if it reads examples, more of them may help."
+            )
 
 
 def find(

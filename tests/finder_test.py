@@ -329,6 +329,16 @@ def test_the_report(scorer, tmp_path):
     assert len(table) == 12
 
 
+def test_a_report_names_what_orders_few(scorer):
+    few = Proxy(
+        "few", lambda network, *_: jnp.where(network.args[0].sum() > 6, 1.0, 4.0), jnp.asarray
+    )
+    note = find(scorer([SUM, few]), evaluations=12).as_report().parts[2].note
+    assert note.startswith("few is 4 for ")
+    assert "sum is" not in note
+    assert find(scorer([SUM, LAST]), evaluations=12).as_report().parts[2].note == ""
+
+
 @pytest.mark.parametrize(
     ("options", "got"),
     [

@@ -156,7 +156,7 @@ class Setting(NamedTuple):
     Attributes:
         space: the search space, for the classes of the data.
         dataset: the images.
-        batch: `batch(seed)`: the normalised examples of a seed.
+        batch: `batch(seed)`: the normalized examples of a seed.
         seeds: of weights and images.
         image_size: side of the images in pixels.
         context: what else determines a score, for the store.
@@ -232,7 +232,7 @@ def describe(setting: Setting) -> str:
     return (
         f"{setting.space.name} networks, C={_CHANNELS.value}, N={_CELLS.value}; {_DATASET.value}, "
         f"{_BATCH_SIZE.value} {'class-balanced' if _CLASS_BALANCED.value else 'random'} images of "
-        f"{size}x{size} pixels, {_NORM.value} normalisation, "
+        f"{size}x{size} pixels, {_NORM.value} normalization, "
         f"{_NUM_SEEDS.value} draw(s) of weights and images from seed {_SEED.value}."
     )
 

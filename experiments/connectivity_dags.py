@@ -6,13 +6,13 @@ r"""Predicted against measured speed of training of fully connected networks of 
 Trains networks of different wirings by full-batch gradient descent on the squared error, at one
 learning rate for all (fixed) and at each one's own (tuned: 1 over the largest eigenvalue of its
 kernel), and prints how well the published bound (Chen et al., NeurIPS 2022, arXiv 2205.05662,
-equation 12), path statistics, kernel eigenvalues and the linearised NTK rank the wirings by speed.
-Speed is -log(last loss / first loss); the output at initialisation is subtracted. A run that is
+equation 12), path statistics, kernel eigenvalues and the linearized NTK rank the wirings by speed.
+Speed is -log(last loss / first loss); the output at initialization is subtracted. A run that is
 stopped goes on where it was.
 
-Measured (docs/results/connectivity.md): the linearised NTK has Spearman .97 fixed and .90 tuned on
+Measured (docs/results/connectivity.md): the linearized NTK has Spearman .97 fixed and .90 tuned on
 digits and on CIFAR-10, equation 12 .73 and -.84 on digits, .71 and -.84 on CIFAR-10. With each
-kernel counted once (28 of 48 wirings) the linearised NTK has .97, .92, .97, .92. The named wirings
+kernel counted once (28 of 48 wirings) the linearized NTK has .97, .92, .97, .92. The named wirings
 come in the published order at one rate (3.74, 5.49, 6.43 on digits; 2.20, 3.18, 3.91) and in the
 reverse order at each one's own (8.80, 7.47, 6.64; 5.59, 4.57, 4.07).
 """
@@ -77,18 +77,18 @@ def main() -> None:
     summary: dict[str, float] = {}
     for regime, found in measured.items():
         speed, rate = found.mean(0), rates[regime]
-        predicted = {"linearised NTK": _linearised_speed(ntk, problem, rate)} | static
+        predicted = {"linearized NTK": _linearized_speed(ntk, problem, rate)} | static
         table = _correlations(predicted, speed)
         agreement = correlation.seed_agreement(found) if len(found) > 1 else np.nan
         note = f"{_CORRELATIONS_NOTE} Speeds of two seeds agree at {agreement:.2f} (Spearman)."
         parts += [
             Table(f"Spearman with measured speed, {REGIMES[regime]}", table, note),
-            _scatter(regime, chosen, predicted["linearised NTK"], speed),
+            _scatter(regime, chosen, predicted["linearized NTK"], speed),
         ]
         # The named wirings come first; a step keeps at most this factor of the squared error.
         kept = 1 - rate * static["smallest eigenvalue, NNGP"] / 2
         named[f"{regime}: speed"] = speed[: len(NAMED)]
-        named[f"{regime}: predicted"] = predicted["linearised NTK"][: len(NAMED)]
+        named[f"{regime}: predicted"] = predicted["linearized NTK"][: len(NAMED)]
         named[f"{regime}: promised"] = -_STEPS.value * np.log(kept[: len(NAMED)])
         for name, value in zip(table["score"], table["spearman"], strict=True):
             summary[f"spearman_{name}_{regime}"] = value
@@ -118,7 +118,7 @@ def _scatter(regime: str, chosen: np.ndarray, predicted: np.ndarray, speed: np.n
     figure = figures.score_versus_accuracy(
         predicted,
         speed,
-        score_name="predicted: linearised NTK",
+        score_name="predicted: linearized NTK",
         accuracy_name="measured speed",
     )
     described = "Measured over predicted speed of each wiring."
@@ -131,7 +131,7 @@ def _problem(setting: common.Setting) -> Problem:
     images = datasets.resize(datasets.normalize(dataset, dataset.x_train), setting.image_size)
     order = np.random.default_rng(common.seed()).permutation(len(images))[: _SAMPLES.value]
     rows = connectivity.unit_rows(images[order], np.asarray(images).mean(0))
-    targets = connectivity.centred_one_hot(dataset.y_train[order], dataset.num_classes)
+    targets = connectivity.centered_one_hot(dataset.y_train[order], dataset.num_classes)
     return Problem(rows * rows.shape[1] ** 0.5, targets, connectivity.input_gram(rows))
 
 
@@ -167,9 +167,9 @@ def _kernels(chosen: np.ndarray, problem: Problem) -> tuple[dict[str, np.ndarray
     return static, both.ntk
 
 
-def _linearised_speed(ntk: np.ndarray, problem: Problem, rates: np.ndarray) -> np.ndarray:
+def _linearized_speed(ntk: np.ndarray, problem: Problem, rates: np.ndarray) -> np.ndarray:
     with jax.enable_x64(True):
-        last = jax.jit(jax.vmap(connectivity.linearised_loss, in_axes=(0, None, 0, None)))(
+        last = jax.jit(jax.vmap(connectivity.linearized_loss, in_axes=(0, None, 0, None)))(
             ntk, problem.targets, rates, _STEPS.value
         )
     return -np.log(np.asarray(last) / ((problem.targets**2).sum() / 2))

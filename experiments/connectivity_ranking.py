@@ -6,7 +6,7 @@ Three kernels of each cell: `wiring`, where a convolution is a linear map (`conn
 `pre` order); `stacked`, that wiring twice in each of three stages with a residual block in between,
 as the benchmark stacks its cells; and `convolutional`, with its convolutions and poolings on small
 images (`connectivity.convolutional`). Five predictors from the NTK of each: smallest eigenvalue,
-minus log condition number, linearised training loss, alignment with the labels, and the loss on
+minus log condition number, linearized training loss, alignment with the labels, and the loss on
 examples that are left out. Beside them equation 12 of Chen et al., NeurIPS 2022, arXiv 2205.05662,
 and what knows nothing of kernels.
 
@@ -59,7 +59,7 @@ CONTROLS = ("#params", "#live", "convolutions", "random")
 PREDICTORS = (
     "smallest eigenvalue",
     "-log condition",
-    "-linearised loss",
+    "-linearized loss",
     "alignment",
     "-left-out loss",
 )
@@ -70,7 +70,7 @@ _NOTE = (
     "parameters that have a say in the output."
 )
 _bound = jax.jit(jax.vmap(connectivity.published_bound, in_axes=(0, None)))
-_trained = jax.jit(connectivity.linearised_loss)
+_trained = jax.jit(connectivity.linearized_loss)
 _left_out = jax.jit(connectivity.leave_one_out_loss)
 
 
@@ -147,7 +147,7 @@ def _predict(
     same_wiring = [wiring.to_code(arch) for arch in pruned]
     same_function = [cell.to_string(arch) for arch in functions]
     gram = connectivity.input_gram(connectivity.unit_rows(batch.inputs))
-    labels = connectivity.centred_one_hot(batch.labels, int(max(batch.labels)) + 1)
+    labels = connectivity.centered_one_hot(batch.labels, int(max(batch.labels)) + 1)
 
     def of_chain(cells: list[np.ndarray]) -> np.ndarray:
         return connectivity.over_wirings(_ntk, wiring.chain(cells)[None], gram, order="pre")[0]

@@ -47,7 +47,7 @@ def speeds(
 ) -> dict[str, np.ndarray]:
     """Return -log(last / first loss) at rates `[A]` of each name, `[S, A]`; -inf if it diverges.
 
-    The output at initialisation is subtracted. What the file holds is not trained again.
+    The output at initialization is subtracted. What the file holds is not trained again.
     """
     codes = [wiring.to_code(one) for one in wirings]
     inputs = jnp.asarray(descent.problem.inputs, jnp.float32)

@@ -6,7 +6,7 @@ r"""HNAS on DARTS with real training as feedback, beside searches that train as 
         --train_epochs=10 --train_batch=96 --train_rate=0.025
 
 Scores random networks of the DARTS space untrained, then searches them: HNAS tunes the constants of
-`kappa / M + mu |M^2 - nu|` by Bayesian optimisation, and each look is a short training of a small
+`kappa / M + mu |M^2 - nu|` by Bayesian optimization, and each look is a short training of a small
 network. As many are trained at random, in the order of #params and in that of `panel`. Validation
 accuracy decides, the test images are for the report. A run that is stopped goes on.
 
@@ -127,7 +127,7 @@ def main() -> None:
     subtitle = (
         f"{len(archs)} networks of {_LAYERS.value} cells, C={space.options['channels']}, scored on "
         f"{setting.context['batch_size']} images of {setting.image_size} pixels, "
-        f"{space.options['norm']} normalisation, {len(setting.seeds)} draw(s), M: {_METRIC.value}; "
+        f"{space.options['norm']} normalization, {len(setting.seeds)} draw(s), M: {_METRIC.value}; "
         f"trained with {_TRAIN_LAYERS.value} cells, C={_TRAIN_CHANNELS.value}, "
         f"{_TRAIN_EPOCHS.value} epochs of {_TRAIN_BATCH.value} images a step."
     )

@@ -4,7 +4,7 @@ r"""HNAS on NAS-Bench-201: hybrid search beside what else the same simulated cos
     python -m experiments.hnas_nasbench201 --num_candidates=15625 --num_seeds=10 --num_searches=20
 
 Scores a pool of cells, then searches it: HNAS tunes the two constants of `kappa / M + mu |M^2 -
-nu|` by Bayesian optimisation over a few accuracies after 12 epochs, for each metric `M`. Beside it
+nu|` by Bayesian optimization over a few accuracies after 12 epochs, for each metric `M`. Beside it
 stand the published form of its score, random search, regularized evolution (over all cells), and
 the pool in the order of #params, of each metric and of rank aggregates. All pay the simulated GPU
 seconds of the accuracies that they look at and take the best; the report compares the test

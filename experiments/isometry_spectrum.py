@@ -1,15 +1,15 @@
-r"""Which initialisation makes a candidate block isometric, and is that what makes candidates alike?
+r"""Which initialization makes a candidate block isometric, and is that what makes candidates alike?
 
     python -m experiments.isometry_spectrum --num_seeds=3
 
-For every initialisation of `jaxnas.isometry`: the squared singular values of inverted residual
-blocks (six candidates, with and without normalisation and skip connection), by their mean `phi` and
+For every initialization of `jaxnas.isometry`: the squared singular values of inverted residual
+blocks (six candidates, with and without normalization and skip connection), by their mean `phi` and
 spread `cv²` (1 and 0 for an isometry); the variance that 20 of them leave of a signal; and how far
 the candidates of one layer differ by their structure and how far by their draw: only the first is
 what a search wants to measure.
 
 Measured in docs/results/isometry.md. Source of the method: "Dynamical Isometry based Rigorous Fair
-Neural Architecture Search", arXiv 2307.02263, whose initialisation is `qr`.
+Neural Architecture Search", arXiv 2307.02263, whose initialization is `qr`.
 """
 
 import itertools
@@ -37,8 +37,8 @@ _DEPTH = flags.DEFINE_integer("depth", 20, "Number of blocks of a stack.", 1)
 common.reads("num_seeds")
 
 CANDIDATES = tuple(itertools.product((3, 5, 7), (3, 6)))  # kernel sizes and expansions
-# Whether blocks are normalised, and what their input is multiplied by beside them.
-MODES = {"plain": (False, 0.0), "normalised": (True, 0.0), "normalised, skip": (True, 1.0)}
+# Whether blocks are normalized, and what their input is multiplied by beside them.
+MODES = {"plain": (False, 0.0), "normalized": (True, 0.0), "normalized, skip": (True, 1.0)}
 PAIRS, COSINE = 32, 0.65  # of the images of the last table
 
 _spectrum = jax.jit(lambda block, image: exact_spectrum(block, image).eigenvalues)
@@ -48,12 +48,12 @@ _apply = jax.jit(FixedBlock.__call__)
 _BLOCKS_NOTE = (
     "phi: mean squared singular value; cv²: their variance over phi²; median: of the singular "
     "values, over their root mean square. Means over candidates and draws, and the standard "
-    "deviation over candidates of log phi. Normalised by the statistics of a batch. variance, "
+    "deviation over candidates of log phi. Normalized by the statistics of a batch. variance, "
     "last: of the signal behind a stack of random candidates, median over draws; 0 is below the "
     "smallest number of 32 bits."
 )
 _STRUCTURE_NOTE = (
-    f"Cosine of the outputs for two images whose inputs have {COSINE}, normalised, without skip "
+    f"Cosine of the outputs for two images whose inputs have {COSINE}, normalized, without skip "
     "connection. structure: standard deviation over candidates of the mean over draws, corrected "
     "for the finite number of draws; draw: standard deviation over draws of one candidate. An "
     "indicator that reads one draw sees both."
@@ -83,7 +83,7 @@ def main() -> None:
         f"ReLU6, circular padding; kernels 3, 5, 7 and expansions 3, 6; {len(seeds)} draws."
     )
     summary = {
-        f"{column}_{row['initialisation']}_{row['mode']}": row[column]
+        f"{column}_{row['initialization']}_{row['mode']}": row[column]
         for row in blocks.to_dict("records")
         for column in ("phi", "cv²")
     }
@@ -99,8 +99,8 @@ def _block(name: str, mode: str, candidate: int, key: Array, images: Array) -> F
     (size, expansion), width = CANDIDATES[candidate], _WIDTH.value
     shape = BlockShape(width, expansion * width, width, size)
     kernels = BY_NAME[name].block(key, shape, jnp.float32)
-    normalised, skip = MODES[mode]
-    return _calibrate(kernels, images, skip) if normalised else FixedBlock(kernels, None, skip)
+    normalized, skip = MODES[mode]
+    return _calibrate(kernels, images, skip) if normalized else FixedBlock(kernels, None, skip)
 
 
 def _spectra(name: str, mode: str) -> np.ndarray:
@@ -115,7 +115,7 @@ def _spectra(name: str, mode: str) -> np.ndarray:
 def _block_row(name: str, mode: str, values: np.ndarray) -> dict[str, Any]:
     phi = values.mean(2)
     return {
-        "initialisation": name,
+        "initialization": name,
         "mode": mode,
         "phi": phi.mean(),
         "cv²": (values.var(2) / phi**2).mean(),
@@ -142,7 +142,7 @@ def _structure(name: str) -> dict[str, Any]:
     cosines = np.empty((len(CANDIDATES), _DRAWS.value, PAIRS))
     for candidate, draw in np.ndindex(cosines.shape[:2]):
         key = jax.random.fold_in(jax.random.key(common.seed() + candidate), 5000 + draw)
-        block = _block(name, "normalised", candidate, key, images)
+        block = _block(name, "normalized", candidate, key, images)
         left, right = np.asarray(_apply(block, images), float).reshape(2, PAIRS, -1)
         lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
         cosines[candidate, draw] = (left * right).sum(1) / lengths
@@ -150,7 +150,7 @@ def _structure(name: str) -> dict[str, Any]:
     between = cosines.mean(1).var(0, ddof=1).mean() - noise**2 / _DRAWS.value
     structure = np.sqrt(max(between, 0.0))
     return {
-        "initialisation": name,
+        "initialization": name,
         "structure": structure,
         "draw": noise,
         "structure / draw": structure / noise if noise > 0 else np.nan,

@@ -4,7 +4,7 @@ r"""KNAS on text: score wirings of a pre-trained encoder, fine-tune the best k, 
 
 FOLDER holds an encoder of the BERT or RoBERTa family as Hugging Face's tools save it. Samples
 wirings near the pre-trained one (extra skip connections, dropped layers, another activation),
-scores them (by MGM, unless --proxies names others) on labelled sentences before any training, and
+scores them (by MGM, unless --proxies names others) on labeled sentences before any training, and
 fine-tunes the best k with a few seeds each. Beside it, with as many runs: the encoder as it is, and
 k random wirings. With --ranked=-1 every candidate is fine-tuned, which says how well each score
 ranks.

@@ -3,7 +3,7 @@ r"""What HNAS' theory says of its metrics, and what NAS-Bench-201 says of it.
     python -m experiments.metric_relations --num_archs=1000
 
 Theorem 1 bounds gradient norm, SNIP and GraSP by the root of the NTK's trace: the first table shows
-how far they order networks alike. Theorem 2 bounds what a network generalises by `kappa / M`, alone
+how far they order networks alike. Theorem 2 bounds what a network generalizes by `kappa / M`, alone
 where training ends at zero loss (realizable), and with a target for `M` where it does not
 (non-realizable): the second table shows how well `M`, `-kappa`, `M / kappa` and the score with both
 terms order test accuracies. The constants of the last are tuned on one half of the cells and judged

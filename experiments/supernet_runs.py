@@ -47,7 +47,7 @@ SAME, OTHER = "same weights", "other weights"
 
 
 class Images(NamedTuple):
-    """Normalised images `[N, H, W, C]` and labels `int[N]`, to train by and to judge paths by."""
+    """Normalized images `[N, H, W, C]` and labels `int[N]`, to train by and to judge paths by."""
 
     train: tuple[Any, Any]
     valid: tuple[Any, Any]
@@ -133,7 +133,7 @@ def agreement(runs: Runs) -> dict[str, pd.Series]:
 
 
 def loss_curves(runs: Runs) -> Plot:
-    """Return the loss of training over its steps, of as many runs as there are colours."""
+    """Return the loss of training over its steps, of as many runs as there are colors."""
     curves = {}
     for (seed, order), run in list(runs.items())[: len(figures.PALETTE)]:
         history = pd.DataFrame(run.supernet.history).set_index("step")

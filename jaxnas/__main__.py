@@ -105,15 +105,16 @@ def rank() -> None:
     frame, order = scores.to_frame(), scores.order()
     parts: list[Part] = []
     if accuracy is not None and len(archs) > 2:
-        frame.insert(1, "accuracy %", accuracy)
+        label = _accuracy_label(space)
+        frame.insert(1, label, accuracy)
         agreement = ", ".join(
             f"{name} {correlation.spearman(values, accuracy):.2f}"
-            for name, values in frame.drop(columns=["arch", "accuracy %", "missing"]).items()
+            for name, values in frame.drop(columns=["arch", label, "missing"]).items()
         )
         parts = [
             Text(
                 "How well the order agrees with training",
-                f"Spearman's correlation with the accuracy that the benchmark reached: "
+                f"Spearman's correlation with the accuracy that the benchmark reached ({label}): "
                 f"{agreement}. With {len(archs)} networks that is uncertain by about "
                 f"{1.96 / np.sqrt(len(archs)):.1f}.",
             )
@@ -263,13 +264,18 @@ def _subtitle(space: SearchSpace) -> str:
     )
 
 
+def _accuracy_label(space: SearchSpace) -> str:
+    """Return what a benchmark's accuracies are of, whichever data networks are scored on."""
+    return f"{benchmarks.BY_SPACE[space.name]().target} %"
+
+
 def _picture(scores: Scores, accuracy: np.ndarray) -> Plot:
     """Return the first score beside the accuracy that training reached."""
     first, best = scores.first, scores.order()[:20].tolist()
     figure = figures.score_versus_accuracy(
         *(scores.mean(first), accuracy),
         score_name=first,
-        accuracy_name="accuracy that the benchmark reached (%)",
+        accuracy_name=f"accuracy that the benchmark reached ({_accuracy_label(scores.space)})",
         highlight=best,
     )
     return Plot(
@@ -299,7 +305,8 @@ def _against(found: finder.Found, accuracy: np.ndarray) -> Table:
     return Table(
         "What training says",
         pd.DataFrame(rows),
-        "Accuracy that the benchmark reached: the best among the first k by each order.",
+        f"Accuracy that the benchmark reached ({_accuracy_label(found.space)}): the best among the "
+        "first k by each order.",
     )
 
 

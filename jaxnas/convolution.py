@@ -2,7 +2,7 @@
 
 XLA's CPU backend has a fast kernel only for the canonical forward convolution. The transposed ones
 that autodiff writes miss it inside `lax.scan` and `lax.switch` (20 to 45 times slower), so both
-gradients are spelled out here as canonical convolutions or matrix products; an optimisation barrier
+gradients are spelled out here as canonical convolutions or matrix products; an optimization barrier
 keeps XLA from folding them back. Nor has it one for a kernel that is larger than the image (15 to
 45 times slower), unless the image is padded before. Images are `[B, H, W, C]`, kernels
 `[h, w, C, O]`; where no padding is given it is half the kernel on every side, as PyTorch has it.

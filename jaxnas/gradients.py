@@ -130,7 +130,7 @@ def read(
     Args:
         apply_fn: any network.
         params: its parameters.
-        batch: `B` labelled examples.
+        batch: `B` labeled examples.
         wanted: statistics by what is differentiated, such as `loss_cotangent`.
         max_bytes: see `per_example_vjp`.
 

@@ -66,7 +66,7 @@ def cosine_mean(gram: Array) -> Array:
     return correlation_matrix(gram).sum() / jnp.maximum(count, 1) ** 2
 
 
-def centre_coordinates(gram: Array, coordinate_sum: Array, size: Array | int) -> Array:
+def center_coordinates(gram: Array, coordinate_sum: Array, size: Array | int) -> Array:
     """Return the Gram matrix after subtracting from each vector the mean of its own coordinates.
 
     The cosine of what remains is Pearson's correlation.

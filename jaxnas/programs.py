@@ -484,10 +484,10 @@ class _Reading:
             if not self.normalized:
                 self.replaced[id(equation)] = "one"
         # A mean is taken away from what it is the mean of.
-        elif not self.normalized and name == "sub" and len(data) == 2 and self.is_centred(data):
+        elif not self.normalized and name == "sub" and len(data) == 2 and self.is_centered(data):
             self.replaced[id(equation)] = "first"
 
-    def is_centred(self, data: list[Any]) -> bool:
+    def is_centered(self, data: list[Any]) -> bool:
         return self.of(data[1]).summed and not self.of(data[0]).summed
 
     def bases(self, values: list[Any]) -> set[Any]:

@@ -92,7 +92,7 @@ def validate_batch(batch: Batch | tuple[Any, Any], loss: str | Loss | None = Non
     count = len(arrays[0])
     labels = _targets(batch[1], loss, count) if is_task else _class_numbers(batch[1], count)
     if not _are_finite(arrays):
-        raise ValueError("Inputs must be finite: got nan or inf; clean or normalise the images.")
+        raise ValueError("Inputs must be finite: got nan or inf; clean or normalize the images.")
     return Batch(inputs, labels)
 
 

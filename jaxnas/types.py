@@ -31,10 +31,10 @@ def wide(array: Array) -> Array:
 
 
 class Batch(NamedTuple):
-    """Labelled examples.
+    """Labeled examples.
 
     Attributes:
-        inputs: `[B, ...]`; images are `[B, H, W, C]`, already normalised.
+        inputs: `[B, ...]`; images are `[B, H, W, C]`, already normalized.
         labels: `int32[B]`, in `[0, K)`; or `tasks.Targets`, labels of another kind with their loss.
     """
 
@@ -65,7 +65,7 @@ class Outputs(NamedTuple):
     Attributes:
         logits: `[B, K]`, before any softmax.
         features: `[B, F]`, the input of the classifier, or None.
-        statistics: a pytree of the batch statistics of the normalisation layers, or (); no
+        statistics: a pytree of the batch statistics of the normalization layers, or (); no
             gradient passes through it.
     """
 
@@ -232,7 +232,7 @@ class SearchSpace(NamedTuple):
         representative: the architecture `int32[D]` that stands for all that are the same function
             of the input, up to the names of their weights; of a concrete architecture.
         num_params: exact number of trainable parameters of a concrete architecture.
-        options: everything else that determines a score (width, depth, normalisation, ...).
+        options: everything else that determines a score (width, depth, normalization, ...).
         pattern: architectures `int32[A, D]` without their light operations; those with one pattern
             are a `network.Bucket`, which a compiled program runs as a batch. None for a space
             whose `bind` knows no buckets: there any architectures are a batch.
@@ -312,7 +312,7 @@ class Kernels(NamedTuple):
 
 
 class SearchStrategy(NamedTuple):
-    """A black-box maximiser over architectures, as three pure functions.
+    """A black-box maximizer over architectures, as three pure functions.
 
     Attributes:
         init: `init(key) -> state`.

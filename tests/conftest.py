@@ -47,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compile quickly where that is what takes the time: XLA's optimisations are half of it.
+    """Compile quickly where that is what takes the time: XLA's optimizations are half of it.
 
-    So do the processes that a test starts. Tests marked slow train and measure: optimised. JAX
+    So do the processes that a test starts. Tests marked slow train and measure: optimized. JAX
     would reuse a program whichever way it was compiled.
     """
     quick = item.get_closest_marker("slow") is None
@@ -133,8 +133,8 @@ def command(_forks, tmp_path_factory):
     def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         printed = tmp_path_factory.mktemp("printed")
         paths = [str(printed / name) for name in ("output", "error")]
-        optimised = not jax.config.read("jax_disable_most_optimizations")
-        print(json.dumps([module, arguments, optimised, *paths]), file=_forks.stdin)
+        optimized = not jax.config.read("jax_disable_most_optimizations")
+        print(json.dumps([module, arguments, optimized, *paths]), file=_forks.stdin)
         status = int(_forks.stdout.readline())
         return subprocess.CompletedProcess(arguments, status, *(Path(p).read_text() for p in paths))
 
@@ -179,7 +179,7 @@ def small_space(drawn) -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def draw_batch():
-    """`draw_batch(seed)`: six labelled images of noise, `[6, 8, 8, 3]`, of ten classes.
+    """`draw_batch(seed)`: six labeled images of noise, `[6, 8, 8, 3]`, of ten classes.
 
     Six, because halves of three are not a power of two: their means are rounded.
     """

@@ -7,7 +7,7 @@ import pytest
 from experiments import descent_runs
 from experiments.descent_runs import Descent, Problem
 from jaxnas import wiring
-from jaxnas.connectivity import input_gram, linearised_loss, unit_rows
+from jaxnas.connectivity import input_gram, linearized_loss, unit_rows
 from jaxnas.connectivity.recursion import over_wirings
 from jaxnas.spaces import dag_mlp
 from jaxnas.spaces.dag_mlp_space import DagMLP
@@ -57,7 +57,7 @@ def test_a_wide_network_is_as_fast_as_predicted(tmp_path):
     found = descent_runs.speeds(descent, WIRINGS, RATES)["slow"].mean(0)
     first = (descent.problem.targets**2).sum() / 2
     for result, speed in zip(ntk, found, strict=True):
-        predicted = -np.log(linearised_loss(result, descent.problem.targets, 0.01, 30) / first)
+        predicted = -np.log(linearized_loss(result, descent.problem.targets, 0.01, 30) / first)
         assert speed == pytest.approx(float(predicted), rel=0.1)
 
 

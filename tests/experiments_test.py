@@ -90,7 +90,7 @@ OTHERS = {
     ),
     "connectivity_dags": (
         ["--num_wirings=5", "--samples=8", "--width=8", "--steps=5", "--image_size=8"],
-        ("linearised", "The named wirings"),
+        ("linearized", "The named wirings"),
     ),
 }
 

@@ -1,6 +1,6 @@
 """Runs modules as `python -m` does, each in a fork of a process that has imported what all need.
 
-A line of standard input is an order, `[module, arguments, optimised, standard output, error]`; the
+A line of standard input is an order, `[module, arguments, optimized, standard output, error]`; the
 answer is a line with the status. A fork has flags, settings and compiled programs for itself.
 """
 
@@ -29,11 +29,11 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def run(module: str, arguments: list[str], optimised: bool, output: str, error: str) -> None:
+def run(module: str, arguments: list[str], optimized: bool, output: str, error: str) -> None:
     """Become the process of a command."""
     for number, path in enumerate((os.devnull, output, error)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    jax.config.update("jax_disable_most_optimizations", not optimised)
+    jax.config.update("jax_disable_most_optimizations", not optimized)
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -334,9 +334,9 @@ DOORS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "unit_rows": (connectivity.unit_rows, {"inputs": np.eye(3), "mean": np.ones(3)}),
     "input_gram": (connectivity.input_gram, {"rows": np.eye(3)}),
     "largest_cosine": (connectivity.largest_cosine, {"gram": GRAM}),
-    "centred_one_hot": (connectivity.centred_one_hot, {"labels": [0, 1], "classes": 2}),
-    "linearised_loss": (
-        connectivity.linearised_loss,
+    "centered_one_hot": (connectivity.centered_one_hot, {"labels": [0, 1], "classes": 2}),
+    "linearized_loss": (
+        connectivity.linearized_loss,
         {"ntk": GRAM, "labels": [0.5, 1.0], "learning_rate": 0.1, "steps": 2},
     ),
     "leave_one_out_loss": (

@@ -56,8 +56,8 @@ def test_correlations_by_hand():
 
 def test_centring_by_hand():
     # Less their own means the vectors are (1, -1), (-.5, .5), (-.5, .5).
-    centred = gram.centre_coordinates(GOLDEN, jnp.array([2.0, 3, 1]), 2)
-    np.testing.assert_allclose(centred, [[2, -1, -1], [-1, 0.5, 0.5], [-1, 0.5, 0.5]], rtol=1e-6)
+    centered = gram.center_coordinates(GOLDEN, jnp.array([2.0, 3, 1]), 2)
+    np.testing.assert_allclose(centered, [[2, -1, -1], [-1, 0.5, 0.5], [-1, 0.5, 0.5]], rtol=1e-6)
 
 
 def test_spectrum_by_hand():

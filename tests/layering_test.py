@@ -1,6 +1,6 @@
 """The floors of jaxnas: who may import whom, held by reading the imports of every module.
 
-A module sees the floors below its own and the rest of its own package, never a neighbour.
+A module sees the floors below its own and the rest of its own package, never a neighbor.
 """
 
 import ast

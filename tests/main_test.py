@@ -20,7 +20,9 @@ def test_without_a_command_random_cells_are_ranked(jaxnas):
     assert "Ranked by naswot, larger is better" in run.stdout
     table = run.stdout.split("larger is better")[1].split("How well")[0]
     assert [line.split()[0] for line in table.splitlines() if "|+|" in line] == ["1", "2", "3"]
-    assert "accuracy that the benchmark reached: #params" in " ".join(run.stdout.split())
+    assert "accuracy that the benchmark reached (cifar10 %): #params" in " ".join(
+        run.stdout.split()
+    )
 
 
 def test_cells_of_a_file_are_ranked(jaxnas, tmp_path):

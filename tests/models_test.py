@@ -274,7 +274,7 @@ def test_coupled_examples_are_refused():
         jaxnas.score(mixed, KERNEL, (jnp.eye(4, 6), LABELS), "gradient_values")
 
 
-class Centred(nn.Module):
+class Centered(nn.Module):
     """Couples the examples in a layer that nobody knows."""
 
     @nn.compact
@@ -283,9 +283,9 @@ class Centred(nn.Module):
         return nn.Dense(CLASSES)(x - x.mean(0, keepdims=True))
 
 
-def test_a_linen_module_that_centres_by_hand_is_refused():
+def test_a_linen_module_that_centers_by_hand_is_refused():
     x = jax.random.normal(jax.random.key(3), (COUNT, 6))
-    network, params = as_network(Centred(), Centred().init(jax.random.key(0), x))
+    network, params = as_network(Centered(), Centered().init(jax.random.key(0), x))
     with pytest.raises(ValueError, match="examples that do not see each other"):
         jaxnas.score(network, params, (x, LABELS), "gradient_values")
     assert np.isfinite(jaxnas.score(network, params, (x, LABELS), "snip")["snip"])

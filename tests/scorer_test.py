@@ -617,7 +617,7 @@ def test_images_that_the_space_cannot_read(small_space, shape):
 
 
 @pytest.mark.usefixtures("double")
-def test_images_that_are_not_normalised_yet(small_space):
+def test_images_that_are_not_normalized_yet(small_space):
     batch = Batch(np.ones((6, 8, 8, 3), np.uint8), np.arange(6))
     with pytest.raises(ValueError, match="uint8") as error:
         Scorer(small_space, batch, ["mgm"])(CELLS)

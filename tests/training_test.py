@@ -45,20 +45,20 @@ def _classify(params, hidden, mean, variance):
     return jax.nn.relu(normal * params["scale"][None]) @ params["second"]
 
 
-def _normalised(params, inputs):
-    """A network of two layers with batch normalisation between them."""
+def _normalized(params, inputs):
+    """A network of two layers with batch normalization between them."""
     hidden = _hidden(params, inputs)
     mean, variance = hidden.mean(0), hidden.var(0)
     logits = _classify(params, hidden, mean, variance)
     return Outputs(logits, statistics={"mean": mean, "variance": variance})
 
 
-def _normalised_eval(params, statistics, inputs):
+def _normalized_eval(params, statistics, inputs):
     hidden = _hidden(params, inputs)
     return _classify(params, hidden, statistics["mean"], statistics["variance"])
 
 
-def _normalised_params(inputs, classes, width=6):
+def _normalized_params(inputs, classes, width=6):
     rng = np.random.default_rng(0)
     return {
         "first": jnp.asarray(rng.normal(size=(inputs, width)), jnp.float32),
@@ -71,8 +71,8 @@ def _blobs(count, seed=0):
     """Three well separated classes of points in the plane."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3
-    centres = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
-    points = centres[labels] + 0.4 * rng.normal(size=(count, 2))
+    centers = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
+    points = centers[labels] + 0.4 * rng.normal(size=(count, 2))
     return points.astype(np.float32), labels
 
 
@@ -86,9 +86,9 @@ def _images(count, seed=0):
     return images, labels
 
 
-def _train_normalised(options, **more):
+def _train_normalized(options, **more):
     sets = (*_images(70), *_images(30, seed=1))
-    return train(_normalised, _normalised_eval, _normalised_params(16, 2), *sets, options, **more)
+    return train(_normalized, _normalized_eval, _normalized_params(16, 2), *sets, options, **more)
 
 
 def _assert_same_bits(first, second):
@@ -195,8 +195,8 @@ def test_first_loss_with_label_smoothing_by_hand():
     sets = (np.ones((1, 1), np.float32), np.array([0])) * 2
     options = PLAIN._replace(epochs=1, label_smoothing=0.2)
     result = train(_linear, _linear_eval, params, *sets, options)
-    log_normaliser = math.log(math.exp(2) + 1)
-    expected = 0.9 * (log_normaliser - 2) + 0.1 * log_normaliser
+    log_normalizer = math.log(math.exp(2) + 1)
+    expected = 0.9 * (log_normalizer - 2) + 0.1 * log_normalizer
     assert result.history[0].loss == pytest.approx(expected, rel=1e-5)
     assert result.history[0].train_accuracy == 100.0
 
@@ -228,8 +228,8 @@ def test_running_average_by_hand_and_as_bias_correction():
 def test_statistics_come_from_the_batches_alone():
     images, labels = _images(70)
     options = PLAIN._replace(epochs=1, batch_size=70, statistics_momentum=0.99)
-    params = _normalised_params(16, 2)
-    result = train(_normalised, _normalised_eval, params, images, labels, images, labels, options)
+    params = _normalized_params(16, 2)
+    result = train(_normalized, _normalized_eval, params, images, labels, images, labels, options)
     hidden = images.reshape(70, 16) @ np.asarray(params["first"])
     np.testing.assert_allclose(result.statistics["mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(result.statistics["variance"], hidden.var(0), rtol=1e-4)
@@ -238,13 +238,13 @@ def test_statistics_come_from_the_batches_alone():
 def test_both_plans_of_an_epoch_agree():
     images, labels = map(jnp.asarray, _images(70))
     options = TrainingOptions(epochs=2, batch_size=16, crop_padding=1)
-    state = initial_state(_normalised, _normalised_params(16, 2), images, labels, options)
+    state = initial_state(_normalized, _normalized_params(16, 2), images, labels, options)
     key = jax.random.key(3)
-    stepwise = learn(_normalised, options, state, key, images, labels)
+    stepwise = learn(_normalized, options, state, key, images, labels)
     draws = _draws(options, key, 70)
     assert draws[1].shape == (4, 16)  # 6 of 70 examples sit the epoch out
     assert len(set(draws[1].ravel().tolist())) == 64
-    scanned, (losses, correct) = _scan(_normalised, options, images, labels, state, draws)
+    scanned, (losses, correct) = _scan(_normalized, options, images, labels, state, draws)
     close = {"rtol": 1e-4, "atol": 1e-6}
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, **close), stepwise.state, scanned
@@ -255,9 +255,9 @@ def test_both_plans_of_an_epoch_agree():
 
 def test_the_seed_decides_everything():
     options = TrainingOptions(epochs=2, batch_size=16, crop_padding=1)
-    first, second = _train_normalised(options), _train_normalised(options)
+    first, second = _train_normalized(options), _train_normalized(options)
     _assert_same_bits(first, second)
-    other = _train_normalised(options._replace(seed=1))
+    other = _train_normalized(options._replace(seed=1))
     assert not np.array_equal(first.params["first"], other.params["first"])
 
 
@@ -290,35 +290,35 @@ def _kill_at(epoch):
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, epoch):
     options = TrainingOptions(epochs=4, batch_size=16, crop_padding=1, warmup_epochs=1)
-    undisturbed = _train_normalised(options)
+    undisturbed = _train_normalized(options)
     folder = tmp_path / "deep" / "folder"
     with pytest.raises(_Killed):
-        _train_normalised(options, checkpoint_dir=folder, progress=_kill_at(epoch))
+        _train_normalized(options, checkpoint_dir=folder, progress=_kill_at(epoch))
     seen = []
-    resumed = _train_normalised(options, checkpoint_dir=str(folder), progress=seen.append)
+    resumed = _train_normalized(options, checkpoint_dir=str(folder), progress=seen.append)
     assert [record.epoch for record in seen] == list(range(epoch + 1, 5))
     _assert_same_bits(resumed.params, undisturbed.params)
     _assert_same_bits(resumed.statistics, undisturbed.statistics)
     assert resumed.history == undisturbed.history
     # A finished run is only read.
-    again = _train_normalised(options, checkpoint_dir=folder, progress=_kill_at(4))
+    again = _train_normalized(options, checkpoint_dir=folder, progress=_kill_at(4))
     _assert_same_bits(again, resumed)
 
 
 def test_a_relative_checkpoint_folder_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _train_normalised(PLAIN._replace(epochs=1), checkpoint_dir="run")
+    _train_normalized(PLAIN._replace(epochs=1), checkpoint_dir="run")
     assert (tmp_path / "run" / "1").is_dir()
 
 
 def test_refuses_the_checkpoint_of_another_run(tmp_path):
-    _train_normalised(PLAIN, checkpoint_dir=tmp_path)
+    _train_normalized(PLAIN, checkpoint_dir=tmp_path)
     with pytest.raises(
         ValueError, match=r"with learning_rate=0\.1: got learning_rate=0\.2; choose"
     ):
-        _train_normalised(PLAIN._replace(learning_rate=0.2), checkpoint_dir=tmp_path)
+        _train_normalized(PLAIN._replace(learning_rate=0.2), checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="with epochs=3, seed=0: got epochs=4, seed=1; choose"):
-        _train_normalised(PLAIN._replace(epochs=4, seed=1), checkpoint_dir=tmp_path)
+        _train_normalized(PLAIN._replace(epochs=4, seed=1), checkpoint_dir=tmp_path)
     sets = (*_blobs(32), *_blobs(8))
     with pytest.raises(ValueError, match=r"holds another run, with params=.*, data="):
         train(_linear, _linear_eval, _linear_params(2, 3), *sets, PLAIN, checkpoint_dir=tmp_path)
@@ -327,7 +327,7 @@ def test_refuses_the_checkpoint_of_another_run(tmp_path):
 def test_refuses_a_folder_of_something_else(tmp_path):
     (tmp_path / "7").mkdir()
     with pytest.raises(ValueError, match="7 is no checkpoint of a training; choose another"):
-        _train_normalised(PLAIN, checkpoint_dir=tmp_path)
+        _train_normalized(PLAIN, checkpoint_dir=tmp_path)
 
 
 def test_divergence_is_reported_and_ends_the_training(tmp_path):

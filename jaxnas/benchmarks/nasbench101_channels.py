@@ -2,7 +2,7 @@
 
 Vertices that lead to the output share its channels, the first ones one more where that does not
 come out even; any other has as many as the largest it leads to, which reads the first of them. A
-1x1 projection (with normalisation and ReLU) leads from the input to each vertex. Source: Ying et
+1x1 projection (with normalization and ReLU) leads from the input to each vertex. Source: Ying et
 al., ICML 2019, arXiv 1902.09635, section S1.
 
 The order of the vertices thus has a say in who gets a channel more: isomorphic cells, which are one
@@ -85,7 +85,7 @@ def num_params(
     cells: int = 3,
     classes: int = 10,
     colors: int = 3,
-    normalised: bool = True,
+    normalized: bool = True,
 ) -> int:
     """Return the exact number of trainable parameters of a network."""
     stem = ConvolutionShape(3, colors, channels)
@@ -94,7 +94,7 @@ def num_params(
         for kernel in kernels(graph, inputs, outputs).values():
             convolutions += kernel.values()
     last = channels * 2 ** (STACKS - 1)
-    affine = 2 * normalised
+    affine = 2 * normalized
     return (last + 1) * classes + sum(
         convolution.weights + affine * convolution.outputs for convolution in convolutions
     )

@@ -179,7 +179,7 @@ def from_string(string: str) -> NDArray[np.int32]:
 def module_hash(arch: Decisions) -> str:
     """Return the benchmark's own key of a cell, the same for isomorphic ones, 32 hexadecimals.
 
-    Vertices start from their degrees and operation, and take in their neighbours' MD5 sums as often
+    Vertices start from their degrees and operation, and take in their neighbors' MD5 sums as often
     as there are vertices (Ying et al., 2019, section S1).
 
     Raises:

@@ -1,7 +1,7 @@
 """How the wiring of a network decides how it trains: paths, kernels, predictions, filters.
 
 The published bound and filter (Chen et al., NeurIPS 2022, arXiv 2205.05662) stand beside what
-works: exact kernels of infinitely wide networks, and the linearised training that they predict.
+works: exact kernels of infinitely wide networks, and the linearized training that they predict.
 """
 
 from jaxnas.connectivity.bound import convergence_theorem, published_bound, published_kernel
@@ -22,17 +22,17 @@ from jaxnas.connectivity.filter import (
     within,
 )
 from jaxnas.connectivity.inputs import input_gram, largest_cosine, unit_rows
-from jaxnas.connectivity.linearised import (
-    centred_one_hot,
+from jaxnas.connectivity.linearized import (
+    centered_one_hot,
     leave_one_out_loss,
-    linearised_loss,
+    linearized_loss,
     predicted_steps_to,
 )
 from jaxnas.connectivity.recursion import kernels, over_wirings
 
 __all__ = [
     "Statistics",
-    "centred_one_hot",
+    "centered_one_hot",
     "convergence_theorem",
     "convolutional_kernels",
     "deep_enough",
@@ -45,7 +45,7 @@ __all__ = [
     "kernels",
     "largest_cosine",
     "leave_one_out_loss",
-    "linearised_loss",
+    "linearized_loss",
     "over_wirings",
     "path_histogram",
     "path_statistics",

@@ -2,7 +2,7 @@
 
 Source: Chen et al., "Deep Architecture Connectivity Matters for Its Convergence", NeurIPS 2022,
 arXiv 2205.05662, sections 3 and 4; the map is the arc-cosine kernel of order 1 of Cho and Saul,
-NIPS 2009. What is known to be wrong with them, and what `recursion` and `linearised` do instead:
+NIPS 2009. What is known to be wrong with them, and what `recursion` and `linearized` do instead:
 
 * the rule adds the kernels of branches as if they were independent and had mean zero. ReLU outputs
   have a mean, and two skips from one node are the same signal;

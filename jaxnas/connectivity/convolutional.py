@@ -7,7 +7,7 @@ different weights are independent, so with `A_s` what acts on signal `s` the ker
 neural-tangents takes for independent, so that `kernels.analytic` refuses it.
 
 An edge with weights is a ReLU, then the weights (`pre` order), with zeros around the image. There
-is no batch normalisation, which has no kernel.
+is no batch normalization, which has no kernel.
 
 In NumPy: a cell is computed edge by edge in milliseconds, where a program would take seconds
 to compile. Sources: Novak et al., 2019, arXiv 1810.05148; Arora et al., 2019, arXiv 1904.11955.

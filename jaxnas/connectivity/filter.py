@@ -1,7 +1,7 @@
 """Filters: which wirings are worth an evaluation, told from their paths alone.
 
 Two published rules keep a wiring if its effective depth and width lie in ranges: half a radius
-around the centre of a space (Chen et al., NeurIPS 2022, arXiv 2205.05662, section 4), or the fixed
+around the center of a space (Chen et al., NeurIPS 2022, arXiv 2205.05662, section 4), or the fixed
 ranges of their released code. They ask for two sides; the side that matters is the lower one of the
 depth. Ours therefore asks that the paths together cross enough linear edges, which keeps all of the
 best hundredth of NAS-Bench-201 (half a radius: 76 %) and still drops nearly all of the worst tenth.
@@ -57,9 +57,9 @@ class Kept(NamedTuple):
 
 
 def half_radius(wirings: ArrayLike, fraction: float = 0.5) -> Ranges:
-    """Return the published ranges of a space: a part of its radius around its centre.
+    """Return the published ranges of a space: a part of its radius around its center.
 
-    Wirings without any depth do not count: with them the printed numbers of NAS-Bench-201, centre
+    Wirings without any depth do not count: with them the printed numbers of NAS-Bench-201, center
     (1.6, 2.2) and half radii (0.7, 0.9), do not come out.
 
     Args:
@@ -77,8 +77,8 @@ def half_radius(wirings: ArrayLike, fraction: float = 0.5) -> Ranges:
         raise ValueError("No wiring has a linear edge on a path: pass the wirings of a space.")
     ranges = []
     for values in (paths.depth[deep], paths.width[deep]):
-        centre, radius = (values.max() + values.min()) / 2, (values.max() - values.min()) / 2
-        ranges.append((float(centre - fraction * radius), float(centre + fraction * radius)))
+        center, radius = (values.max() + values.min()) / 2, (values.max() - values.min()) / 2
+        ranges.append((float(center - fraction * radius), float(center + fraction * radius)))
     return Ranges(*ranges)
 
 

@@ -1,4 +1,4 @@
-"""Inputs of the theory: centred rows of unit length, and their Gram matrix."""
+"""Inputs of the theory: centered rows of unit length, and their Gram matrix."""
 
 from typing import Any
 

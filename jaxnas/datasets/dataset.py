@@ -1,4 +1,4 @@
-"""A labelled image set: its type, its checks and its fingerprint."""
+"""A labeled image set: its type, its checks and its fingerprint."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxnas.types import Batch
 
 
 class Dataset(NamedTuple):
-    """Labelled images in host memory, not yet normalised.
+    """Labeled images in host memory, not yet normalized.
 
     Attributes:
         name: as in flags, tables and plots.

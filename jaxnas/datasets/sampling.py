@@ -1,4 +1,4 @@
-"""What a score or a training run takes from a data set: normalised images, batches of examples."""
+"""What a score or a training run takes from a data set: normalized images, batches of examples."""
 
 from typing import Literal
 
@@ -67,7 +67,7 @@ def batch(
     class_balanced: bool = True,
     split: Literal["train", "test"] = "train",
 ) -> Batch:
-    """Return `size` normalised examples, drawn without replacement.
+    """Return `size` normalized examples, drawn without replacement.
 
     The draw depends on `seed` alone, and a smaller batch of the same seed is the beginning of a
     larger one.

@@ -35,7 +35,7 @@ _Row = Mapping[str, Any]
 
 
 class Texts(NamedTuple):
-    """Labelled sentences, or pairs of them.
+    """Labeled sentences, or pairs of them.
 
     Attributes:
         first: N texts.
@@ -256,5 +256,5 @@ def _label(value: Any, class_names: Sequence[str] | None, number: int, where: st
     )
     raise ValueError(
         f"{where}: the label of example {number + 1} must be {allowed}: got {reprlib.repr(value)}; "
-        "name the classes by class_names, and leave out unlabelled examples."
+        "name the classes by class_names, and leave out unlabeled examples."
     )

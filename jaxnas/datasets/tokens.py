@@ -60,7 +60,7 @@ class HashedWords(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Labelled examples of one length, in host memory.
+    """Labeled examples of one length, in host memory.
 
     Attributes:
         inputs: `int32[N, 2, T]`.

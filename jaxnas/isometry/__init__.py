@@ -1,4 +1,4 @@
-"""Dynamical isometry: initialisations, mean-field theory, and measured spectra of Jacobians."""
+"""Dynamical isometry: initializations, mean-field theory, and measured spectra of Jacobians."""
 
 from jaxnas.isometry.block import FixedBlock, calibrate, convolve
 from jaxnas.isometry.initializers import BY_NAME, BlockKernels, BlockShape, Initialization

@@ -1,6 +1,6 @@
-"""An inverted residual block as a plain function, its normalisation as one batch has left it.
+"""An inverted residual block as a plain function, its normalization as one batch has left it.
 
-1x1 - depthwise - 1x1, each followed by a normalisation, the first two then by ReLU6. With circular
+1x1 - depthwise - 1x1, each followed by a normalization, the first two then by ReLU6. With circular
 padding and stride 1, so that closed forms of `phi` and `cv²` hold at every pixel; the blocks that
 are trained, with zeros around the image, are in `spaces.mobilenetv2`.
 """
@@ -20,8 +20,8 @@ class FixedBlock(NamedTuple):
 
     Attributes:
         kernels: see `BlockKernels`.
-        statistics: mean and standard deviation, `[C]` each, that each normalisation subtracts and
-            divides by; None for a block without normalisation.
+        statistics: mean and standard deviation, `[C]` each, that each normalization subtracts and
+            divides by; None for a block without normalization.
         skip: what the input is multiplied by that is added to the output; 0 for no connection.
     """
 
@@ -43,7 +43,7 @@ class FixedBlock(NamedTuple):
 
 
 def calibrate(kernels: BlockKernels, batch: Array, skip: float = 0.0) -> FixedBlock:
-    """Return the block whose normalisations have the statistics of a batch `[B, H, W, C]`."""
+    """Return the block whose normalizations have the statistics of a batch `[B, H, W, C]`."""
     steps = [kernel for kernel in kernels if kernel is not None]
     x, statistics = batch, []
     for kernel in steps:

@@ -5,8 +5,8 @@ forms below are of `phi`, their mean, and `cv²`, their variance over `phi²` (0
 scale), for circular padding, stride 1 and many channels; see `spectrum`.
 
 Kernels are `[k, k, I, O]`; where `I` is 1 and `k` above 1 they count as depthwise, one filter for
-each of `O` channels. A tensor initialiser is `init(key, shape, dtype)`, as JAX has it; a block
-initialiser, `init(key, BlockShape, dtype)`, draws the three kernels of an inverted residual block
+each of `O` channels. A tensor initializer is `init(key, shape, dtype)`, as JAX has it; a block
+initializer, `init(key, BlockShape, dtype)`, draws the three kernels of an inverted residual block
 together, because in the mirrored ones they depend on each other.
 
 Source: "Dynamical Isometry based Rigorous Fair Neural Architecture Search", arXiv 2307.02263. It
@@ -118,28 +118,28 @@ def shift(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
 
 
 def delta(key: Array, shape: Sequence[int], dtype: DTypeLike = float) -> Array:
-    """Return an orthogonal 1x1 kernel at the centre tap, ones there if depthwise.
+    """Return an orthogonal 1x1 kernel at the center tap, ones there if depthwise.
 
     `phi = 1`, `cv² = 0`; kernels of all sizes are the same function, so that nothing can be learnt
     about their size: a control. Source of the dense form: Xiao et al., 2018, arXiv 1806.05393.
 
     Raises:
-        ValueError: an even size, which has no centre.
+        ValueError: an even size, which has no center.
     """
     size, _, inputs, outputs = _checked(shape)
     if size % 2 == 0:
-        raise ValueError(f"A delta sits at the centre of the kernel: got size {size}; use an odd.")
+        raise ValueError(f"A delta sits at the center of the kernel: got size {size}; use an odd.")
     channels = outputs if _is_depthwise(shape) else inputs
     return _at_taps(key, jnp.full(channels, size**2 // 2), shape, dtype)
 
 
 def mirror(key: Array, shape: BlockShape, dtype: DTypeLike = float) -> BlockKernels:
-    """Return a block that is exactly `x -> x Q`, `Q` orthogonal, with ReLU and no normalisation.
+    """Return a block that is exactly `x -> x Q`, `Q` orthogonal, with ReLU and no normalization.
 
     With `A` of orthonormal rows and `B = Aᵀ Q`: expand `[A, -A]`, delta, project `[B; -B]`, since
     `relu(u) - relu(-u) = u`. `phi = 1`, `cv² = 0` (with ReLU6 while activations stay below 6), and
     therefore the same function, up to rotation, for every size and expansion. Standard
-    normalisation in the middle breaks it, unless its bias keeps the signal positive. Source of the
+    normalization in the middle breaks it, unless its bias keeps the signal positive. Source of the
     mirror: Balduzzi et al., "The Shattered Gradients Problem", 2017, arXiv 1702.08591, section 4.
 
     Raises:
@@ -186,7 +186,7 @@ def each(
         key: random key.
         shape: widths of the block.
         dtype: of the kernels.
-        **after: options of the initialiser for the two kernels that read a rectified signal.
+        **after: options of the initializer for the two kernels that read a rectified signal.
     """
     inputs, hidden, outputs, size = _checked_block(shape)
     keys = jax.random.split(key, 3)
@@ -207,7 +207,7 @@ BY_NAME: Mapping[str, Initialization] = {
     "mirror": Initialization(delta, mirror),
     "mirror_shift": Initialization(shift, mirror_shift),
 }
-"""Initialisations by name; the published method is `qr`."""
+"""Initializations by name; the published method is `qr`."""
 
 
 def _orthogonal(key: Array, rows: int, columns: int, dtype: DTypeLike) -> Array:

@@ -109,22 +109,22 @@ def product_spread(
 
 
 def normalized_chi(activation: Activation) -> Array:
-    """Return `E f'(z)² / Var f(z)`: `phi` of an activation between two normalisations.
+    """Return `E f'(z)² / Var f(z)`: `phi` of an activation between two normalizations.
 
-    The normalisation after it divides by the standard deviation of `f`, so that no scale of the
+    The normalization after it divides by the standard deviation of `f`, so that no scale of the
     weights has a say: `pi / (pi - 1) = 1.467` for ReLU. An inverted residual block has two:
-    `phi = 2.152` for all initialisations.
+    `phi = 2.152` for all initializations.
     """
     mean = gaussian_mean(activation, 1.0)
     return chi_map(activation, 1.0, 1.0) / (q_map(activation, 1.0, 1.0) - mean**2)
 
 
 def stack_phi(block_phi: float, depth: int, *, residual: bool) -> float:
-    """Return `phi` of a stack of normalised blocks.
+    """Return `phi` of a stack of normalized blocks.
 
-    Each starts and ends with a normalisation. Without skip connections: the power. With them:
+    Each starts and ends with a normalization. Without skip connections: the power. With them:
     the product of `1 + block_phi / j`, for block `j` adds variance 1 to a signal of variance `j`
-    that its first normalisation divides away.
+    that its first normalization divides away.
 
     Raises:
         ValueError: a depth below 1.

@@ -1,6 +1,6 @@
 """The singular values of a module's Jacobian, and what a stack does to signals and gradients.
 
-Written for one function of arrays, `y = f(x)`, at one point. Normalisation by the statistics of a
+Written for one function of arrays, `y = f(x)`, at one point. Normalization by the statistics of a
 batch couples its examples: fix the statistics first, or pass the whole batch as `x`.
 """
 

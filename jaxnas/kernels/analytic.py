@@ -2,7 +2,7 @@
 
 Chains of layers, and cells of any wiring: fully connected and convolutional ones. In a cell an edge
 with weights is a ReLU and then the weights (`pre` order, that of NAS-Bench-201; neural-tangents
-cannot add the outputs of ReLUs). There is no batch normalisation, which has no kernel. Branches
+cannot add the outputs of ReLUs). There is no batch normalization, which has no kernel. Branches
 that share weights are added as what they are: neural-tangents' own `FanInSum` takes any two for
 independent, and two identities of one node for twice its kernel instead of four times.
 

@@ -69,7 +69,7 @@ def gradient_grams(
     Args:
         apply_fn: any network.
         params: its parameters.
-        batch: `B` labelled examples.
+        batch: `B` labeled examples.
         of: what is differentiated for each example: its cross-entropy (`loss`), the logit of its
             label (`label`), or the sum of its logits (`sum`); the last two give the NTK features.
         max_bytes: see `gradients.per_example_vjp`.

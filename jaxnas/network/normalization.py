@@ -1,4 +1,4 @@
-"""Normalisation of `[B, H, W, C]` activations, its backward pass spelled out, in four modes.
+"""Normalization of `[B, H, W, C]` activations, its backward pass spelled out, in four modes.
 
 The mode is the most decisive switch of a training-free score, so it is always named:
 
@@ -66,11 +66,11 @@ def normalize(x: Array, mode: Mode, statistics: dict[str, Array] | None = None) 
             (x - statistics["mean"][None, None, None]) * inverse_std, inverse_std, statistics
         )
     mean = x.mean(_AXES[mode], keepdims=True)
-    centred = x - mean
-    var = jnp.square(centred).mean(_AXES[mode], keepdims=True)
+    centered = x - mean
+    var = jnp.square(centered).mean(_AXES[mode], keepdims=True)
     inverse_std = lax.rsqrt(var + EPSILON)
     return Normalized(
-        centred * inverse_std,
+        centered * inverse_std,
         inverse_std,
         {"mean": mean.mean((0, 1, 2)), "var": var.mean((0, 1, 2))},
     )

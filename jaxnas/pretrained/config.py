@@ -27,7 +27,7 @@ class EncoderConfig(NamedTuple):
         positions: most tokens of an example.
         segments: number of segments that have an embedding of their own.
         activation: of the feed-forward part, by Hugging Face's name.
-        epsilon: added to the variance in a layer normalisation.
+        epsilon: added to the variance in a layer normalization.
         initializer_range: standard deviation of weights that are drawn.
         first_position: row of the stored table that is the first position; in RoBERTa it comes
             after the number of the padding token.

@@ -94,9 +94,9 @@ def published_hybrid_score(
 
 
 def realizable_bound(metric: ArrayLike, condition: ArrayLike) -> NDArray[np.float64]:
-    """Return `kappa / M`, `float64[A]`: the order of the generalisation bound; smaller is better.
+    """Return `kappa / M`, `float64[A]`: the order of the generalization bound; smaller is better.
 
-    Source: HNAS, Theorem 2 and Corollary 1: where training ends at zero loss, the generalisation
+    Source: HNAS, Theorem 2 and Corollary 1: where training ends at zero loss, the generalization
     loss is `O(kappa / M)`.
 
     Raises:
@@ -117,7 +117,7 @@ def non_realizable_bound(
     """Return `(1 - eta M^2 / kappa)^(2T) / 2 + c kappa / M`, `float64[A]`; smaller is better.
 
     Source: HNAS, Corollary 2: the training loss after `T` steps of gradient descent on the
-    linearised network (squared loss, residuals of at most 1) and what generalising adds. It is a
+    linearized network (squared loss, residuals of at most 1) and what generalizing adds. It is a
     bound for `M` the root of the mean NTK trace and `eta` below one over the largest eigenvalue of
     the NTK; beyond that it grows without limit, to `inf`.
 

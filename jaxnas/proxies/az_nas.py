@@ -83,8 +83,8 @@ def _keep_entropy(inputs: Any, passed: Passed, key: Array, position: int) -> _Ke
 @jax.jit
 def _entropy(features: Array) -> Array:
     rows = wide(features).reshape(-1, features.shape[-1])
-    centred = rows - rows.mean(0, keepdims=True)
-    variances = gram.eigenvalues(centred.T @ centred / rows.shape[0])
+    centered = rows - rows.mean(0, keepdims=True)
+    variances = gram.eigenvalues(centered.T @ centered / rows.shape[0])
     total = variances.sum()
     shares = variances / jnp.where(total > 0, total, 1)
     entropy = -(shares * jnp.log(jnp.where(shares > 0, shares, 1))).sum()

@@ -38,7 +38,7 @@ def flops() -> Proxy:
     """Return the multiply-accumulates for one example, which the field calls FLOPs.
 
     In a search space that has one, by the space's exact formula; of any other network half of what
-    XLA counts for its program, before it optimises.
+    XLA counts for its program, before it optimizes.
     """
     return Proxy("flops", num_macs, jnp.asarray)
 

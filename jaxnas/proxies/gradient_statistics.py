@@ -4,8 +4,8 @@ Both are statistics of per-example gradients of the cross-entropy: they need lab
 forward and one backward pass with each other and with the scores of `knas` and `saliency`. Weights
 are matrices and filters; scales and biases do not count, as published.
 
-Where the normalisation couples examples (`batch`), the gradient of an example is its contribution
-to the gradient of the whole batch. In `instance` mode, and for a network without normalisation, it
+Where the normalization couples examples (`batch`), the gradient of an example is its contribution
+to the gradient of the whole batch. In `instance` mode, and for a network without normalization, it
 is that of the example alone. What is smaller than a millionth of the largest gradient of the tensor
 counts as zero: of `zico` the deviation of a weight, of `gradsign` its gradient. So does a tensor
 beside the network's largest. Both scores are blind to size and would count rounding.
@@ -20,7 +20,7 @@ from jaxnas.proxies import measures
 from jaxnas.proxies.saliency import collect_weights
 from jaxnas.types import Array, Proxy, Statistic
 
-# Gradients that are zero by structure, such as those of a filter in front of a normalisation that
+# Gradients that are zero by structure, such as those of a filter in front of a normalization that
 # sees a constant image, come out as rounding.
 _NEGLIGIBLE = 8 * float(jnp.finfo(jnp.float32).eps)
 
@@ -61,7 +61,7 @@ def gradsign() -> Proxy:
     2022, arXiv 2110.08616. Larger is better. At most weights times examples: compare batches of one
     size only.
 
-    Differs from the released code: it sends examples through one by one, so that its normalisation
+    Differs from the released code: it sends examples through one by one, so that its normalization
     is the `instance` mode; where it takes the mean over the weights of all candidates, this is the
     sum over those that a gradient reaches.
     """

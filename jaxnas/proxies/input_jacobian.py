@@ -85,9 +85,9 @@ def _factor(rows: Array) -> Array:
         along = jnp.matmul(left, unit, precision="highest")
         return left - along[:, None] * unit[None], factor.at[step].set(along)
 
-    centred = flat - flat.mean(1, keepdims=True)
+    centered = flat - flat.mean(1, keepdims=True)
     factor = jnp.zeros((len(flat), len(flat)), flat.dtype)
-    return jax.lax.fori_loop(0, len(flat), take, (centred, factor))[1]
+    return jax.lax.fori_loop(0, len(flat), take, (centered, factor))[1]
 
 
 def _correlation(factor: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ With `g_i` the loss gradient of example `i` with respect to one tensor, `G_ij = 
 
     MGM = (1/n^2) sum_ij G_ij = V/n + (1 - 1/n) O = || (1/n) sum_i g_i ||^2
 
-where V is the mean of the diagonal (values) and O that of the rest. At initialisation, with tens of
+where V is the mean of the diagonal (values) and O that of the rest. At initialization, with tens of
 examples, V/n is nearly all of MGM and O is not reproducible between draws: see `decomposition`.
 
 Scores are taken per tensor and aggregated: `sum`, `mean` over the tensors that a gradient reaches,
@@ -32,7 +32,7 @@ from jaxnas.types import Array, Proxy
 Aggregate = Literal["sum", "mean", "log_sum"]
 Similarity = Literal["cosine", "pearson"]
 
-# Gradients that are zero by structure (a bias in front of a normalisation) come out as rounding.
+# Gradients that are zero by structure (a bias in front of a normalization) come out as rounding.
 _NEGLIGIBLE = float(jnp.finfo(jnp.float32).eps) ** 2
 
 
@@ -40,7 +40,7 @@ def mgm(*, aggregate: Aggregate = "sum") -> Proxy:
     """Return the mean of the Gram matrix, MGM (ICML version, section 3).
 
     Computed as the squared norm of the batch gradient: the same number by one backward pass. With
-    batch-statistics normalisation the gradient is that of the coupled batch; `instance` mode is
+    batch-statistics normalization the gradient is that of the coupled batch; `instance` mode is
     what the published code trains (batch size 1).
     """
     return Proxy(
@@ -79,7 +79,7 @@ def gradient_correlation(*, similarity: Similarity = "cosine", per_tensor: bool 
     """Return R, the mean correlation of the gradients of two examples (ICLR version).
 
     Args:
-        similarity: `cosine`, or `pearson`: each gradient is centred over its own coordinates first.
+        similarity: `cosine`, or `pearson`: each gradient is centered over its coordinates first.
         per_tensor: mean over tensors of each tensor's R; otherwise R of the whole gradient.
     """
     if similarity not in ("cosine", "pearson"):
@@ -188,7 +188,7 @@ def _correlation(name: str, grams: TensorGrams, *, pearson: bool, per_tensor: bo
     if not per_tensor:
         products, sums, sizes = products.sum(0)[None], sums.sum(0)[None], sizes.sum()[None]
     if pearson:
-        products = jax.vmap(gram.centre_coordinates)(products, sums, sizes)
+        products = jax.vmap(gram.center_coordinates)(products, sums, sizes)
         # A tensor of one coordinate has nothing left, but for rounding of either sign.
         products = jnp.where((sizes > 1)[:, None, None], products, 0)
     correlations = jax.vmap(gram.cosine_mean)(products)

@@ -32,7 +32,7 @@ def knas_published(*, aliased: bool = False) -> Proxy:
             float32. Its value depends on the order of summation; here one by one.
     """
     name = "knas_published_aliased" if aliased else "knas_published"
-    return Proxy(name, _MEASURE, _residue if aliased else _centred_split_half)
+    return Proxy(name, _MEASURE, _residue if aliased else _centered_split_half)
 
 
 def _leading_coordinates(kept: Params, params: Params, batch: Batch) -> Array:
@@ -80,7 +80,7 @@ def _first_11(coordinates: Array) -> Array:
     return jnp.where((alive & (jnp.cumsum(alive) <= 11))[:, None, None], coordinates, 0)
 
 
-def _centred_split_half(coordinates: Array) -> Array:
+def _centered_split_half(coordinates: Array) -> Array:
     coordinates = _first_11(coordinates)
     half = coordinates.shape[1] // 2
     first, second = coordinates[:, :half], coordinates[:, half : 2 * half]

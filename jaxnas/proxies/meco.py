@@ -121,14 +121,14 @@ def _of_rows(rows: Array, alive: Any) -> Array:
     channels = wide(rows.T)
     size, samples = channels.shape
     present = jnp.broadcast_to(alive, (size,))
-    centred = channels - channels.mean(1, keepdims=True)
-    norms = jnp.linalg.norm(centred, axis=1, keepdims=True)
-    scaled = centred / jnp.where(norms > 0, norms, 1)
+    centered = channels - channels.mean(1, keepdims=True)
+    norms = jnp.linalg.norm(centered, axis=1, keepdims=True)
+    scaled = centered / jnp.where(norms > 0, norms, 1)
     # Both products have the same eigenvalues, but for zeros.
     is_whole = size <= samples or jnp.ndim(alive) > 0
     product = scaled @ scaled.T if is_whole else scaled.T @ scaled
     values = gram.eigenvalues(product)
-    # Channels that are not there bring the first zeros. What is centred has a rank below `samples`:
+    # Channels that are not there bring the first zeros. Centered ones have a rank below `samples`:
     # without more of them than channels the least is 0, or nan where something is not finite.
     is_full = is_whole & (present.sum() < samples)
     least = jnp.where(is_full, values[size - present.sum()] if is_whole else 0, 0 * values.sum())

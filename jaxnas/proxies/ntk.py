@@ -8,12 +8,12 @@ The kernel of a scalar output f is `Theta = J J^T` `[B, B]`, row i of J `[B, P]`
 - `random`: one fixed direction, Gaussian and of length 1, the same for all examples. Over all
   directions Theta is then on average that of one logit, `empirical.ntk`; blind to the labels.
 
-Where a normalisation by the statistics of the batch couples the examples, `mode` decides:
+Where a normalization by the statistics of the batch couples the examples, `mode` decides:
 
 - `split`: row i is what example i contributes to the gradient of the sum over the batch, input
   times back-propagated error layer by layer (as HNAS). One backward pass.
 - `exact`: row i is the gradient of `f(x_i)`, also through what it does to the statistics that the
-  others are normalised by (as TE-NAS). B backward passes.
+  others are normalized by (as TE-NAS). B backward passes.
 
 Both are the same where examples are on their own. In `split` a network that does not bring its own
 backward pass is read one example at a time; in `exact` always as a whole batch.

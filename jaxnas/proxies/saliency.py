@@ -9,7 +9,7 @@ and `fisher`, the squares of `theta g` by channel and example. All need labels, 
 any size. All but GraSP are statistics of one backward pass, which
 they share with each other and with the scores of `knas` and `gradient_statistics`. **Weights** are
 matrices and filters, as in all published implementations; scales and biases do not count, but in
-the norms. In a normalisation mode that couples examples, `L` is that of the coupled batch, as
+the norms. In a normalization mode that couples examples, `L` is that of the coupled batch, as
 published. A score is `-inf` where no gradient reaches any weight, and nan where one is not finite.
 """
 
@@ -61,9 +61,9 @@ def snip(*, form: Literal["elementwise", "total"] = "elementwise") -> Proxy:
     `|sum theta g|`: of all together (M_SNIP of Shu et al., NeurIPS 2022, arXiv 2201.09785, whose
     code takes the first form). One forward and one backward pass.
 
-    Behind a normalisation by statistics of the activations the loss does not feel the scale of a
+    Behind a normalization by statistics of the activations the loss does not feel the scale of a
     filter, so that `<theta_l, g_l> = 0` but for the epsilon: the total then sees no more than the
-    layers that are not normalised, and is nearly zero.
+    layers that are not normalized, and is nearly zero.
 
     Args:
         form: `elementwise` (`snip`), or `total` (`snip_total`), which is never larger.
@@ -79,7 +79,7 @@ def plain() -> Proxy:
     """Return the sum over weights of `theta g`, with its sign.
 
     Source: Abdelfattah et al., ICLR 2021, arXiv 2101.08134 (`plain` in the published code), larger
-    taken for better as there. See `snip` for why normalised layers cancel in it: it is a control,
+    taken for better as there. See `snip` for why normalized layers cancel in it: it is a control,
     uncorrelated with accuracy or against it. One forward and one backward pass.
     """
     return Proxy("plain", _PRODUCTS, _total)
@@ -125,8 +125,8 @@ def grasp(*, sign: Literal["abs", "signed"] = "abs") -> Proxy:
     value as M_GraSP of Shu et al., NeurIPS 2022, arXiv 2201.09785. `g`, `H` and the sum are of the
     weights. Two forward and two backward passes, the second pair with its derivatives along `g`.
 
-    For a layer behind a normalisation by statistics `-<theta_l, (H g)_l> = ||g_l||^2`, from the
-    identity of `snip`; layers that are not normalised decide on the sign of the sum.
+    For a layer behind a normalization by statistics `-<theta_l, (H g)_l> = ||g_l||^2`, from the
+    identity of `snip`; layers that are not normalized decide on the sign of the sum.
 
     Differs from M_GraSP as written: `H g` of the mean loss, not the mean of those of each example.
     A network with a `jax.custom_vjp` must offer `PerExampleDifferentiable`, as spaces do: JAX

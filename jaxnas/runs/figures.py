@@ -257,7 +257,7 @@ def histograms(by_name: Mapping[str, ArrayLike], *, x: str, y: str = "density") 
 
 
 def cell_svg(cell: Cell) -> str:
-    """Return a small inline SVG of a cell: nodes in a row, edges as arcs labelled by operation.
+    """Return a small inline SVG of a cell: nodes in a row, edges as arcs labeled by operation.
 
     Edges on no path from an input to the output are pale and dashed. Text and nodes take the color
     of the text around them, so the drawing suits any page.

@@ -43,7 +43,7 @@ class ScoreRow(NamedTuple):
     Attributes:
         arch: in the space's own notation.
         proxy: name of the score.
-        seed: of the initialisation (and of the batch, where that is drawn).
+        seed: of the initialization (and of the batch, where that is drawn).
         score: larger is better; finite where the status is "ok", `-inf` and `nan` are kept as such.
         status: one of `STATUSES`, or "failed: " and the reason.
     """

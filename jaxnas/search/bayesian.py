@@ -1,4 +1,4 @@
-"""One step of Bayesian optimisation, as a function of what has been told."""
+"""One step of Bayesian optimization, as a function of what has been told."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ def suggest(
     acquisition: Acquisition = "ei",
     seed: int,
 ) -> tuple[float, ...]:
-    """Return the point of a box where trying is most promising, given values to be maximised.
+    """Return the point of a box where trying is most promising, given values to be maximized.
 
     A Gaussian process (Matern 5/2, by the package `bayesian-optimization`) is fitted anew to all
     that is told, and every draw is of `seed`: the same arguments give the same point.
@@ -44,7 +44,7 @@ def suggest(
             UpperConfidenceBound,
         )
 
-        # Version 2 draws from the acquisition's random state, later ones from the optimiser's.
+        # Version 2 draws from the acquisition's random state, later ones from the optimizer's.
         function: AcquisitionFunction
         if acquisition == "ei":
             function = ExpectedImprovement(xi=0.0, random_state=seed)

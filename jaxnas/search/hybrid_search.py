@@ -43,7 +43,7 @@ def hybrid(
     The steps of the result are all `Evaluation`s in their order, those of the history included; its
     ranking are the candidates that were evaluated, those of equal feedback in their order.
 
-    Each step takes a point, by a fixed probe or by Bayesian optimisation (a Gaussian process with a
+    Each step takes a point, by a fixed probe or by Bayesian optimization (a Gaussian process with a
     Matern 5/2 kernel, package `bayesian-optimization`), and asks for the feedback of the candidate
     with the best `objective` that had none yet; of equals the first. Feedback that is not finite,
     or fails, is told to the process as the worst so far and never wins.

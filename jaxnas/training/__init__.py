@@ -3,11 +3,11 @@
 The recipe of the field for small images: stochastic gradient descent with Nesterov momentum, weight
 decay and a cosine schedule, random crops and mirror images.
 
-A network is two functions, because normalisation layers work differently while they learn:
+A network is two functions, because normalization layers work differently while they learn:
 
-- `train_fn(params, inputs)` normalises with the batch and returns `Outputs` whose `statistics` are
+- `train_fn(params, inputs)` normalizes with the batch and returns `Outputs` whose `statistics` are
   the means and variances of this batch, in any pytree (bare logits if there are none);
-- `eval_fn(params, statistics, inputs)` normalises with the running statistics instead.
+- `eval_fn(params, statistics, inputs)` normalizes with the running statistics instead.
 """
 
 from jaxnas.training.epoch import augment, running_average

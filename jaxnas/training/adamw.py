@@ -1,4 +1,4 @@
-"""How to fine-tune: the options, their checks, the learning rate and the optimiser they stand for.
+"""How to fine-tune: the options, their checks, the learning rate and the optimizer they stand for.
 
 The recipe of the field for text: Devlin et al., "BERT", NAACL 2019, arXiv 1810.04805, appendix A.3;
 AdamW of Loshchilov and Hutter, 2019, arXiv 1711.05101; with bias correction, because small sets

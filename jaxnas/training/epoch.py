@@ -25,7 +25,7 @@ class State(NamedTuple):
     Attributes:
         params: of the network.
         optimizer: momentum and step counter of optax.
-        statistics: running statistics of the normalisation layers.
+        statistics: running statistics of the normalization layers.
         step: `int32[]`, number of steps done.
     """
 

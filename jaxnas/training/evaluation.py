@@ -43,7 +43,7 @@ def evaluate(
         eval_fn: the network with running statistics.
         params: its parameters.
         statistics: its running statistics, or ().
-        inputs: `[N, ...]`, normalised.
+        inputs: `[N, ...]`, normalized.
         labels: `int[N]`, or `tasks.Targets` of N examples.
         batch_size: examples at a time; the last batch is filled up with examples that do not count,
             so that one program serves all batches.

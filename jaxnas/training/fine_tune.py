@@ -145,7 +145,7 @@ def evaluate(
         np.sum(np.array(jax.device_get(counted), float), 0) if counted else (0,) * 3
     )
     if not count:
-        raise ValueError("Nothing to evaluate on: got no labelled example; pass some batches.")
+        raise ValueError("Nothing to evaluate on: got no labeled example; pass some batches.")
     return float(100 * correct / count), float(loss / count)
 
 

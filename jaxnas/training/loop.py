@@ -79,9 +79,9 @@ def train(
         train_fn: the network while it learns; see `jaxnas.training`.
         eval_fn: the network with running statistics.
         params: initial parameters, floating.
-        x_train: `[N, ...]`, normalised inputs; images are `[N, H, W, C]`.
+        x_train: `[N, ...]`, normalized inputs; images are `[N, H, W, C]`.
         y_train: `int[N]`, labels in `[0, K)`; or `tasks.Targets`, values `[N, ...]` with the loss
-            that is minimised.
+            that is minimized.
         x_valid: `[M, ...]`.
         y_valid: `int[M]`, or `tasks.Targets`.
         options: see `TrainingOptions`.
@@ -144,7 +144,7 @@ def _examples(purpose: str, inputs: ArrayLike, labels: Any) -> tuple[Array, Any]
         )
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise ValueError(
-            f"The {purpose} inputs must be floating: got {inputs.dtype}; normalise them first."
+            f"The {purpose} inputs must be floating: got {inputs.dtype}; normalize them first."
         )
     if not is_task and not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How to train: the options, their checks, the learning rate and the optimiser they stand for."""
+"""How to train: the options, their checks, the learning rate and the optimizer they stand for."""
 
 import math
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ class TrainingOptions(NamedTuple):
         learning_rate: the highest of the schedule.
         momentum: Nesterov momentum.
         weight_decay: L2 penalty, added to the gradient as `weight_decay * weight`, of tensors of
-            rank 2 and more: biases and scales of normalisation are left alone.
+            rank 2 and more: biases and scales of normalization are left alone.
         warmup_epochs: epochs of linear rise from 0 to `learning_rate`, before the cosine to 0.
         clip_value: largest magnitude of an entry of a gradient; 0 clips nothing.
         label_smoothing: share of the target that is spread over all classes.
         crop_padding: pixels of zeros around an image before a random crop of its own size; None is
-            an eighth of its side, 4 of 32. Inputs are normalised, so zero is the mean color.
+            an eighth of its side, 4 of 32. Inputs are normalized, so zero is the mean color.
         flip: mirror half of the images left to right.
         statistics_momentum: share of the running statistics that survives a step.
         seed: of the order of examples and of the augmentation.

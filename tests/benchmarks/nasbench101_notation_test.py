@@ -101,7 +101,7 @@ def test_different_cells_have_different_representatives_and_hashes():
 
 
 def test_the_hash_by_hand():
-    """Two vertices, three rounds of keys: (out, in, label), then neighbours, as text."""
+    """Two vertices, three rounds of keys: (out, in, label), then neighbors, as text."""
 
     def md5(text):
         return hashlib.md5(text.encode()).hexdigest()

@@ -11,7 +11,7 @@ from jaxnas.connectivity import inputs
 
 @pytest.fixture(scope="session")
 def digits_gram():
-    """`digits_gram(N)`: cosines of `N` digits, centred by the mean of all, in a fixed order."""
+    """`digits_gram(N)`: cosines of `N` digits, centered by the mean of all, in a fixed order."""
     data = load_digits().data
     order = np.random.default_rng(0).permutation(len(data))
 

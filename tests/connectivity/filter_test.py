@@ -13,11 +13,11 @@ def nasbench201_wirings():
     return cells.from_nasbench201(encoding.enumerate_archs((5,) * 6))
 
 
-def test_the_printed_centre_and_radii(nasbench201_wirings):
+def test_the_printed_center_and_radii(nasbench201_wirings):
     ranges = filter.half_radius(nasbench201_wirings)
-    centres = [(low + high) / 2 for low, high in ranges]
+    centers = [(low + high) / 2 for low, high in ranges]
     radii = [(high - low) / 2 for low, high in ranges]
-    np.testing.assert_allclose(centres, [1.625, 13 / 6], rtol=1e-12)  # (1.6, 2.2) in print
+    np.testing.assert_allclose(centers, [1.625, 13 / 6], rtol=1e-12)  # (1.6, 2.2) in print
     np.testing.assert_allclose(radii, [0.6875, 11 / 12], rtol=1e-12)  # (0.7, 0.9)
 
 

@@ -4,7 +4,7 @@ import pytest
 from jaxnas.connectivity import inputs
 
 
-def test_rows_are_centred_and_of_unit_length():
+def test_rows_are_centered_and_of_unit_length():
     images = np.random.default_rng(0).normal(2, 1, size=(4, 2, 3))
     rows = inputs.unit_rows(images)
     flat = images.reshape(4, 6) - images.reshape(4, 6).mean(0)

@@ -35,13 +35,13 @@ def _check_speeds(found):
     """Check the correlations, and of the named wirings the order and what is promised."""
     rho = {
         regime: {name: found[f"spearman_{name}_{regime}"] for name in ("equation 12", "paths")}
-        | {"linearised": found[f"spearman_linearised NTK_{regime}"]}
+        | {"linearized": found[f"spearman_linearized NTK_{regime}"]}
         for regime in ("fixed", "tuned")
     }
-    assert rho["fixed"]["linearised"] > 0.93
+    assert rho["fixed"]["linearized"] > 0.93
     assert rho["fixed"]["paths"] == pytest.approx(0.9, abs=0.1)
     assert rho["fixed"]["equation 12"] == pytest.approx(0.8, abs=0.1)
-    assert rho["tuned"]["linearised"] > 0.85
+    assert rho["tuned"]["linearized"] > 0.85
     assert rho["tuned"]["equation 12"] == pytest.approx(-0.8, abs=0.1)
     assert found["spearman_smallest eigenvalue, NNGP_fixed"] == pytest.approx(0.95, abs=0.1)
     fixed, tuned = (

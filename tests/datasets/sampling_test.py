@@ -75,7 +75,7 @@ def test_batches_depend_on_the_seed_alone_and_are_nested(dataset):
     assert len(set(others)) == 5
 
 
-def test_no_class_is_favoured(dataset):
+def test_no_class_is_favored(dataset):
     firsts = [int(batch(dataset, 1, seed=seed).labels[0]) for seed in range(60)]
     assert np.bincount(firsts, minlength=3).min() >= 10
 

@@ -67,7 +67,7 @@ def test_qr_is_the_factor_with_a_positive_diagonal():
     factor, triangle = np.linalg.qr(normal)
     expected = factor * np.sign(np.diag(triangle))
     np.testing.assert_allclose(_drawn("qr", (3, 3, 1, 4)).reshape(9, 4), expected, atol=1e-6)
-    # So that R = Qᵀ F has it too: what makes the factorisation unique.
+    # So that R = Qᵀ F has it too: what makes the factorization unique.
     assert (np.diag(expected.T @ normal) > 0).all()
 
 
@@ -137,7 +137,7 @@ def test_independent_expansion_and_projection():
 
 @jax.jit
 def _block(kernels, x):
-    """A block on `[H, W, C]` with circular padding, ReLU6 and no normalisation."""
+    """A block on `[H, W, C]` with circular padding, ReLU6 and no normalization."""
     x = jax.nn.relu6(x @ kernels.expand[0, 0])
     padding = kernels.depthwise.shape[0] // 2
     x = jax.lax.conv_general_dilated(

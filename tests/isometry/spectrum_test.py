@@ -97,7 +97,7 @@ BATCH = jax.random.normal(jax.random.key(1), (32, PIXELS, PIXELS, CHANNELS))
 
 
 def _stack(name, depth, skip=0.0):
-    """Blocks, each normalised by the statistics that a batch has on its way through them."""
+    """Blocks, each normalized by the statistics that a batch has on its way through them."""
     x, blocks = BATCH, []
     shape = BlockShape(CHANNELS, 3 * CHANNELS, CHANNELS, 3)
     for key in jax.random.split(KEY, depth):
@@ -121,7 +121,7 @@ def _spectrum(blocks):
 PHI = float(mean_field.normalized_chi(jax.nn.relu)) ** 2
 
 
-def test_a_normalised_block_is_not_isometric_whatever_the_weights():
+def test_a_normalized_block_is_not_isometric_whatever_the_weights():
     found = {name: _spectrum(_stack(name, 1)) for name in ("gauss", "qr", "mirror")}
     for name in ("gauss", "qr"):
         np.testing.assert_allclose(found[name].phi, PHI, atol=0.15)
@@ -139,7 +139,7 @@ def test_a_stack_multiplies(residual):
     np.testing.assert_allclose(measured, expected, rtol=0.15)
 
 
-def test_normalisation_keeps_variance_and_not_gradients():
+def test_normalization_keeps_variance_and_not_gradients():
     layers = [functools.partial(_apply, block) for block in _stack("qr", 6)]
     passed = propagate(layers, BATCH, KEY)
     np.testing.assert_allclose(passed.variances, 1, rtol=0.05)
@@ -158,7 +158,7 @@ def test_propagation_by_hand():
     np.testing.assert_allclose(passed.gradients, [6, 3], rtol=1e-5)
 
 
-# Mean squared singular value and cv² of one normalised block of 8 channels at 8 x 8 pixels, kernel
+# Mean squared singular value and cv² of one normalized block of 8 channels at 8 x 8 pixels, kernel
 # 3 and expansion 3, three draws; without and with a skip connection.
 MEASURED = {
     "gauss": ((2.12, 2.44), (3.10, 1.55)),
@@ -173,7 +173,7 @@ MEASURED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED)
 @pytest.mark.parametrize("skip", [0.0, 1.0])
-def test_table_of_normalised_blocks(name, skip):
+def test_table_of_normalized_blocks(name, skip):
     found = []
     for seed in range(3):
         batch = jax.random.normal(jax.random.key(100 + seed), (64, 8, 8, 8))
@@ -187,7 +187,7 @@ def test_table_of_normalised_blocks(name, skip):
 
 
 @pytest.mark.slow
-def test_twenty_layers_without_normalisation():
+def test_twenty_layers_without_normalization():
     shape = BlockShape(CHANNELS, 3 * CHANNELS, CHANNELS, 3)
     passed = {}
     for name in ("gauss", "qr", "qr_scaled", "mirror"):
@@ -206,7 +206,7 @@ def test_twenty_layers_without_normalisation():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "expected"), [("gauss", 2.152**20), ("qr", 2.152**20)])
-def test_twenty_normalised_blocks_explode(name, expected):
+def test_twenty_normalized_blocks_explode(name, expected):
     measured = _spectrum(_stack(name, 20)).phi
     assert expected / 3 < measured < expected * 3
 

@@ -481,7 +481,7 @@ def test_it_is_traceable_and_maps_over_networks():
             )
 
 
-class _Normalised(nn.Module):
+class _Normalized(nn.Module):
     remat: bool = False
 
     @nn.compact
@@ -492,8 +492,8 @@ class _Normalised(nn.Module):
         return nn.Dense(CLASSES, name="last")(nn.tanh(hidden))
 
 
-def _normalised_by_hand(params, inputs):
-    """The logits of `_Normalised`, with parameters `[B, *shape]`: own ones for each example."""
+def _normalized_by_hand(params, inputs):
+    """The logits of `_Normalized`, with parameters `[B, *shape]`: own ones for each example."""
     first, norm, last = params["first"], params["norm"], params["last"]
     hidden = jnp.einsum("bi,bij->bj", inputs, first["kernel"]) + first["bias"]
     deviations = hidden - hidden.mean(0, keepdims=True)
@@ -505,12 +505,12 @@ def _normalised_by_hand(params, inputs):
 @pytest.mark.parametrize("remat", [False, True])
 def test_batch_statistics_give_the_contributions_of_the_examples(remat):
     with jax.enable_x64(True):
-        module, inputs = _Normalised(remat), _inputs(VECTORS)
+        module, inputs = _Normalized(remat), _inputs(VECTORS)
         params, variables = _variables(module, inputs, {})
         network = LinenNetwork(module, variables)
         logits, kept, total = _pull(network, params, inputs, (KEEP, gradients.GRADIENT))
         copies = jax.tree.map(lambda tensor: jnp.stack([tensor] * COUNT), params)
-        by_hand, pull = jax.vjp(lambda copy: _normalised_by_hand(copy, inputs), copies)
+        by_hand, pull = jax.vjp(lambda copy: _normalized_by_hand(copy, inputs), copies)
         cotangent = jnp.asarray(np.random.default_rng(2).normal(size=logits.shape))
         _assert_trees_close(kept, pull(cotangent)[0], atol=1e-10)
         _assert_trees_close(logits, by_hand)

@@ -297,7 +297,7 @@ def test_the_order_of_the_examples_matters_to_few(traced, turned, name):
 
 
 def test_the_mean_of_the_gram_matrix_is_the_square_of_the_batch_gradient(traced, eager):
-    # Each image is normalised by itself, so that two different backward passes must agree.
+    # Each image is normalized by itself, so that two different backward passes must agree.
     for scores in traced + eager:
         mean = scores["gradient_values"] / 6 + (1 - 1 / 6) * scores["offdiagonal"]
         np.testing.assert_allclose(mean, scores["mgm"], rtol=1e-12)

@@ -86,7 +86,7 @@ def test_aliased_memory_by_ieee_arithmetic(compiled):
 
 
 def test_by_hand():
-    # Coordinate 1: 1, 3 | 2, 6, centred (-1, 1) . (-2, 2) = 4. Coordinate 2: 0, 2 | 1, 0, centred
+    # Coordinate 1: 1, 3 | 2, 6, centered (-1, 1) . (-2, 2) = 4. Coordinate 2: 0, 2 | 1, 0, centered
     # (-1, 1) . (1/2, -1/2) = -1. Together 3, over 4 x 4.
     coordinates = jnp.array([[[1.0, 0], [3, 2], [2, 1], [6, 0]]])
     np.testing.assert_allclose(PUBLISHED.reduce(coordinates), 3 / 16, rtol=1e-6)

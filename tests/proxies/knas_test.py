@@ -158,7 +158,7 @@ def test_no_squared_gradient_is_nothing_to_score(name):
 
 
 def test_gradients_of_rounding_are_none():
-    # Zero by structure, such as a bias in front of a normalisation: 1e-9 of the others' norm.
+    # Zero by structure, such as a bias in front of a normalization: 1e-9 of the others' norm.
     rounding = np.array(FIRST) * 1e-9
     with jax.enable_x64(True):
         found = knas.gradient_values(aggregate="mean").reduce(_grams(FIRST, rounding))

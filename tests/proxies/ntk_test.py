@@ -265,7 +265,7 @@ def test_without_coupling_both_modes_are_one(eager):
         assert ntk.ntk_mean().reduce(split) ** 0.5 <= ntk.ntk_trace().reduce(split)
 
 
-class _Normalised(nn.Module):
+class _Normalized(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         hidden = nn.BatchNorm(use_running_average=False)(nn.Dense(4)(inputs))
@@ -274,7 +274,7 @@ class _Normalised(nn.Module):
 
 def test_exact_rows_of_a_linen_module(draw_batch):
     with jax.enable_x64(True):
-        batch, module = draw_batch(0, (5, 6), 3), _Normalised()
+        batch, module = draw_batch(0, (5, 6), 3), _Normalized()
         variables = module.init(jax.random.key(0), batch.inputs)
         params = jax.tree.map(lambda variable: variable.astype(float), variables["params"])
         statistics = {"batch_stats": variables["batch_stats"]}

@@ -194,8 +194,8 @@ def test_grasp_by_a_whole_hessian(problem):
     )
 
 
-class _Normalised(nn.Module):
-    """A network of another's, with a normalisation that couples the examples."""
+class _Normalized(nn.Module):
+    """A network of another's, with a normalization that couples the examples."""
 
     @nn.compact
     def __call__(self, inputs):
@@ -205,7 +205,7 @@ class _Normalised(nn.Module):
 
 def test_grasp_of_a_flax_module(problem):
     _, batch = problem
-    module = _Normalised()
+    module = _Normalized()
     variables = module.init(jax.random.key(0), batch.inputs)
     params = variables["params"]
     rest = {"batch_stats": variables["batch_stats"]}
@@ -220,11 +220,11 @@ def test_grasp_of_a_flax_module(problem):
         np.testing.assert_allclose(proxy(layered, params, batch), found, rtol=1e-9)
 
 
-# What a normalisation by the statistics of the batch does: NAS-Bench-201.
+# What a normalization by the statistics of the batch does: NAS-Bench-201.
 
 
 @pytest.fixture(scope="module")
-def normalised(draw_batch):
+def normalized(draw_batch):
     """An eager network in `batch` mode, its parameters, a batch, and the names of the weights."""
     space = nasbench201(channels=2, cells=1, norm="batch")
     rng = np.random.default_rng(0)
@@ -233,7 +233,7 @@ def normalised(draw_batch):
         shapes = jax.eval_shape(space.init, jax.random.key(0), batch.inputs)
 
         def draw(shape):
-            # Large filters, beside which the epsilon of the normalisation is nothing.
+            # Large filters, beside which the epsilon of the normalization is nothing.
             scale = 30 if len(shape.shape) == 4 else 0.5
             return jnp.asarray(rng.normal(0, scale, shape.shape))
 
@@ -246,8 +246,8 @@ def normalised(draw_batch):
     return network, params, batch, free
 
 
-def test_normalised_filters_cancel_in_the_total(normalised):
-    network, params, batch, free = normalised
+def test_normalized_filters_cancel_in_the_total(normalized):
+    network, params, batch, free = normalized
     with jax.enable_x64(True):
         products = saliency.plain().measure(network, params, batch, None)
         magnitudes = saliency.snip().measure(network, params, batch, None)
@@ -258,8 +258,8 @@ def test_normalised_filters_cancel_in_the_total(normalised):
         assert total == abs(saliency.plain().reduce(products))
 
 
-def test_the_curvature_of_a_normalised_filter_is_its_squared_gradient(normalised):
-    network, params, batch, free = normalised
+def test_the_curvature_of_a_normalized_filter_is_its_squared_gradient(normalized):
+    network, params, batch, free = normalized
     with jax.enable_x64(True):
         curvatures = saliency.grasp().measure(network, params, batch, None)
         gradient = gradients.loss_gradient(network, params, batch)
@@ -268,8 +268,8 @@ def test_the_curvature_of_a_normalised_filter_is_its_squared_gradient(normalised
         assert not np.isclose(curvatures[free], squares[free], rtol=0.1).any()
 
 
-def test_grasp_of_a_walk_by_finite_differences(normalised):
-    network, params, batch, _ = normalised
+def test_grasp_of_a_walk_by_finite_differences(normalized):
+    network, params, batch, _ = normalized
     with jax.enable_x64(True):
         gradient = functools.partial(gradients.loss_gradient, network, batch=batch)
         along = jax.tree.map(

@@ -36,7 +36,7 @@ def test_zen_of_a_plain_network(perceptron):
 
 
 def test_zen_takes_variances_back(small_space, draw_batch):
-    # Normalisation forgets the scale of the images, and its variance remembers it.
+    # Normalization forgets the scale of the images, and its variance remembers it.
     with jax.enable_x64(True):
         batch = draw_batch(0)
         network, params = small_space.bind(ARCH, small_space.init(jax.random.key(0), batch.inputs))

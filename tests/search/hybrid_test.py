@@ -25,7 +25,7 @@ def feedback(archs):
 
 
 def search(feedback=feedback, key=KEY, num_evaluations=5, **options):
-    """Return a search with three steps of Bayesian optimisation after two probes."""
+    """Return a search with three steps of Bayesian optimization after two probes."""
     history = options.pop("history", ())
     return hybrid(
         ARCHS,

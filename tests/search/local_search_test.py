@@ -54,7 +54,7 @@ def test_climbs_to_the_optimum_of_a_smooth_score():
 
 
 def test_orders_differ_between_places_and_seeds():
-    # Nothing is better than the start, so evaluations 1..6 are the neighbours in their order.
+    # Nothing is better than the start, so evaluations 1..6 are the neighbors in their order.
     keys = jax.random.split(jax.random.key(0), 30)
     strategy = local_search((2, 2, 2, 2, 2, 2))
     histories = jax.vmap(lambda key: run(strategy, _flat, key=key, num_evaluations=14))(keys)
@@ -71,6 +71,6 @@ def test_space_of_one_architecture():
         local_search([1])
 
 
-def test_too_many_neighbours_are_refused():
-    with pytest.raises(ValueError, match="visits every neighbour, at most 16777216: got"):
+def test_too_many_neighbors_are_refused():
+    with pytest.raises(ValueError, match="visits every neighbor, at most 16777216: got"):
         local_search([3, 2**30])

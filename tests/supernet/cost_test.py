@@ -16,7 +16,7 @@ from jaxnas.supernet.training import _gradient as gradient
 pytestmark = pytest.mark.slow
 
 
-def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
+def test_normalizations_alone_take_less_and_orthogonal_kernels_no_less():
     """Source: the claims of arXiv 2307.02263; the arithmetic of a backward pass allows 2/3."""
     module = SearchedNetwork(layout=BY_LAYOUT["img32"], bypass="norm")
     options = recipes.BY_NAME["published"].options
@@ -48,9 +48,9 @@ def test_normalisations_alone_take_less_and_orthogonal_kernels_no_less():
 
     for name in kinds:
         seconds(name, paths[0])
-    normalisations, orthogonal = ratio("qr", "all", 6), ratio("qr", "gauss", 30)
-    print(f"norms / all {normalisations:.2f}, orthogonal / Gaussian {orthogonal:.2f}")
-    assert normalisations <= 0.6
+    normalizations, orthogonal = ratio("qr", "all", 6), ratio("qr", "gauss", 30)
+    print(f"norms / all {normalizations:.2f}, orthogonal / Gaussian {orthogonal:.2f}")
+    assert normalizations <= 0.6
     assert 0.9 < orthogonal < 1.1
 
 

@@ -35,7 +35,7 @@ def _supernet(bypass="norm", norm="batch"):
     return module, params
 
 
-def test_indicators_are_read_from_the_last_normalisation():
+def test_indicators_are_read_from_the_last_normalization():
     found = indicators.read(*_supernet())
     np.testing.assert_allclose(found.block, BLOCK, rtol=1e-6)
     np.testing.assert_allclose(found.layer, LAYER, rtol=1e-6)

@@ -127,8 +127,8 @@ def test_one_program_for_all_paths(images):
     assert len(np.unique(found.loss)) > 10
 
 
-def test_a_kernel_of_the_centre_alone_hides_its_size():
-    # Delta kernels reach no neighbour: 3x3 and 5x5 candidates of one draw are the same function.
+def test_a_kernel_of_the_center_alone_hides_its_size():
+    # Delta kernels reach no neighbor: 3x3 and 5x5 candidates of one draw are the same function.
     params = parameters.draw(MODULE, jax.random.key(0), "delta")
     kernels = {
         name: tensor["depthwise"]["kernel"]

@@ -46,7 +46,7 @@ def test_the_learning_rate_by_hand():
     np.testing.assert_allclose(rates, expected, atol=1e-7)
 
 
-def test_one_step_of_the_optimiser_by_hand():
+def test_one_step_of_the_optimizer_by_hand():
     # The first step of Adam is the sign of the gradient; clipping to norm 1 leaves signs alone.
     options = FineTuneOptions(learning_rate=0.1, warmup=0.0, weight_decay=0.5)
     optimizer = adamw.make_optimizer(options, steps=4)
@@ -66,7 +66,7 @@ def test_evaluation_by_hand():
     accuracy, loss = evaluate(network, SCALE, params, batches)
     assert accuracy == pytest.approx(100 * 2 / 3)
     assert loss == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)
-    with pytest.raises(ValueError, match="no labelled example"):
+    with pytest.raises(ValueError, match="no labeled example"):
         evaluate(network, SCALE, params, [Batch(inputs, jnp.array([-1, -1, -1]))])
 
 

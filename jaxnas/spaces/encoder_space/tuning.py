@@ -45,7 +45,7 @@ def tune(
 ) -> Tuned:
     """Return how accurate a wiring is after fine-tuning.
 
-    The embeddings stay as they are: their optimiser alone would take as long as a layer.
+    The embeddings stay as they are: their optimizer alone would take as long as a layer.
 
     Args:
         network: all wirings of the encoder.

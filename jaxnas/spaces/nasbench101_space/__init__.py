@@ -69,6 +69,6 @@ def nasbench101(
             cells=cells,
             classes=classes,
             colors=colors,
-            normalised=norm != "none",
+            normalized=norm != "none",
         ),
     )

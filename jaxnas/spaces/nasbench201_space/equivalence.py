@@ -66,7 +66,7 @@ def _terms(decisions: tuple[int, ...]) -> list[_Term]:
         if decision == cell.SKIP_CONNECT:
             added = inputs
         elif decision in (cell.NOR_CONV_1X1, cell.NOR_CONV_3X3):
-            # Without an input, both give the bias of their normalisation.
+            # Without an input, both give the bias of their normalization.
             terms.append(_Term(cell.OPERATIONS[decision] if inputs else "bias", inputs))
             added = {len(terms) - 1: 1}
         elif decision == cell.AVG_POOL_3X3 and inputs:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.connectivity import linearised
+from jaxnas.connectivity import linearized
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def kernel():
 
 @pytest.fixture
 def targets():
-    return linearised.centred_one_hot([0, 2, 1, 1, 0], 3)
+    return linearized.centered_one_hot([0, 2, 1, 1, 0], 3)
 
 
 def _descend(kernel, targets, learning_rate, steps):
@@ -28,41 +28,41 @@ def _descend(kernel, targets, learning_rate, steps):
 
 def test_one_mode_by_hand():
     # Eigenvalue 2, rate 0.25: the error halves each step, the loss 9 / 2 is quartered.
-    loss = linearised.linearised_loss([[2.0]], [3.0], 0.25, [0, 1, 2])
+    loss = linearized.linearized_loss([[2.0]], [3.0], 0.25, [0, 1, 2])
     np.testing.assert_allclose(loss, [4.5, 4.5 / 4, 4.5 / 16], rtol=1e-6)
-    assert linearised.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 + 1e-6) == 2
-    assert linearised.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 - 1e-6) == 3
+    assert linearized.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 + 1e-6) == 2
+    assert linearized.predicted_steps_to([[2.0]], [3.0], 0.25, 4.5 / 16 - 1e-6) == 3
 
 
 def test_targets_by_hand():
-    np.testing.assert_allclose(linearised.centred_one_hot([1], 2), [[-0.5, 0.5]])
+    np.testing.assert_allclose(linearized.centered_one_hot([1], 2), [[-0.5, 0.5]])
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0, 1.9])
 def test_it_is_gradient_descent(kernel, targets, share):
     with jax.enable_x64(True):
-        rate = share / float(linearised.largest_eigenvalue(jnp.asarray(kernel)))
+        rate = share / float(linearized.largest_eigenvalue(jnp.asarray(kernel)))
         losses = _descend(kernel, targets, rate, 60)
-        found = linearised.linearised_loss(kernel, targets, rate, np.arange(61))
+        found = linearized.linearized_loss(kernel, targets, rate, np.arange(61))
         np.testing.assert_allclose(found, losses, rtol=1e-9)
-        one = linearised.linearised_loss(kernel, targets[:, 0], rate, 7)
+        one = linearized.linearized_loss(kernel, targets[:, 0], rate, 7)
         np.testing.assert_allclose(one, _descend(kernel, targets[:, :1], rate, 7)[-1])
 
 
 def test_predicted_steps_are_the_first_in_a_loop(kernel, targets):
     with jax.enable_x64(True):
-        rate = 1 / float(linearised.largest_eigenvalue(jnp.asarray(kernel)))
+        rate = 1 / float(linearized.largest_eigenvalue(jnp.asarray(kernel)))
         losses = _descend(kernel, targets, rate, 3000)
         for goal in losses[0] * np.array([2, 0.9, 0.5, 0.2, 0.05]):
             expected = np.argmax(losses <= goal)
             assert losses[-1] < goal
-            assert linearised.predicted_steps_to(kernel, targets, rate, goal) == expected
+            assert linearized.predicted_steps_to(kernel, targets, rate, goal) == expected
 
 
 def test_far_away():
     # (1 - 1e-9)^(2 k) = 1 / 100: k = log(10) / 1e-9
     with jax.enable_x64(True):
-        steps = linearised.predicted_steps_to([[1.0]], [1.0], 1e-9, 0.005)
+        steps = linearized.predicted_steps_to([[1.0]], [1.0], 1e-9, 0.005)
         assert float(steps) == pytest.approx(np.log(10) * 1e9, rel=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_far_away():
     ],
 )
 def test_where_it_stops(kernel, rate, loss, expected):
-    assert linearised.predicted_steps_to(kernel, [1.0, 1.0], rate, loss) == expected
+    assert linearized.predicted_steps_to(kernel, [1.0, 1.0], rate, loss) == expected
 
 
 def test_leaving_one_out_is_what_it_says(kernel, targets):
@@ -89,19 +89,19 @@ def test_leaving_one_out_is_what_it_says(kernel, targets):
         predicted = kernel[one, others] @ np.linalg.solve(inner, targets[others])
         loss += ((targets[one] - predicted) ** 2).sum() / 2
     with jax.enable_x64(True):
-        found = linearised.leave_one_out_loss(kernel, targets, 0.1)
+        found = linearized.leave_one_out_loss(kernel, targets, 0.1)
         np.testing.assert_allclose(found, loss, rtol=1e-9)
-        scaled = linearised.leave_one_out_loss(7 * kernel, targets, 0.1)
+        scaled = linearized.leave_one_out_loss(7 * kernel, targets, 0.1)
         np.testing.assert_allclose(scaled, loss, rtol=1e-9)
 
 
 def test_divergence_is_infinite():
-    assert linearised.linearised_loss([[1.0]], [1.0], 3.0, 10**6) == np.inf
+    assert linearized.linearized_loss([[1.0]], [1.0], 3.0, 10**6) == np.inf
 
 
 def test_it_can_be_mapped(kernel, targets):
     rates = jnp.array([0.01, 0.02])
-    steps = jax.jit(jax.vmap(linearised.predicted_steps_to, in_axes=(None, None, 0, None)))(
+    steps = jax.jit(jax.vmap(linearized.predicted_steps_to, in_axes=(None, None, 0, None)))(
         kernel, targets, rates, 1.0
     )
     assert steps[0] > steps[1] > 0
@@ -110,13 +110,13 @@ def test_it_can_be_mapped(kernel, targets):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: linearised.linearised_loss(np.ones((2, 3)), [1.0, 2], 1, 1), r"shape \[2, 3\]"),
-        (lambda: linearised.linearised_loss(np.eye(2), [1.0], 1, 1), r"\[2\] or .* shape \[1\]"),
-        (lambda: linearised.linearised_loss(np.eye(2), [0, 1], 1, 1), "got int32"),
-        (lambda: linearised.leave_one_out_loss(np.eye(2), [1.0, 2], 0), "got 0.0; 0.01 is usual"),
-        (lambda: linearised.leave_one_out_loss(np.eye(2), [1.0]), r"\[2\] or .* shape \[1\]"),
-        (lambda: linearised.centred_one_hot([0.0], 2), r"got float64\[1\]"),
-        (lambda: linearised.centred_one_hot([0, 2], 2), "got 0 to 2"),
+        (lambda: linearized.linearized_loss(np.ones((2, 3)), [1.0, 2], 1, 1), r"shape \[2, 3\]"),
+        (lambda: linearized.linearized_loss(np.eye(2), [1.0], 1, 1), r"\[2\] or .* shape \[1\]"),
+        (lambda: linearized.linearized_loss(np.eye(2), [0, 1], 1, 1), "got int32"),
+        (lambda: linearized.leave_one_out_loss(np.eye(2), [1.0, 2], 0), "got 0.0; 0.01 is usual"),
+        (lambda: linearized.leave_one_out_loss(np.eye(2), [1.0]), r"\[2\] or .* shape \[1\]"),
+        (lambda: linearized.centered_one_hot([0.0], 2), r"got float64\[1\]"),
+        (lambda: linearized.centered_one_hot([0, 2], 2), "got 0 to 2"),
     ],
 )
 def test_bad_input(call, words):

@@ -21,7 +21,7 @@ from jaxnas.types import Array
 _LONGEST = 2.0**62
 
 
-def centred_one_hot(labels: ArrayLike, classes: int) -> np.ndarray:
+def centered_one_hot(labels: ArrayLike, classes: int) -> np.ndarray:
     """Return targets `float64[N, K]` of labels `int[N]`: one-hot, less `1 / K`.
 
     Raises:
@@ -46,7 +46,7 @@ def largest_eigenvalue(ntk: Array) -> Array:
     return jnp.linalg.eigvalsh(ntk)[-1]
 
 
-def linearised_loss(
+def linearized_loss(
     ntk: ArrayLike, labels: ArrayLike, learning_rate: ArrayLike, steps: ArrayLike
 ) -> Array:
     """Return the loss after some steps of gradient descent from the output zero.
@@ -55,7 +55,7 @@ def linearised_loss(
 
     Args:
         ntk: `[N, N]`, of one output.
-        labels: what to fit, `float[N]` or `float[N, K]`; see `centred_one_hot`.
+        labels: what to fit, `float[N]` or `float[N, K]`; see `centered_one_hot`.
         learning_rate: `float[]`, of the summed loss.
         steps: `[]` or `[S]`, not negative.
 
@@ -83,7 +83,7 @@ def predicted_steps_to(
         ntk: `[N, N]`, of one output.
         labels: `float[N]` or `float[N, K]`.
         learning_rate: `float[]`, of the summed loss.
-        loss: `float[]`, as `linearised_loss` returns it.
+        loss: `float[]`, as `linearized_loss` returns it.
 
     Raises:
         ValueError: a kernel and labels that do not fit.
@@ -119,7 +119,7 @@ def leave_one_out_loss(ntk: ArrayLike, labels: ArrayLike, ridge: float = 1e-2) -
 
     Args:
         ntk: `[N, N]`, of one output.
-        labels: `float[N]` or `float[N, K]`; see `centred_one_hot`.
+        labels: `float[N]` or `float[N, K]`; see `centered_one_hot`.
         ridge: over the mean of the kernel's diagonal; positive.
 
     Returns:
@@ -169,11 +169,11 @@ def _checked(ntk: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     if targets.ndim not in (1, 2) or len(targets) != len(kernel):
         raise ValueError(
             f"Labels for this kernel are [{len(kernel)}] or [{len(kernel)}, K]: got shape "
-            f"{list(targets.shape)}; use centred_one_hot for classes."
+            f"{list(targets.shape)}; use centered_one_hot for classes."
         )
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         raise ValueError(
-            f"Labels are what to fit, floats: got {targets.dtype}; use centred_one_hot for classes."
+            f"Labels to fit are floats: got {targets.dtype}; use centered_one_hot for classes."
         )
     return kernel, targets
 

@@ -306,8 +306,9 @@ _RANKING_NOTE = (
     "Of the mean over seeds. low and high: 95 % bootstrap interval of Spearman's correlation over "
     "functions, for which networks that are the same one are drawn together; sd of seeds: of that "
     "of single seeds; seed to seed: Spearman between two seeds; best tenth: Spearman among the "
-    "most accurate tenth of the pool alone. #live: parameters of the cell "
-    "without what has no say in its output. partial: Spearman given log #params. ties: cells that "
+    "most accurate tenth of the pool alone; above the first: share of the pool that is more "
+    "accurate than what the score puts first. #live: parameters of the cell without what has no "
+    "say in its output. partial: Spearman given log #params. ties: cells that "
     "share their score."
 )
 
@@ -371,6 +372,7 @@ def _table(
             "seed to seed": correlation.seed_agreement(draws) if len(draws) > 1 else np.nan,
             "kendall": correlation.kendall(means[name], accuracies),
             "best tenth": spearman(means[name][best], accuracies[best]),
+            "above the first %": 100 * np.mean(accuracies > accuracies[np.argmax(means[name])]),
             f"top-{k} recall": correlation.top_k_recall(means[name], accuracies, k),
             "partial | #params": partial[place],
             "ties": correlation.ties(means[name]),

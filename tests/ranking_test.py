@@ -22,6 +22,7 @@ def test_one_accuracy_has_no_column():
     assert frame.loc["score", "seed to seed"] == pytest.approx(0.8)
     assert frame.loc["score", "ties"] == 4
     assert frame.loc["score", "top-2 recall"] == 0.5
+    assert frame.loc["score", "above the first %"] == 0
     assert np.isnan(
         frame.loc["#params", ["sd of seeds", "seed to seed", "partial | #params"]].astype(float)
     ).all()
@@ -35,6 +36,8 @@ def test_several_accuracies_have_names():
     expected = {"#params_one": size, "#params_other": -size, "score_one": score}
     expected["score_other"] = -score
     assert lines == pytest.approx({f"spearman_{name}": each for name, each in expected.items()})
+    above = table.frame.set_index(["score", "accuracy"])["above the first %"]
+    assert above["score", "other"] == pytest.approx(80)  # it puts the last first
     assert "top-1 recall" in table.frame  # a tenth, but one at least
     assert "one" in bars.description  # the first alone: a bar for each score
     assert len(bars.figure.axes[0].patches) == 2

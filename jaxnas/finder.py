@@ -350,9 +350,8 @@ def find(
         _cost(name): check.real(f"A cap of {name}", item) for name, item in (caps or {}).items()
     }
     if strategy == EXHAUSTIVE:
-        everything = _everything(scorer.space, evaluations)
-        archs = everything[_is_within(_costs(scorer, limits, everything), limits)]
-        met: Collection[bytes] = [arch.tobytes() for arch in everything]
+        met = _everything(scorer.space, evaluations)
+        archs = met[_is_within(_costs(scorer, limits, met), limits)]
         scores = scorer(archs) if len(archs) else None
         if scores is not None:
             write(len(archs), _progress(scores, len(met)))
@@ -363,14 +362,14 @@ def find(
         rounds = _rounds(scorer, chosen, limits, wanted, seed, at_once)
         written = 0
         shown = track(rounds, wanted, "searching") if scorer.progress else rounds
-        for scores, met in shown:
+        for scores, codes in shown:
             if scores is not None and len(scores.archs) > written:
                 written = len(scores.archs)
-                write(written, _progress(scores, len(met)))
+                write(written, _progress(scores, len(codes)))
+        met = np.array([np.frombuffer(code, np.int32) for code in codes])
     if scores is None:
         named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
-        tried = np.array([np.frombuffer(arch, np.int32) for arch in [*met][:8]])
-        why = _failure(scorer.of(list(limits))(tried)) or "raise them"
+        why = _failure(scorer.of(list(limits))(met[:8])) or "raise them"
         raise ValueError(
             f"An architecture must be within the caps {named}: got none among {len(met)}; {why}."
         )

@@ -24,12 +24,13 @@ from jaxnas.runs import (
     Table,
     correlation_table,
     figures,
+    run_context,
     save,
     to_text,
     write_summary,
 )
 from jaxnas.runs.files import output_folder
-from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.scorer import Scorer, Scores
 from jaxnas.search import sample_distinct
 from jaxnas.spaces.nasbench201_space import equivalence
 from jaxnas.types import Batch, ScoreFn, SearchSpace

@@ -29,8 +29,7 @@ from experiments.descent_runs import Descent, Problem, speeds
 from jaxnas import connectivity, correlation, datasets, encoding, wiring
 from jaxnas.connectivity.recursion import Order, Stem
 from jaxnas.launch import launch
-from jaxnas.runs import Part, Plot, Report, Table, correlation_table, figures
-from jaxnas.scorer import run_context
+from jaxnas.runs import Part, Plot, Report, Table, correlation_table, figures, run_context
 from jaxnas.spaces import dag_mlp
 from jaxnas.spaces.dag_mlp_space import DagMLP
 from jaxnas.types import Kernels

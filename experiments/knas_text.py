@@ -31,8 +31,8 @@ from experiments import common
 from jaxnas import correlation, pretrained, proxies
 from jaxnas.datasets import text, tokens
 from jaxnas.launch import launch, say
-from jaxnas.runs import JsonCache, Part, Report, Table, Text, correlation_table
-from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.runs import JsonCache, Part, Report, Table, Text, correlation_table, run_context
+from jaxnas.scorer import Scorer, Scores
 from jaxnas.spaces.encoder_space import EncoderNetwork, Options, encoder, layers, wiring
 from jaxnas.spaces.encoder_space.tuning import Splits, tune
 from jaxnas.training.adamw import FineTuneOptions

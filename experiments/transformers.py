@@ -22,8 +22,7 @@ from jaxnas import benchmarks, spaces
 from jaxnas.benchmarks.transformers import AUTOFORMER, BERT, PIT, chosen
 from jaxnas.datasets import text, tokens
 from jaxnas.launch import launch
-from jaxnas.runs import Report, Text
-from jaxnas.scorer import run_context
+from jaxnas.runs import Report, Text, run_context
 from jaxnas.types import SearchSpace
 
 # The table of a space, its choices, those of depth and width among them, and the accuracies.

@@ -31,9 +31,20 @@ from absl import flags
 from jaxnas import benchmarks, correlation, datasets, finder, spaces
 from jaxnas.launch import keep_programs, launch, say
 from jaxnas.proxies import BY_NAME, aggregate
-from jaxnas.runs import Part, Plot, Report, ScoreStore, Table, Text, figures, save, to_text
+from jaxnas.runs import (
+    Part,
+    Plot,
+    Report,
+    ScoreStore,
+    Table,
+    Text,
+    figures,
+    run_context,
+    save,
+    to_text,
+)
 from jaxnas.runs.files import write_whole
-from jaxnas.scorer import Scorer, Scores, run_context
+from jaxnas.scorer import Scorer, Scores
 from jaxnas.script import training_script
 from jaxnas.search import sample_distinct
 from jaxnas.types import SearchSpace
@@ -95,8 +106,11 @@ def rank() -> None:
     """Rank architectures of a file, or random ones."""
     space = _space()
     if _ARCHS.value is None:
-        key = jax.random.key(_SEED.value)
-        archs = np.asarray(sample_distinct(key, space.num_choices, _NUM_ARCHS.value))
+        key, count = jax.random.key(_SEED.value), _NUM_ARCHS.value
+        # Where not all decisions make a network of the space, of four times as many enough do.
+        drawn = sample_distinct(key, space.num_choices, 4 * count if space.is_legal else count)
+        has = space.is_legal or (lambda arch: True)
+        archs = np.array([arch for arch in np.asarray(drawn) if has(arch)][:count])
     else:
         lines = Path(_ARCHS.value).read_text(encoding="utf-8").split("\n")
         archs = np.array([space.from_string(line.strip()) for line in lines if line.strip()])
@@ -170,6 +184,8 @@ def report() -> None:
     with ScoreStore(path) as store:
         for run, context in store.contexts().items():
             means = store.frame(run).pivot_table("score", "arch", "proxy", sort=False)
+            if means.empty:  # a run that was killed before its first score
+                continue
             first, *others = means.columns
             best = means.sort_values(first, ascending=False, kind="stable").head(20)
             seconds = store.cpu_seconds(run)

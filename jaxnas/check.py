@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 LARGEST = 2**31 - 1
 """The largest integer that a decision, a class number or a size can be."""
@@ -122,6 +123,21 @@ def array(name: str, value: Any, kinds: str = "biuf") -> Any:
             "convert it."
         )
     return value
+
+
+def positions(values: Any) -> NDArray[np.int64]:
+    """Return positions `int64[M]`; a mask, which NumPy would take for positions 0 and 1, is none.
+
+    Raises:
+        ValueError: anything but integers `[M]`.
+    """
+    found = np.asarray(values)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise ValueError(
+            f"Positions are integers [M]: got {found.dtype}{list(found.shape)}; of a mask take "
+            "np.flatnonzero(mask)."
+        )
+    return found.astype(np.int64)
 
 
 def tree(name: str, value: Any, kinds: str = "biufc") -> Any:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from jaxnas import calibration, check, encoding, processes, search
-from jaxnas.proxies import cost, failed, resolve
+from jaxnas.proxies import cost, resolve
 from jaxnas.runs import Part, Plot, Report, Table, Winner, figures, save, scalar_writer, track
 from jaxnas.scorer import Scorer, Scores
 from jaxnas.trainer import Trainer
@@ -35,7 +35,8 @@ class Found(NamedTuple):
         scores: of the architectures that were scored, in the order of the search. Aggregates are
             ranks among all of them.
         costs: what the caps are about, by name, `float64[T]`, of the same architectures.
-        num_refused: how many architectures were asked for and refused by a cap.
+        num_refused: how many architectures were asked for and refused: by a cap, or because the
+            space has no such network.
         scorer: that of the search, for more.
     """
 
@@ -83,9 +84,9 @@ class Found(NamedTuple):
         """
         costs = self.costs.get(name)
         if costs is None:
-            costs = self.scorer.of([_cost(name)])(self.scores.archs).mean(name)
+            costs = _costs(self.scorer, [_cost(name)], self.scores.archs)[name]
         first = self.scores.mean(self.scores.first)
-        scored = np.flatnonzero(np.isfinite(first))
+        scored = np.flatnonzero(np.isfinite(first) & np.isfinite(costs))
         front = scored[search.pareto_front(costs[scored], first[scored])]
         return self.to_frame(front).assign(**{name: costs[front]})
 
@@ -98,7 +99,7 @@ class Found(NamedTuple):
         Args:
             positions: of the wanted rows, in their order; None for all.
         """
-        at = np.asarray(range(len(self.scores.archs)) if positions is None else positions, int)
+        at = check.positions(range(len(self.scores.archs)) if positions is None else positions)
         costs = {name: cost[at] for name, cost in self.costs.items()}
         best = np.maximum.accumulate(self.scores.mean(self.scores.first))[at]
         frame = self.scores.take(at).to_frame().set_index(at)
@@ -201,7 +202,7 @@ class Found(NamedTuple):
         score, count = self.scores.mean(first), len(self.scores.archs)
         frame = self.to_frame(best)
         course = pd.Series(np.maximum.accumulate(score), np.arange(1, count + 1))
-        refused = f" {self.num_refused} more exceeded a cap." if self.num_refused else ""
+        refused = f" {self.num_refused} more were refused." if self.num_refused else ""
         parts: list[Part] = [
             picture(self.scores, *list(self.costs.items())[:1]),
             winner(
@@ -396,10 +397,15 @@ def _confirmed(found: Found, limit: float) -> Found:
     Each process of several would time others; there, all keep to what the store has.
     """
     clock = found.scorer.of(_LATENCY).anew()
-    while processes.shard()[1] == 1 and len(found.scores.archs) > 1:
+    while processes.shard()[1] == 1:
         if clock(found.top(1)).mean(_LATENCY.name)[0] <= _TOLERANCE * limit:
             break
         kept = (found.scores.archs != found.best).any(1)
+        if not np.isfinite(found.scores.mean(found.scores.first)[kept]).any():
+            raise ValueError(
+                f"No network that has a score is within {_LATENCY.name} <= {limit:g} when timed "
+                "again: raise the cap, or search on a machine without other work."
+            )
         costs = {name: cost[kept] for name, cost in found.costs.items()}
         scores = found.scorer(found.scores.archs[kept])
         found = Found(scores, costs, found.num_refused + 1, found.scorer)
@@ -434,11 +440,12 @@ def _rounds(
         different = {arch.tobytes(): arch for arch in proposed}
         asked += different.values()
 
-        # What is new and within the caps is scored.
-        new = np.array([arch for code, arch in different.items() if code not in met], np.int32)
-        new = new.reshape(-1, archs.shape[1])
-        legal = new[_is_within(_costs(quiet, limits, new), limits)] if len(new) else new
+        # What is new, a network of the space and within the caps is scored.
+        new = [arch for code, arch in different.items() if code not in met]
         met |= dict.fromkeys(arch.tobytes() for arch in new)
+        has = scorer.space.is_legal or (lambda arch: True)
+        legal = np.array([arch for arch in new if has(arch)], np.int32).reshape(-1, archs.shape[1])
+        legal = legal[_is_within(_costs(quiet, limits, legal), limits)] if len(legal) else legal
         met |= {arch.tobytes(): len(archs) + at for at, arch in enumerate(legal)}
         fruitless = 0 if len(legal) else fruitless + 1
         if len(legal):
@@ -460,15 +467,15 @@ def _progress(scores: Scores, count: int) -> dict[str, float]:
 
 
 def _costs(
-    scorer: Scorer, limits: Mapping[Proxy, float], archs: np.ndarray
+    scorer: Scorer, limits: Collection[Proxy], archs: np.ndarray
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what the caps are about, by name, `[A]`: nan, within no cap, where that failed."""
+    """Return what the caps are about, by name, `[A]`: nan, within no cap, where there is none."""
     if not limits:
         return {}
     measured = scorer.of(list(limits))(archs)
     return {
         proxy.name: np.where(
-            failed(measured.status[proxy.name]).any(0), np.nan, measured.mean(proxy.name)
+            (measured.status[proxy.name] == "ok").all(0), measured.mean(proxy.name), np.nan
         )
         for proxy in limits
     }

@@ -3,7 +3,6 @@
 import collections
 import copy
 import functools
-import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,15 +20,13 @@ from jaxnas import check, datasets, encoding, engine, processes, spaces
 from jaxnas.engine import Score
 from jaxnas.proxies import cost, expand
 from jaxnas.proxies.measures import measure_all
-from jaxnas.runs import ScoreRow, ScoreStore, track
+from jaxnas.runs import ScoreRow, ScoreStore, run_context, track
 from jaxnas.scoring import validate_batch, validate_network
-from jaxnas.tasks import Loss
+from jaxnas.tasks import Loss, Targets, loss_name
 from jaxnas.types import FAILED, Array, Batch, Params, Proxy, ScoreFn, SearchSpace, TrainableFn
 
 _FLUSH_SECONDS = 2.0
 _KEPT_DRAWS = 2
-_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "numpy")
-_SWITCHES = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 
 class _Scored(NamedTuple):
@@ -102,7 +99,7 @@ class Scores(NamedTuple):
 
     def take(self, positions: ArrayLike) -> "Scores":
         """Return the scores at some positions; aggregates stay ranks among all, as they were."""
-        at = np.asarray(positions, np.int64)
+        at = check.positions(positions)
 
         def those(by_name: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             return {name: each[:, at] for name, each in by_name.items()}
@@ -194,7 +191,7 @@ class Scorer:
             seeds: one draw of weights and examples each.
             store: an open `runs.ScoreStore`, or the file of one; None keeps scores in memory.
             context: what determines a score besides the space and the seed, for the store; see
-                `run_context`, which is the default with the digest of the first seed's batch.
+                `runs.run_context`, which is the default with the digest of the first seed's batch.
             plan: `eager` runs architecture by architecture over small shared programs (best on a
                 CPU), `compiled` compiles one program for all (best on GPU and TPU; not of a
                 family), `auto` chooses.
@@ -219,10 +216,10 @@ class Scorer:
         self._deduplicate = deduplicate
         self.progress = progress
         draw = _batches(data, batch_size, loss)
-        self._batch = lambda seed: validate_batch(draw(seed), loss)
+        self._batch = functools.lru_cache(1)(lambda seed: validate_batch(draw(seed), loss))
+        first = self._batch(self.seeds[0])
         if space.num_params_for is not None:
-            inputs = self._batch(self.seeds[0]).inputs
-            self.space = space._replace(num_params=space.num_params_for(inputs))
+            self.space = space._replace(num_params=space.num_params_for(first.inputs))
         self._draws: dict[int, engine.Draw] = {}
         self._met: dict[tuple[bytes, int], dict[str, Score]] = {}
         if store is None and processes.shard()[1] > 1:
@@ -238,12 +235,10 @@ class Scorer:
             **space.options,
             "plan": self._plan,
             "deduplicate": deduplicate,
-            **({} if loss is None else {"loss": getattr(loss, "__qualname__", loss)}),
-            **(run_context(batch=self._digest()) if context is None else context),
+            **(run_context(batch=datasets.digest(first)) if context is None else context),
         }
-
-    def _digest(self) -> str:
-        return datasets.digest(self._batch(self.seeds[0]))
+        if isinstance(first.labels, Targets):
+            self._context["loss"] = loss_name(first.labels, stored=store is not None)
 
     def __enter__(self) -> Self:
         return self
@@ -282,23 +277,26 @@ class Scorer:
         known = self._store.rows(run, strings)
         done = {key for key, (_, status) in known.items() if not status.startswith(FAILED)}
         lacking: dict[tuple[int, tuple[Proxy, ...]], list[int]] = {}
-        for seed in self.seeds:
+        for seed, timed in itertools.product(self.seeds, (True, False)):
+            # What the clock measures goes first and by itself: nothing else may run beside it.
+            asked = [p for p in self.by.proxies if (p.measure is cost.latency) == timed]
             for arch, position in {arch: at for at, arch in enumerate(strings)}.items():
-                proxies = tuple(p for p in self.by.proxies if (arch, p.name, seed) not in done)
+                proxies = tuple(p for p in asked if (arch, p.name, seed) not in done)
                 if proxies:
                     lacking.setdefault((seed, proxies), []).append(position)
 
         # Score it, this process its share, and write it as it comes.
         index, count = processes.shard()
         results: Iterable[_Scored] = self._score(archs, lacking)
-        todo, total = sum(map(len, lacking.values())), len(self.seeds) * len(strings)
+        todo = sum(map(len, lacking.values()))
         if index > 0:
             with self._store.part(index) as part:
                 taken = _write(part, part.open_run(self._context), strings, results)
         else:
             if self.progress and todo > 1:
-                others = total - todo + todo * (count - 1) // count
-                results = track(results, total, "scoring", done=others)
+                there = max(0, len(self.seeds) * len(strings) - todo)
+                others = there + todo * (count - 1) // count
+                results = track(results, there + todo, "scoring", done=others)
             taken = _write(self._store, run, strings, results)
         _collect_parts(self._store)
 
@@ -478,11 +476,17 @@ def rank(
             family may give: see `jaxnas.spaces.family`.
         data: as of `Scorer`.
         by: as of `Scorer`.
-        **options: of `Scorer`.
+        **options: of `Scorer`, but for `store`, which would know models by their names alone.
 
     Raises:
-        ValueError: no models; and as `Scorer`. What is wrong with one model is in its row.
+        ValueError: no models, or a store; and as `Scorer`. What is wrong with one model is in its
+            row.
     """
+    if options.get("store") is not None:
+        raise ValueError(
+            "A store would know models by their names alone: got one; describe the models by "
+            "choices, as spaces.family does, and make a Scorer with the store."
+        )
     named = dict(models) if isinstance(models, Mapping) else dict(enumerate(models))
     if not named:
         raise ValueError("Nothing to rank: got no models; pass {'small': model_a, ...}.")
@@ -512,7 +516,8 @@ def _score_traced(
 ) -> Array:
     def one(arch: Array) -> Array:
         measured = measure_all((proxy.measure,), *space.bind(arch, params), batch, key)
-        return jnp.where(space.is_connected(arch), proxy.reduce(measured[0]), -jnp.inf)
+        is_scored = proxy.measure in cost.COUNTS or space.is_connected(arch)
+        return jnp.where(is_scored, proxy.reduce(measured[0]), -jnp.inf)
 
     return jax.lax.map(one, archs)
 
@@ -534,18 +539,6 @@ def resolve_plan(plan: str, space: SearchSpace) -> str:
     return plan
 
 
-def run_context(**determining: Any) -> dict[str, Any]:
-    """Return `determining` with what else decides the last bits: versions, switches, device."""
-    device = jax.devices()[0]
-    return {
-        **determining,
-        **{f"version_{name}": importlib.metadata.version(name) for name in _PACKAGES},
-        **{name: str(getattr(jax.config, name)) for name in _SWITCHES},
-        "backend": jax.default_backend(),
-        "device_kind": device.device_kind,
-    }
-
-
 def _batches(data: Any, batch_size: int, loss: str | Loss | None) -> Callable[[int], Any]:
     """Return `batch(seed)`, whatever kind the data are."""
     if isinstance(data, datasets.Dataset):
@@ -560,10 +553,13 @@ def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     numbers = [seeds] if np.ndim(seeds) == 0 else check.items("seeds", seeds)
     if not numbers:
         raise ValueError("Seeds are integers, one or more: got none; pass (0,).")
-    return tuple(
+    checked = tuple(
         check.integer("A seed", number, 0, 2**32 - 1, "; JAX would wrap another one.")
         for number in numbers
     )
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"Seeds are different draws: got {list(checked)}; leave out what repeats.")
+    return checked
 
 
 def _collect_parts(store: ScoreStore) -> None:

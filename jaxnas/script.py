@@ -24,7 +24,7 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 12, 128, 0.1
 
 data = jaxnas.datasets.load({data!r})
 train, test = (jaxnas.datasets.normalize(data, images) for images in (data.x_train, data.x_test))
-
+{resized}
 space = jaxnas.spaces.{space}({options})
 arch = space.from_string({arch!r})
 model = space.module(arch)
@@ -75,6 +75,8 @@ with ocp.StandardCheckpointer() as checkpointer:
 print("Parameters:", folder)
 '''
 
+_RESIZED = "train, test = (jaxnas.datasets.resize(images, {}) for images in (train, test))\n"
+
 
 def training_script(space: SearchSpace, arch: ArrayLike, data: str = "cifar10-sample") -> str:
     """Return a script that trains one architecture and saves its parameters by Orbax.
@@ -107,6 +109,7 @@ def training_script(space: SearchSpace, arch: ArrayLike, data: str = "cifar10-sa
         arch=space.to_string(arch),
         space=space.name,
         data=data,
+        resized=_RESIZED.format(options["image_size"]) if "image_size" in options else "",
         options=_written(learning),
         judge=f"jaxnas.spaces.{space.name}({judged}).module(arch)" if normalizes else "model",
     )

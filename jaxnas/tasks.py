@@ -115,6 +115,29 @@ class Targets:
         return _mean(self.loss(outputs, self.values))
 
 
+def loss_name(labels: Any, *, stored: bool = False) -> str:
+    """Return the name of what is asked for: stores and checkpoints know a loss by it.
+
+    Args:
+        labels: class numbers, or `Targets`.
+        stored: refuse a lambda, as all lambdas have one name.
+
+    Raises:
+        ValueError: a lambda that would be stored.
+    """
+    loss = labels.loss if isinstance(labels, Targets) else cross_entropy
+    for name, known in LOSSES.items():
+        if loss is known:
+            return name
+    inner = loss
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = f"{inner.__module__}.{getattr(inner, '__qualname__', inner)}"
+    if stored and "<lambda>" in name:
+        raise ValueError(f"A store knows a loss by its name: got {name}; define it by def.")
+    return name if inner is loss else f"{name}, {loss}"
+
+
 def class_numbers(labels: Any, reader: str) -> Array:
     """Return labels that are class numbers, `int32[B]`.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnas import datasets, spaces
 from jaxnas.runs import track
 from jaxnas.scoring import validate_batch
-from jaxnas.tasks import Loss, Targets
+from jaxnas.tasks import Loss, Targets, loss_name
 from jaxnas.training import TrainingOptions, accuracy, train
 from jaxnas.types import Array, Batch, Outputs, Params, SearchSpace
 
@@ -62,7 +62,7 @@ class Trainer:
 
         Raises:
             ValueError: a space that is not made by its name and options, examples that are several
-                arrays, or a data set with a loss.
+                arrays, a data set with a loss, or a folder and a loss without a name.
         """
         of_norm = _of_norm(space) if isinstance(space, SearchSpace) else space
         self._learning, self._judging = of_norm("batch"), of_norm("eval")
@@ -87,7 +87,7 @@ class Trainer:
                     "network by jaxnas.training.train."
                 )
             inputs, labels, test = batch.inputs, batch.labels, None
-            what = [datasets.digest(batch), getattr(loss, "__qualname__", loss)]
+            what = [datasets.digest(batch), loss_name(labels, stored=folder is not None)]
         self._test = test
         self.decides = "-validation loss" if isinstance(labels, Targets) else "validation %"
 
@@ -138,7 +138,7 @@ class Trainer:
             *self._train,
             *self._valid,
             self._options,
-            checkpoint_dir=self._folder / "".join(map(str, arch)),
+            checkpoint_dir=self._folder / "-".join(map(str, arch)),
         )
         if self._test is not None:
             self.test_accuracy[name] = accuracy(
@@ -167,7 +167,7 @@ def _held_out(labels: Any, count: int, seed: int) -> np.ndarray:
 def _of_norm(space: SearchSpace) -> SpaceFn:
     """Return the space in any mode of normalization, made by its name and options.
 
-    One that has no such mode, as a family or a space of transformers, is what it is.
+    One that has no such mode, as a family, is what it is.
     """
     arguments = spaces.arguments(space)
     if "norm" not in space.options or (arguments is not None and "norm" not in arguments):

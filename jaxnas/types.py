@@ -244,6 +244,7 @@ class SearchSpace(NamedTuple):
         module: `module(arch)`: a concrete architecture alone, as a model to train elsewhere: a Flax
             module, `module.init(key, inputs)`, or whatever builds a family. None where a network
             is more than that, as one that is pre-trained.
+        is_legal: whether a concrete architecture is one of the space; None where all decisions are.
     """
 
     name: str
@@ -261,6 +262,7 @@ class SearchSpace(NamedTuple):
     num_params_for: Callable[[Any], Callable[[ArrayLike], int]] | None = None
     cells: Callable[[ArrayLike], Mapping[str, Cell]] | None = None
     module: Callable[[ArrayLike], Any] | None = None
+    is_legal: Callable[[ArrayLike], ArrayLike] | None = None
 
     def __repr__(self) -> str:
         count = math.prod(self.num_choices)

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxnas.finder import STRATEGIES
 from jaxnas.proxies import cost
 from jaxnas.runs import ScoreStore
 from jaxnas.scorer import Scores
-from jaxnas.spaces import family
+from jaxnas.spaces import family, nasbench101
 
 NUM_CHOICES = (4, 4, 4)
 
@@ -203,9 +204,35 @@ def test_a_winner_that_is_slower_when_timed_again_is_refused(scorer, monkeypatch
     found = find(scorer(), "exhaustive", caps={"latency_ms": 1.0, "params": 800})
     assert found.space.to_string(found.best) == "1-3-3"
     assert "2-3-3" not in found.to_frame()["arch"].tolist()
-    assert found.num_refused == 2  # and 3-3-3, which has too many parameters
-    assert {len(cost) for cost in found.costs.values()} == {len(found.scores.archs)} == {62}
-    assert timed.total() == 48 + 2  # the disconnected have no network
+    # 3-3-3 has too many parameters, and the other disconnected ones no latency.
+    assert found.num_refused == 1 + 1 + 15
+    assert {len(cost) for cost in found.costs.values()} == {len(found.scores.archs)} == {47}
+    assert timed.total() == 48 + 2
+
+
+def test_nothing_is_within_a_cap_when_timed_again(scorer, monkeypatch):
+    times = itertools.chain(np.repeat(0.5, 48), itertools.repeat(2.0))
+    proxy = Proxy("latency_ms", lambda *_: jnp.asarray(next(times)), jnp.asarray)
+    monkeypatch.setattr(finder, "_LATENCY", proxy)
+    with pytest.raises(ValueError, match="latency_ms <= 1 when timed again: raise the cap"):
+        find(scorer(), "exhaustive", caps={"latency_ms": 1.0})
+
+
+def test_what_is_not_finite_is_within_no_cap(scorer):
+    cost = Proxy(
+        "cost", lambda network, *_: jnp.where(network.args[0][0] > 0, jnp.inf, 1.0), jnp.asarray
+    )
+    found = find(scorer(), "exhaustive", caps={cost: 2.0})
+    assert (found.scores.archs[:, 0] == 0).all()
+    assert found.num_refused == 64 - 16
+
+
+def test_only_networks_of_the_space_are_searched():
+    space = nasbench101(channels=4, cells=1)
+    batch = jnp.ones((2, 8, 8, 3)), jnp.arange(2)
+    found = find(Scorer(space, batch, "params", progress=False), "random", evaluations=20)
+    assert all(map(space.is_legal, found.scores.archs))
+    assert found.num_refused > 0
 
 
 def _deep(arch, params, inputs):

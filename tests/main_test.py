@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxnas.runs import ScoreStore
 from jaxnas.spaces import nasbench201
 
 SMALL = ("--options=channels=2,cells=1", "--batch_size=4", "--image_size=8", "--seed=1")
@@ -48,6 +49,8 @@ def test_a_search_is_resumed_and_reported(jaxnas, tmp_path):
     compile((tmp_path / "train.py").read_text(encoding="utf-8"), "train.py", "exec")
     best = [run.stdout.split("The best\n--------\n\n")[1].split("\n")[0] for run in (first, second)]
     assert best[0] == best[1]
+    with ScoreStore(tmp_path / "scores.sqlite") as store:
+        store.open_run({"space": "killed before its first score"})
     shown = jaxnas("report", f"--output_dir={tmp_path}")
     assert shown.returncode == 0, shown.stderr
     assert "nasbench201: the best by params" in shown.stdout

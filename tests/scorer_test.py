@@ -1,6 +1,8 @@
 """The one path from architectures to scores: each function once, stored, resumed, in both plans."""
 
 import functools
+import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnas import Batch, Proxy, Scorer, SearchSpace, proxies, score
+from jaxnas import Batch, Proxy, Scorer, SearchSpace, proxies, rank, score, tasks
 from jaxnas.datasets import create
-from jaxnas.runs import ScoreStore
-from jaxnas.scorer import run_context
+from jaxnas.runs import ScoreStore, run_context
 
 # The battery of the proxies has them all.
 COUNTED = ("params", "flops")
@@ -409,6 +410,69 @@ def test_a_score_for_a_search_in_one_program(toy_batch):
     np.testing.assert_allclose(drawn, jax.random.normal(jax.random.key(3))[None])
 
 
+def test_counts_of_the_disconnected_in_one_program(small_space, draw_batch):
+    scorer = Scorer(small_space, draw_batch(0), "flops", plan="compiled")
+    expected = scorer(CELLS).mean("flops")
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(scorer.traceable()(CELLS), expected)
+
+
+def _squares(outputs, labels, factor=1.0):
+    return factor * jnp.square(outputs[:, 0] - labels)
+
+
+def test_a_store_knows_the_loss(toy_batch, tmp_path):
+    inputs, labels = toy_batch.inputs, jnp.linspace(0, 1, len(toy_batch.labels))
+    path = tmp_path / "scores.sqlite"
+
+    def found(batch, loss=None):
+        with Scorer(TOY, batch, "grad_norm", loss=loss, store=path) as scorer:
+            return scorer([[FINE, 0]]).mean("grad_norm")[0]
+
+    losses = [
+        *(_squares, functools.partial(_squares, factor=3.0)),
+        functools.partial(_squares, factor=2.0),
+    ]
+    told = [found((inputs, labels), loss) for loss in losses]
+    np.testing.assert_allclose(told, told[0] * np.array([1, 3, 2]), rtol=1e-5)
+    assert [found(Batch(inputs, tasks.Targets(labels, loss))) for loss in losses] == told
+    with pytest.raises(ValueError, match=r"A store knows a loss by its name: got .*<lambda>"):
+        found((inputs, labels), lambda outputs, labels: outputs[:, 0])
+
+
+def test_the_clock_runs_alone(toy_batch, monkeypatch):
+    events = []
+    ticking = itertools.count()
+
+    def clock():
+        events.append("clock")
+        return float(next(ticking))
+
+    def other(apply_fn, params, batch, key):
+        events.append("other")
+        return jnp.ones(())
+
+    monkeypatch.setattr(proxies.cost, "time", types.SimpleNamespace(perf_counter=clock))
+    by = [Proxy("other", other, jnp.asarray), proxies.cost.latency_ms()]
+    scores = Scorer(TOY, toy_batch, by, plan="eager", progress=False)([[FINE, 0], [FINE, 2]])
+    assert events.index("other") > len(events) - 1 - events[::-1].index("clock")
+    assert (scores.mean("latency_ms") > 0).all()
+    assert (scores.mean("other") == 1).all()
+
+
+def test_positions_are_no_mask(toy_batch):
+    scores = Scorer(TOY, toy_batch, "params", progress=False)([[FINE, 0], [FINE, 2]])
+    assert scores.take([1]).archs.tolist() == [[FINE, 2]]
+    assert not len(scores.take([]).archs)
+    with pytest.raises(ValueError, match=r"Positions are integers \[M\]: got bool\[2\]"):
+        scores.take([False, True])
+
+
+def test_a_list_of_models_is_in_no_store(tmp_path):
+    with pytest.raises(ValueError, match="A store would know models by their names alone"):
+        rank([lambda x: x], (jnp.ones((2, 3)), jnp.arange(2)), store=tmp_path / "scores.sqlite")
+
+
 @pytest.mark.parametrize(
     ("chosen", "got"),
     [("params", r"use space\.num_params"), ("pair", r"measured of one network: got pair")],
@@ -588,6 +652,7 @@ BAD_POOLS = {
     "a negative operation": ([[1, 2, 3, 4, 0, -1]], {}, r"Decision 5 .* got -1"),
     "real decisions": ([[1.0] * 6], {}, r"integers: got dtype float64"),
     "strings": ([["none"] * 6], {}, r"integers: got dtype <U4"),
+    "one seed twice": (CELLS, {"seeds": (0, 1, 0)}, r"different draws: got \[0, 1, 0\]"),
     "no seed": (CELLS, {"seeds": ()}, r"one or more: got none"),
     "a seed beyond 32 bits": (CELLS, {"seeds": [2**32]}, r"from 0 to 4294967295: got 4294967296"),
     "a negative seed": (CELLS, {"seeds": [-1]}, r"from 0 to 4294967295: got -1"),

@@ -40,6 +40,7 @@ def test_a_space_of_transformers_has_modules():
     assert count == space.num_params(arch)
     text = training_script(space, arch)
     assert "judge = model\n" in text
+    assert "(jaxnas.datasets.resize(images, 16) for images in (train, test))" in text
     assert "jaxnas.spaces.autoformer(classes=3, colors=3, image_size=16)" in text
 
 

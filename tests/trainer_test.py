@@ -106,6 +106,26 @@ def _mlp(depth):
     return nn.Sequential([*hidden, nn.Dense(1)])
 
 
+def test_decisions_of_two_digits_are_trained_apart(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    space = family(lambda scale, shift: _shifted(scale, shift), scale=range(12), shift=range(12))
+    options = TrainingOptions(epochs=1, batch_size=8, flip=False, crop_padding=0)
+    trainer = Trainer(space, (x, x[:, :1]), options, tmp_path, loss="mse")
+    together = trainer(np.array([[1, 11], [11, 1]]))
+    alone = Trainer(space, (x, x[:, :1]), options, tmp_path / "alone", loss="mse")
+    assert together[1] == alone(np.array([[11, 1]]))[0] != together[0]
+
+
+def _shifted(scale, shift):
+    return nn.Sequential([nn.Dense(1), lambda outputs: scale * outputs + shift])
+
+
+def test_a_stored_training_needs_a_loss_with_a_name(tmp_path):
+    x = np.ones((20, 3), np.float32)
+    with pytest.raises(ValueError, match=r"A store knows a loss by its name: got .*<lambda>"):
+        Trainer(family(_mlp, depth=(1,)), (x, x), folder=tmp_path, loss=lambda *_: x[:, 0])
+
+
 @pytest.mark.parametrize(
     ("space", "arch"),
     [

@@ -92,7 +92,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     The archive holds `x_train, y_train, x_test, y_test`, or `x, y`, of which a fifth becomes the
     test split. Images are `[N, H, W, C]`, or `[N, H, W]` for one channel, uint8 or floating; labels
     are integers from 0, `[N]` or `[N, 1]`. An entry `class_names` names the classes; without it,
-    the classes are the labels that occur.
+    each from 0 to the largest must occur.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -115,8 +115,13 @@ def batch(
 
 def _turns(rng: np.random.Generator, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the order `int[N]` in which classes take turns, in a random but fixed rotation."""
+    return np.lexsort((rng.permutation(num_classes)[labels], rank_in_class(labels)))
+
+
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """Return how many of the same class, `int[N]` from 0, come before each label."""
     by_class = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=num_classes)
+    counts = np.bincount(labels)
     rank = np.empty_like(by_class)
     rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.lexsort((rng.permutation(num_classes)[labels], rank))
+    return rank

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnas import check
+
 SAMPLES = {"sst2": ("negative", "positive"), "rte": ("entailment", "not_entailment")}
 """Names of the samples, and of their classes."""
 
@@ -52,7 +54,7 @@ class Texts(NamedTuple):
 
     def take(self, positions: ArrayLike) -> "Texts":
         """Return the examples at some positions `int[M]`, in their order."""
-        at = np.asarray(positions, np.int64)
+        at = check.positions(positions)
         first, second = (
             texts and tuple(texts[each] for each in at) for texts in (self.first, self.second)
         )

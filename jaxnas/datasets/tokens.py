@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.datasets.sampling import rank_in_class
 from jaxnas.datasets.text import Texts
 from jaxnas.types import Batch
 
@@ -119,8 +120,7 @@ def draw(tokens: Tokens, size: int, *, seed: int, lengths: Sequence[int] = LENGT
     order = np.random.default_rng(seed).permutation(count)
     labels = tokens.labels[order]
     # The classes take turns: by how many of the class came before, in the order of the draw.
-    before = np.array([(labels[:at] == label).sum() for at, label in enumerate(labels)])
-    chosen = order[np.argsort(before, kind="stable")[:size]]
+    chosen = order[np.argsort(rank_in_class(labels), kind="stable")[:size]]
     return _trimmed(tokens.inputs[chosen], tokens.labels[chosen], lengths)
 
 

@@ -240,7 +240,7 @@ def _alive(traces: Array) -> Array:
 def _signed(name: str, aggregate: Aggregate) -> Aggregate:
     if aggregate == "log_sum":
         raise ValueError(f"{name} can be negative and has no logarithm: use sum or mean.")
-    return aggregate
+    return _checked(aggregate)
 
 
 def _checked(aggregate: Aggregate) -> Aggregate:

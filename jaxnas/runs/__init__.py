@@ -5,7 +5,7 @@ from jaxnas.runs.json_cache import JsonCache
 from jaxnas.runs.progress import scalar_writer, track
 from jaxnas.runs.report import Part, Plot, Report, Table, Text, Winner, save, to_html, to_text
 from jaxnas.runs.store import ScoreRow, ScoreStore
-from jaxnas.runs.summary import Meter, Usage, write_summary
+from jaxnas.runs.summary import Meter, Usage, run_context, write_summary
 from jaxnas.runs.tables import Svg
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Usage",
     "Winner",
     "correlation_table",
+    "run_context",
     "save",
     "scalar_writer",
     "to_html",

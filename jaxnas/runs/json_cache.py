@@ -36,10 +36,15 @@ class JsonCache:
             context: JSON values: what the results depend on besides their label.
 
         Raises:
+            TypeError: the context is no JSON.
             ValueError: the file is damaged, or depends on another context.
         """
         self._path, self._name = Path(path), name
-        self._content: dict[str, Any] = {"context": dict(context or {}), name: {}}
+        # As JSON gives it back: tuples are lists.
+        self._content: dict[str, Any] = {
+            "context": json.loads(json.dumps(dict(context or {}))),
+            name: {},
+        }
         if not self._path.is_file():
             return
         try:

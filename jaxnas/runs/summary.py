@@ -19,7 +19,9 @@ import jax
 
 from jaxnas.runs.files import output_folder, write_whole
 
-_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas")
+_PACKAGES = ("jaxnas", "jax", "jaxlib", "flax", "numpy")
+_MORE_PACKAGES = ("optax", "scipy", "pandas")
+_SWITCHES = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 _Scalar = str | int | float | bool | None
 
@@ -112,11 +114,9 @@ def write_summary(
     """
     entries = {
         **{f"option_{name}": _scalar(name, _joined(value)) for name, value in options.items()},
-        **{f"version_{name}": _version(name) for name in _PACKAGES},
         **{name: _scalar(name, value) for name, value in usage._asdict().items()},
+        **_environment(_PACKAGES + _MORE_PACKAGES),
         "version_python": platform.python_version(),
-        "backend": jax.default_backend(),
-        "device_kind": jax.devices()[0].device_kind,
     }
     if clashes := sorted(entries.keys() & figures.keys()):
         raise ValueError(
@@ -145,6 +145,20 @@ def _scalar(name: str, value: Any) -> _Scalar:
         f"An entry of the summary must be a number, a text, a bool or None: got "
         f"{type(value).__name__} for {name!r}; give one name to each number."
     )
+
+
+def run_context(**determining: Any) -> dict[str, Any]:
+    """Return `determining` with what else decides the last bits: versions, switches, device."""
+    switches = {name: str(getattr(jax.config, name)) for name in _SWITCHES}
+    return {**determining, **switches, **_environment(_PACKAGES)}
+
+
+def _environment(packages: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        **{f"version_{name}": _version(name) for name in packages},
+        "backend": jax.default_backend(),
+        "device_kind": jax.devices()[0].device_kind,
+    }
 
 
 def _version(package: str) -> str | None:

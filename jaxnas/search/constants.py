@@ -62,7 +62,7 @@ def plan_steps(options: HybridOptions, num_evaluations: int) -> list[Choose]:
     probes = options.probes
     if probes is None:
         probes = max(1, min(num_evaluations // 4, 10))
-    if isinstance(probes, int):
+    if not isinstance(probes, tuple):
         first, *others = options.bounds.values()
         middle = [sum(other) / 2 for other in others]
         probes = tuple((float(one), *middle) for one in np.linspace(*first, probes))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnas.tasks import Targets
+from jaxnas.tasks import Targets, loss_name
 from jaxnas.training import checkpoints
 from jaxnas.training.epoch import State, epoch_size, initial_state, learn
 from jaxnas.training.evaluation import EvalFn, Evaluation, evaluate
@@ -100,7 +100,7 @@ def train(
     run = options._asdict() | {
         "params": checkpoints.digest(params),
         "data": checkpoints.digest(jax.tree.leaves((train_set, valid_set))),
-        "loss": getattr(getattr(y_train, "loss", None), "__qualname__", "cross_entropy"),
+        "loss": loss_name(y_train),
     }
     steps, batch_size = epoch_size(options, len(train_set[0]))
     schedule = learning_rate_schedule(options, steps)

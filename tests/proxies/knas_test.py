@@ -269,7 +269,7 @@ def test_signed_scores_have_no_logarithm(factory):
         factory(aggregate="log_sum")
 
 
-@pytest.mark.parametrize("factory", AGGREGATED)
+@pytest.mark.parametrize("factory", [*AGGREGATED, knas.gradient_diversity])
 def test_an_unknown_aggregate_is_refused(factory):
     with pytest.raises(ValueError, match=r"^Unknown aggregate 'max': use sum, mean or log_sum\.$"):
         factory(aggregate="max")

@@ -22,6 +22,14 @@ def test_computed_once_and_found_again(tmp_path):
         JsonCache(path, "runs", {"seed": 2})
 
 
+def test_a_setting_is_what_json_makes_of_it(tmp_path):
+    path = tmp_path / "runs.json"
+    JsonCache(path, "runs", {"sizes": (1, 2)})("a", lambda: 1)
+    assert JsonCache(path, "runs", {"sizes": (1, 2)})("a", lambda: 2) == 1
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        JsonCache(path, "runs", {"sizes": {1, 2}})
+
+
 def test_what_fails_leaves_no_trace(tmp_path):
     cache = JsonCache(tmp_path / "runs.json", "runs")
     with pytest.raises(KeyboardInterrupt):

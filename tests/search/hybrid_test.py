@@ -60,7 +60,7 @@ def test_probes_take_the_best_candidate_that_is_left_by_hand():
         of,
         key=KEY,
         num_evaluations=3,
-        options=HybridOptions({"tau": (0, 1), "log_mu": (-4, 0)}, probes=3),
+        options=HybridOptions({"tau": (0, 1), "log_mu": (-4, 0)}, probes=np.int64(3)),
     )
     # 0 is best; then 1, because 0 is done; then 3, because 0 is done: 8 is the best of the rest.
     assert result.steps == (

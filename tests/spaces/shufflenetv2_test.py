@@ -47,6 +47,15 @@ def test_published_network():
     assert shufflenetv2("spos", classes=1000).num_choices == (4,) * 20
 
 
+def test_notation():
+    space = shufflenetv2(TINY)
+    for arch in ARCHS:
+        np.testing.assert_array_equal(space.from_string(space.to_string(arch)), arch)
+    for string in ("1", "1,2", "1,0,0", "1,x", ""):
+        with pytest.raises(ValueError, match="got"):
+            space.from_string(string)
+
+
 def _cost(unit, layer):
     images = jax.ShapeDtypeStruct(
         (1, layer.image_size, layer.image_size, layer.inputs), jnp.float32

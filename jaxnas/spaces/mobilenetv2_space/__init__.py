@@ -1,5 +1,8 @@
 """Spaces of MobileNetV2 networks: in each layer an inverted residual block is chosen."""
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -96,10 +99,17 @@ def space_of(
         num_choices(layout),
         image_size=layout.image_size,
         to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, num_choices(layout))),
-        from_string=lambda string: np.array([int(i) for i in string.split(",")], np.int32),
+        from_string=functools.partial(_from_numbers, choices=num_choices(layout)),
     )
     options = dict(space.options)
     return space._replace(options=options.pop("layout")._asdict() | options)
+
+
+def _from_numbers(string: str, choices: Sequence[int]) -> np.ndarray:
+    words = check.instance("string", string, str, "a string").split(",")
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(f"A network is written as numbers with commas: got {string!r}.")
+    return np.array(encoding.one([*map(int, words)], choices), np.int32)
 
 
 def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:

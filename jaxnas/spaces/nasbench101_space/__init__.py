@@ -22,7 +22,7 @@ def nasbench101(
 
     Isomorphic cells are one (`representative`), as in the benchmark; the order of their vertices
     may decide who of those that lead to the output has a channel more, so `num_params` is exact
-    for the order given. `is_connected` does not ask for the nine edges: `cell.is_valid` does.
+    for the order given. `is_legal` asks for nine edges at most; `is_connected` does not.
 
     The eager plan compiles small programs for each number of channels that it meets: the first
     cells are slow. The compiled plan computes all channels, and masks those that a cell has not.
@@ -61,6 +61,7 @@ def nasbench101(
         to_string=cell.to_string,
         from_string=cell.from_string,
         is_connected=cell.is_connected,
+        is_legal=cell.is_valid,
         representative=cell.canonical,
         cells=cell.drawn,
         num_params=lambda arch: cell.num_params(

@@ -78,9 +78,6 @@ class Score(NamedTuple):
 Scored = tuple[int, dict[str, Score]]
 """Position of an architecture, and its scores by name."""
 
-Plan = Callable[[Draw, tuple[Proxy, ...], np.ndarray], Iterator[Scored]]
-"""`plan(draw, proxies, archs)` yields the scores of the architectures `int32[A, D]`."""
-
 
 def eager(draw: Draw, proxies: tuple[Proxy, ...], archs: np.ndarray) -> Iterator[Scored]:
     """Yield the scores of the architectures `[A, D]`, each run by one of a few threads.

@@ -33,9 +33,6 @@ class Ranges(NamedTuple):
 PUBLISHED_CODE = Ranges((0.99, 2.51), (0.99, 3.01))
 """What the released code uses, for every space; no DARTS cell passes."""
 
-PUBLISHED_CODE_DARTS = Ranges((0.5, 1.6), (4.0, 12.0))
-"""What it mentions, in a comment, for DARTS."""
-
 Keep = Callable[[ArrayLike], Array]
 """`keep(wiring)`: `bool[]` of one wiring `int32[E]`."""
 

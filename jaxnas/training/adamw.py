@@ -6,12 +6,11 @@ often fail to train without (Mosbach et al., 2021, arXiv 2006.04884).
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import optax
 
-from jaxnas.types import Params
+from jaxnas.training.options import is_weight
 
 
 class FineTuneOptions(NamedTuple):
@@ -66,10 +65,6 @@ def learning_rate(options: FineTuneOptions, steps: int) -> optax.Schedule:
 
 def make_optimizer(options: FineTuneOptions, steps: int) -> optax.GradientTransformation:
     """Return AdamW with clipped gradients and the schedule of `steps` steps."""
-
-    def is_weight(params: Params) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
-
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
         optax.adamw(

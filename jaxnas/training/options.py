@@ -95,10 +95,6 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> optax.Grad
 
     Gradients are clipped before the weight decay is added.
     """
-
-    def is_weight(params: Params) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
-
     return optax.chain(
         optax.clip(options.clip_value) if options.clip_value else optax.identity(),
         optax.add_decayed_weights(options.weight_decay, mask=is_weight),
@@ -106,6 +102,11 @@ def make_optimizer(options: TrainingOptions, steps_per_epoch: int) -> optax.Grad
             learning_rate_schedule(options, steps_per_epoch), options.momentum, nesterov=True
         ),
     )
+
+
+def is_weight(params: Params) -> Any:
+    """Return which tensors are matrices or filters, not biases or scales: those that decay."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
 def smoothed_cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:

@@ -120,22 +120,27 @@ def loss_name(labels: Any, *, stored: bool = False) -> str:
 
     Args:
         labels: class numbers, or `Targets`.
-        stored: refuse a lambda, as all lambdas have one name.
+        stored: refuse what has no name: a lambda, or a `functools.partial` of arrays.
 
     Raises:
-        ValueError: a lambda that would be stored.
+        ValueError: a loss without a name that would be stored.
     """
     loss = labels.loss if isinstance(labels, Targets) else cross_entropy
     for name, known in LOSSES.items():
         if loss is known:
             return name
-    inner = loss
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    name = f"{inner.__module__}.{getattr(inner, '__qualname__', inner)}"
-    if stored and "<lambda>" in name:
-        raise ValueError(f"A store knows a loss by its name: got {name}; define it by def.")
-    return name if inner is loss else f"{name}, {loss}"
+    given: list[Any] = []
+    while isinstance(loss, functools.partial):
+        given += [*loss.args, *(part for pair in sorted(loss.keywords.items()) for part in pair)]
+        loss = loss.func
+    name = f"{loss.__module__}.{getattr(loss, '__qualname__', loss)}"
+    plain = all(isinstance(each, str | int | float) for each in given)
+    if stored and ("<lambda>" in name or not plain):
+        raise ValueError(
+            f"A store knows a loss by its name: got {name}{given or ''}; define it by def, with "
+            "numbers and texts as the arguments of a functools.partial."
+        )
+    return f"{name}{given or ''}"
 
 
 def class_numbers(labels: Any, reader: str) -> Array:

@@ -1,5 +1,7 @@
 """Other tasks than one class an example: regression, several labels, sequences, pictures, yours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,3 +216,20 @@ def test_labels_are_not_broadcast(loss, outputs, labels, wanted):
     batch = jnp.ones((6, 2)), jnp.ones(labels, int if loss == "cross_entropy" else float)
     with pytest.raises(ValueError, match="Labels must have the shape " + wanted):
         jaxnas.score(network, params, batch, "mgm", loss=loss)
+
+
+def test_the_name_of_a_loss():
+    def name(loss, **options):
+        return tasks.loss_name(tasks.Targets(jnp.zeros(3), loss), **options)
+
+    assert tasks.loss_name(jnp.arange(3), stored=True) == "cross_entropy"
+    assert name(tasks.mse, stored=True) == "mse"
+    own = f"{_weighted.__module__}._weighted"
+    assert name(_weighted, stored=True) == own
+    two, three = (functools.partial(_weighted, scale=scale) for scale in (2, 3))
+    assert name(two, stored=True) == f"{own}['scale', 2]" != name(three)
+    assert name(functools.partial(two, 1.5), stored=True) == f"{own}[1.5, 'scale', 2]"
+    assert "<lambda>" in name(lambda outputs, labels: outputs)
+    for nameless in (lambda outputs, labels: outputs, functools.partial(_weighted, jnp.ones(3))):
+        with pytest.raises(ValueError, match="A store knows a loss by its name"):
+            name(nameless, stored=True)

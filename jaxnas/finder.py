@@ -369,6 +369,11 @@ def find(
                 write(written, _progress(scores, len(codes)))
         met = np.array([np.frombuffer(code, np.int32) for code in codes])
     if scores is None:
+        if not limits:
+            raise ValueError(
+                f"A search needs networks of the space, by SearchSpace.is_legal: got none among "
+                f"{len(met)}; use another strategy."
+            )
         named = ", ".join(f"{proxy.name} <= {limit:g}" for proxy, limit in limits.items())
         why = _failure(scorer.of(list(limits))(met[:8])) or "raise them"
         raise ValueError(

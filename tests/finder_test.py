@@ -69,7 +69,8 @@ def test_caps_are_kept(scorer, strategy):
     legal = [a for a in np.ndindex(NUM_CHOICES) if sum(a) <= 5 and a[2] <= 2 and a[0] < 3]
     assert found.scores.mean("sum").max() == max(map(sum, legal)) == 5
     assert found.num_refused > 0
-    # What has no score of a cap, such as a disconnected one, exceeds none.
+    # What has no score of a cap, such as a disconnected one, is within none.
+    assert (found.scores.archs[:, 0] != 3).all()
     assert {"params", "last"} <= set(found.to_frame().columns)
 
 
@@ -233,6 +234,13 @@ def test_only_networks_of_the_space_are_searched():
     found = find(Scorer(space, batch, "params", progress=False), "random", evaluations=20)
     assert all(map(space.is_legal, found.scores.archs))
     assert found.num_refused > 0
+
+
+def test_a_space_without_a_network(draw_batch):
+    nowhere = SPACE._replace(is_legal=lambda arch: False)
+    scorer = Scorer(nowhere, draw_batch(0, (4, 5), 3), SUM, progress=False)
+    with pytest.raises(ValueError, match=r"needs networks of the space.*: got none among"):
+        find(scorer, "random")
 
 
 def _deep(arch, params, inputs):

@@ -109,8 +109,7 @@ def rank() -> None:
         key, count = jax.random.key(_SEED.value), _NUM_ARCHS.value
         # Where not all decisions make a network of the space, of four times as many enough do.
         drawn = sample_distinct(key, space.num_choices, 4 * count if space.is_legal else count)
-        has = space.is_legal or (lambda arch: True)
-        archs = np.array([arch for arch in np.asarray(drawn) if has(arch)][:count])
+        archs = space.legal(np.asarray(drawn))[:count]
     else:
         lines = Path(_ARCHS.value).read_text(encoding="utf-8").split("\n")
         archs = np.array([space.from_string(line.strip()) for line in lines if line.strip()])
@@ -133,8 +132,8 @@ def rank() -> None:
                 f"{1.96 / np.sqrt(len(archs)):.1f}.",
             )
         ]
-    title = f"Ranked by {_BY.value[0]}, larger is better"
-    ranked = finder.ranking(title, frame.iloc[order], scores)
+    heading = f"Ranked by {_BY.value[0]}, larger is better"
+    ranked = finder.ranking(heading, frame.iloc[order], scores)
     best = finder.winner(space, scores.top(1)[0])
     shown = finder.picture(scores) if accuracy is None else _picture(scores, accuracy)
     title = "jaxnas: networks ranked without training"

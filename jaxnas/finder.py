@@ -446,10 +446,9 @@ def _rounds(
         asked += different.values()
 
         # What is new, a network of the space and within the caps is scored.
-        new = [arch for code, arch in different.items() if code not in met]
+        new = np.array([arch for code, arch in different.items() if code not in met], np.int32)
         met |= dict.fromkeys(arch.tobytes() for arch in new)
-        has = scorer.space.is_legal or (lambda arch: True)
-        legal = np.array([arch for arch in new if has(arch)], np.int32).reshape(-1, archs.shape[1])
+        legal = scorer.space.legal(new.reshape(-1, archs.shape[1]))
         legal = legal[_is_within(_costs(quiet, limits, legal), limits)] if len(legal) else legal
         met |= {arch.tobytes(): len(archs) + at for at, arch in enumerate(legal)}
         fruitless = 0 if len(legal) else fruitless + 1

@@ -264,6 +264,12 @@ class SearchSpace(NamedTuple):
     module: Callable[[ArrayLike], Any] | None = None
     is_legal: Callable[[ArrayLike], ArrayLike] | None = None
 
+    def legal(self, archs: np.ndarray) -> np.ndarray:
+        """Return those of the architectures `int32[A, D]` that are networks of the space."""
+        if self.is_legal is None:
+            return archs
+        return archs[np.array([self.is_legal(arch) for arch in archs], bool)]
+
     def __repr__(self) -> str:
         count = math.prod(self.num_choices)
         size = f"{count:,}" if count < 10**7 else f"about 10^{math.log10(count):.0f}"

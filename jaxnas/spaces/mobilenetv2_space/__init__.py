@@ -1,7 +1,6 @@
 """Spaces of MobileNetV2 networks: in each layer an inverted residual block is chosen."""
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -62,18 +61,7 @@ def mobilenetv2(
     Raises:
         ValueError: an unknown name or mode, a size too small, or a table that makes no network.
     """
-    space = space_of(resolve(layout), classes=classes, colors=colors, norm=norm, bypass=bypass)
-    candidates = [layer.candidates for layer in layers(resolve(layout))]
-
-    def to_string(arch: ArrayLike) -> str:
-        decisions = encoding.one(arch, space.num_choices)
-        chosen = zip(candidates, decisions, strict=True)
-        return ",".join("-1" if each[i] == IDENTITY else str(i) for each, i in chosen)
-
-    def from_string(string: str) -> np.ndarray:
-        return _from_string(string, candidates)
-
-    return space._replace(to_string=to_string, from_string=from_string)
+    return space_of(resolve(layout), classes=classes, colors=colors, norm=norm, bypass=bypass)
 
 
 def space_of(
@@ -85,7 +73,7 @@ def space_of(
     norm: str = "batch",
     bypass: Bypass = "identity",
 ) -> SearchSpace:
-    """Return the search space of a checked layout, without a notation of its own.
+    """Return the search space of a checked layout; its notation is that of `mobilenetv2`.
 
     Raises:
         ValueError: an unknown mode, or a size too small.
@@ -93,23 +81,22 @@ def space_of(
     check.choice("bypass", bypass, ("identity", "norm"))
     classes, colors = check.integer("classes", classes, 2), check.integer("colors", colors, 1)
     network = SearchedNetwork(normalization.checked_mode(norm), colors, layout, classes, bypass)
+    candidates = [layer.candidates for layer in layers(layout)]
+
+    def to_string(arch: ArrayLike) -> str:
+        chosen = zip(candidates, encoding.one(arch, num_choices(layout)), strict=True)
+        return ",".join("-1" if each[i] == IDENTITY else str(i) for each, i in chosen)
+
     space = image_space(
         name,
         network,
         num_choices(layout),
         image_size=layout.image_size,
-        to_string=lambda arch: ",".join(str(i) for i in encoding.one(arch, num_choices(layout))),
-        from_string=functools.partial(_from_numbers, choices=num_choices(layout)),
+        to_string=to_string,
+        from_string=functools.partial(_from_string, candidates=candidates),
     )
     options = dict(space.options)
     return space._replace(options=options.pop("layout")._asdict() | options)
-
-
-def _from_numbers(string: str, choices: Sequence[int]) -> np.ndarray:
-    words = check.instance("string", string, str, "a string").split(",")
-    if not all(word.isdecimal() for word in words):
-        raise ValueError(f"A network is written as numbers with commas: got {string!r}.")
-    return np.array(encoding.one([*map(int, words)], choices), np.int32)
 
 
 def _from_string(string: str, candidates: list[tuple[Block, ...]]) -> np.ndarray:
